@@ -1,0 +1,47 @@
+# fbs-tutorial: `make lab` to read and run the notebooks, `make test` for everything that must pass.
+PYTHON ?= python3
+PORT ?= 8888
+VENV := .venv
+BIN := $(VENV)/bin
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lab test lint unit nbval run notebooks digits clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/ready ## make .venv with everything; does nothing when it is up to date
+
+$(VENV)/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lab,test]'
+	@touch $@
+
+lab: setup ## open notebook 00 in JupyterLab (PORT=8888)
+	$(BIN)/python -m jupyterlab --allow-root --port $(PORT) notebooks/00_start_here.ipynb
+
+test: lint unit nbval ## lint, unit, property and browser tests, all notebooks
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+unit: setup
+	$(BIN)/python -m pytest -q tests
+
+nbval: setup
+	$(BIN)/python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 60 --durations 5 $(NOTEBOOKS)
+
+run: setup ## execute every notebook headless; the executed copies go to build/
+	$(BIN)/python tools/run_notebooks.py --out build $(NOTEBOOKS)
+
+notebooks: setup ## refresh the committed outputs of the notebooks
+	$(BIN)/python tools/run_notebooks.py $(NOTEBOOKS)
+
+digits: setup ## train the shipped digits networks again, three seeds (2 minutes on 2 cores)
+	$(BIN)/python tools/ship_digits.py
+
+clean: ## remove what the other targets made, .venv too
+	rm -rf $(VENV) build *.egg-info .pytest_cache .hypothesis .ruff_cache

@@ -1,0 +1,29 @@
+"""Feature Boosting and Suppression, step by step: dynamic channel pruning in PyTorch."""
+
+__version__ = "0.1.0"
+
+from . import models
+from .checkpoints import load_pretrained
+from .convert import convert
+from .data import load_data
+from .dynamics import how_dynamic
+from .gated import ChannelPruning, GatedConv2d, saliency_penalty, set_density
+from .macs import count_macs
+from .saliency import channel_saliency
+from .wta import active_channels, winner_take_all
+
+__all__ = [
+    "ChannelPruning",
+    "GatedConv2d",
+    "active_channels",
+    "channel_saliency",
+    "convert",
+    "count_macs",
+    "how_dynamic",
+    "load_data",
+    "load_pretrained",
+    "models",
+    "saliency_penalty",
+    "set_density",
+    "winner_take_all",
+]

@@ -1,0 +1,79 @@
+"""``python -m fbs_tutorial train``: the command line."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from .training import DENSITIES, RECIPES, markdown_table, train
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 when it worked, 2 with one clear line when it could not, 130 on Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except (ValueError, TypeError, OSError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _train(options: argparse.Namespace) -> int:
+    from .plots import accuracy_and_macs  # here, so that a bad option fails at once
+
+    kind = "-finetune" if options.checkpoint else "-any" if options.any_density else ""
+    out = Path(options.out or f"runs/{options.data}{kind}-seed{options.seed}")
+    metrics = train(
+        options.data,
+        out,
+        model=options.model,
+        seed=options.seed,
+        densities=options.densities,
+        any_density=options.any_density,
+        checkpoint=options.checkpoint,
+        density=options.density,
+        lr=options.lr,
+        epochs=options.epochs,
+    )
+    figure, sentence = accuracy_and_macs([metrics["rows"]])
+    figure.savefig(out / "accuracy_macs.png", dpi=150)
+    print(f"{markdown_table(metrics['rows'])}\n{sentence}")
+    print(f"weights, metrics.json, table.md and accuracy_macs.png are in {out}")
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        """One line, where argparse would print the whole usage first."""
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m fbs_tutorial", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    train_command = commands.add_parser(
+        "train", help="train a plain network, gate it, and walk it down the densities"
+    )
+    add = train_command.add_argument
+    add("--data", default="digits", help=f"one of {', '.join(RECIPES)}; FBS_DATA says where")
+    add("--model", help="the recipe's when not given")
+    add("--out", help="the run folder (default: one under runs/)")
+    add("--seed", type=int, default=0)
+    add("--densities", type=_densities, default=DENSITIES, metavar="1.0,0.9,...")
+    add("--any-density", action="store_true", help="one network, its density drawn for each image")
+    add("--from", dest="checkpoint", metavar="CHECKPOINT", help="gate and fine-tune this network")
+    add("--density", type=float, help="with --from: the density to fine-tune at")
+    add("--lr", type=float, help="with --from: the highest learning rate")
+    add("--epochs", type=int, help="of every step, instead of the recipe's")
+    train_command.set_defaults(run=_train)
+    return parser
+
+
+def _densities(text: str) -> tuple[float, ...]:
+    return tuple(float(word) for word in text.split(","))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""Turn the convolutions of a trained network into gated ones."""
+
+import copy
+
+import torch
+from torch import Tensor, fx, nn
+
+from .gated import Gated, GatedConv2d
+from .wta import check_density
+
+SMALLEST_SCALE = 1e-6  # stands in for a batch-norm scale of 0, so that beta / scale exists
+RANDOM_GAIN = 3.0  # see `random_predictor`
+
+
+def convert(
+    model: nn.Module, density: float | Tensor = 1.0, *, gates: str = "neutral"
+) -> nn.Module:
+    """A copy of ``model`` in which every Conv2d directly followed by a BatchNorm2d is gated.
+
+    The data flow decides what follows what, not the order of attributes. The gated layer takes
+    the convolution's name, an Identity the batch norm's; a ReLU or ReLU6 that reads nothing else
+    moves into the layer.
+
+    Args:
+        model: a network that ``torch.fx`` can trace; it is not changed.
+        density: as in `GatedConv2d`.
+        gates: ``"neutral"``: the predictor gives the batch-norm scale ``|gamma|`` whatever the
+            image, so at density 1 nothing changes. ``"random"``: predictor weights are drawn
+            anew, as for training (see `random_predictor`).
+
+    Raises:
+        TypeError: ``model`` is not a module; bad density. ValueError: bad density, ``gates``
+            unknown, a model that cannot be traced, or one with nothing to gate.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    check_density(density)
+    if gates not in ("neutral", "random"):
+        raise ValueError(f"gates must be 'neutral' or 'random', got {gates!r}")
+    chains = _conv_norm_chains(model)
+    if not chains:
+        raise ValueError(
+            "model has nothing to gate: no nn.Conv2d whose only reader is an nn.BatchNorm2d"
+        )
+    model = copy.deepcopy(model)
+    for conv, norm, act in chains:
+        activation = model.get_submodule(act) if act else False
+        layer = gate_layer(model.get_submodule(conv), model.get_submodule(norm), activation)
+        layer.density = density
+        if gates == "random":
+            random_predictor(layer)
+        model.set_submodule(conv, layer)
+        for name in filter(None, (norm, act)):
+            model.set_submodule(name, nn.Identity())
+    return model
+
+
+def gate_layer(
+    conv: nn.Conv2d, norm: nn.BatchNorm2d, activation: bool | nn.Module = False
+) -> GatedConv2d:
+    """The gated layer with neutral gates that equals ``activation(norm(conv(x)))`` at density 1.
+
+    The scale ``gamma`` becomes the gate ``|gamma|``; the shift ``b`` becomes ``beta = b / |gamma|``
+    because the gate multiplies it too; the sign of ``gamma`` goes into the kernel, and with a
+    convolution's bias into the running mean.
+    """
+    like = {"device": conv.weight.device, "dtype": conv.weight.dtype}
+    ones, zeros = torch.ones(conv.out_channels, **like), torch.zeros(conv.out_channels, **like)
+    gamma, shift = (norm.weight, norm.bias) if norm.affine else (ones, zeros)
+    sign = torch.where(gamma < 0, -1.0, 1.0).to(gamma.dtype)
+    scale = gamma.abs().clamp(min=SMALLEST_SCALE)
+
+    layer = GatedConv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        groups=conv.groups,
+        activation=True if type(activation) is nn.ReLU else activation,
+    ).to(**like)
+    with torch.no_grad():
+        layer.conv = copy.deepcopy(conv)  # stride, padding and dilation come along
+        layer.conv.bias = None
+        layer.conv.weight.mul_(sign[:, None, None, None])
+        layer.norm = nn.BatchNorm2d(
+            conv.out_channels,
+            norm.eps,
+            norm.momentum,
+            affine=False,
+            track_running_stats=norm.track_running_stats,
+        ).to(**like)
+        if norm.track_running_stats:
+            bias = zeros if conv.bias is None else conv.bias
+            layer.norm.running_mean.copy_(sign * (norm.running_mean - bias))
+            layer.norm.running_var.copy_(norm.running_var)
+            layer.norm.num_batches_tracked.copy_(norm.num_batches_tracked)
+        layer.beta.copy_(shift / scale)
+        layer.predictor.weight.zero_()
+        layer.predictor.bias.copy_(scale)
+    return layer.train(norm.training)
+
+
+def random_predictor(layer: GatedConv2d, gain: float = RANDOM_GAIN) -> None:
+    """Draw the predictor anew for training: Kaiming uniform times ``gain``, bias 1.
+
+    With the usual gain of 1 the bias decides who wins, so all images share one winner set and
+    training never leaves it. ``beta`` keeps its value: with gates near 1 instead of ``|gamma|``
+    each channel is scaled by a positive number, which the next layer learns to undo.
+    """
+    nn.init.kaiming_uniform_(layer.predictor.weight, nonlinearity="relu")
+    with torch.no_grad():
+        layer.predictor.weight.mul_(gain)
+        layer.predictor.bias.fill_(1.0)
+        layer.beta.clamp_(-10, 10)  # a channel whose scale was near 0 has a beta near infinity
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, Gated) or super().is_leaf_module(module, name)
+
+
+def _conv_norm_chains(model: nn.Module) -> list[tuple[str, str, str | None]]:
+    """Names of every (convolution, its batch norm, its activation or None) of ``model``."""
+    try:
+        nodes = list(_Tracer().trace(model).nodes)
+    except Exception as error:  # fx raises many kinds, from inside the model's own code
+        raise ValueError(f"torch.fx cannot follow the data through model: {error}") from error
+    uses = [node.target for node in nodes if node.op == "call_module"]
+
+    def sole_reader(node: fx.Node, kinds: tuple[type, ...]) -> fx.Node | None:
+        """The one node that reads ``node``, if it is a module of these kinds used just once."""
+        readers = list(node.users)
+        if len(readers) != 1 or readers[0].op != "call_module":
+            return None
+        reader = readers[0]
+        once = uses.count(reader.target) == 1
+        return reader if once and type(model.get_submodule(reader.target)) in kinds else None
+
+    chains = []
+    for node in nodes:
+        if node.op != "call_module" or type(model.get_submodule(node.target)) is not nn.Conv2d:
+            continue
+        norm = sole_reader(node, (nn.BatchNorm2d,))
+        if norm is None or uses.count(node.target) > 1:
+            continue
+        act = sole_reader(norm, (nn.ReLU, nn.ReLU6))
+        chains.append((node.target, norm.target, act.target if act else None))
+    return chains

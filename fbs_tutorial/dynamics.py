@@ -1,0 +1,104 @@
+"""The control of the whole subject: are the gates dynamic, and does it pay?"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .gated import forced_gates, gated_layers
+from .macs import evaluating
+from .saliency import check_feature_maps
+from .wta import winner_mask, winner_take_all
+
+BATCH = 256
+
+
+@dataclass
+class Dynamics:
+    """What `how_dynamic` returns: three accuracies in 0..1, and a count for each layer."""
+
+    own: float  # each image with its own gates
+    shuffled: float  # each image with another image's gates
+    mean: float  # every image with the mean gate's winners: a static network of the same MACs
+    mean_winners: float  # the same channels for every image, but each with its own values for them
+    distinct_sets: dict[str, int]  # different winner sets among the images, by layer
+
+
+def how_dynamic(
+    model: nn.Module, images: Tensor, labels: Tensor, *, reference: Tensor | None = None
+) -> Dynamics:
+    """Compare the gates a network chooses for each image with gates that do not look at it.
+
+    If another image's gates do as well, they do not matter; if the mean gate does as well, a static
+    cut would have done. A gate both chooses channels and scales them: ``mean_winners`` fixes the
+    choice alone. At density 1 nothing is chosen, so there it equals ``own``.
+
+    Args:
+        model: a network with gated layers, each with one density for all images.
+        images: ``[N, C, H, W]``, N at least 2.
+        labels: ``[N]`` class indices.
+        reference: the images whose gates are averaged, training images as a rule; ``images``
+            themselves when None.
+
+    Raises:
+        TypeError, ValueError: no gated layer, fewer than two images, or labels that do not match.
+    """
+    layers = gated_layers(model)
+    check_feature_maps(images, "images")
+    if not isinstance(labels, Tensor) or labels.shape != images.shape[:1]:
+        raise ValueError(f"labels must be a tensor [{len(images)}], one class index an image")
+    if len(images) < 2:
+        raise ValueError("images must be at least 2, so that one can have another's gates")
+    for name, layer in layers.items():
+        if isinstance(layer.density, Tensor):
+            raise ValueError(f"how_dynamic takes one density a layer, {name} has one an image")
+
+    with evaluating(model):
+        gates, sets, own = _gates(model, images)
+        means = gates if reference is None else _gates(model, reference)[0]
+        donor = _derangement(len(images)).to(images.device)
+        other = {name: gate[donor] for name, gate in gates.items()}
+        static = {
+            name: winner_take_all(gate.mean(dim=0, keepdim=True), layers[name].density)
+            for name, gate in means.items()
+        }
+        winners = {name: winner_mask(gate, layers[name].density) for name, gate in static.items()}
+        shuffled, mean, mean_winners = (
+            _outputs(model, images, forced) for forced in (other, static, winners)
+        )
+
+    def accuracy(outputs: Tensor) -> float:
+        return (outputs.argmax(dim=1) == labels).double().mean().item()
+
+    return Dynamics(accuracy(own), accuracy(shuffled), accuracy(mean), accuracy(mean_winners), sets)
+
+
+def _gates(model, images):
+    """Every layer's gates ``[N, C]``, its number of distinct winner sets, and the outputs."""
+    layers = gated_layers(model)
+    gates, winners, outputs = {n: [] for n in layers}, {n: [] for n in layers}, []
+    for batch in images.split(BATCH):
+        outputs.append(model(batch))
+        for name, layer in layers.items():
+            gates[name].append(layer.gate)
+            winners[name].append(winner_mask(layer.saliency, layer.density))
+    sets = {name: len(torch.cat(masks).unique(dim=0)) for name, masks in winners.items()}
+    return {name: torch.cat(parts) for name, parts in gates.items()}, sets, torch.cat(outputs)
+
+
+def _outputs(model: nn.Module, images: Tensor, gates: Mapping[str, Tensor]) -> Tensor:
+    """The outputs for ``images`` with these gates, ``[N, C]`` or ``[1, C]`` for all, forced."""
+    outputs = []
+    for i, batch in enumerate(images.split(BATCH)):
+        part = slice(i * BATCH, i * BATCH + len(batch))
+        here = {name: gate if len(gate) == 1 else gate[part] for name, gate in gates.items()}
+        with forced_gates(model, here):
+            outputs.append(model(batch))
+    return torch.cat(outputs)
+
+
+def _derangement(n: int) -> Tensor:
+    """A fixed random permutation of ``n`` indices that leaves none in its place."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    return torch.empty_like(order).scatter(0, order, order.roll(1))

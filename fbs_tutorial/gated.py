@@ -1,0 +1,261 @@
+"""The FBS layer: a convolution whose output channels are boosted, damped or skipped, per image."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .saliency import channel_saliency, check_feature_maps
+from .wta import check_density, winner_mask, winner_take_all
+
+
+class Gated(nn.Module):
+    """What every gated layer has: a predictor, a density, and the gate ``pi`` of the last batch.
+
+    Attributes:
+        predictor: ``nn.Linear(in_channels, out_channels)``, bias starting at 1.
+        density: share of output channels that win, a number or a tensor ``[N]``.
+        saliency: predicted saliency ``g`` ``[N, out_channels]`` of the last batch, with its graph.
+        gate: the gate ``pi`` ``[N, out_channels]`` of the last batch. Both are None before a
+            forward, and are not copied by ``copy.deepcopy``.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, density: float | Tensor, reduce: str):
+        super().__init__()
+        channel_saliency(torch.ones(1, 1, 1, 1), reduce)  # an unknown reduction is refused here
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.predictor = nn.Linear(in_channels, out_channels)
+        nn.init.ones_(self.predictor.bias)
+        self.density = density
+        self.reduce = reduce
+        self.saliency: Tensor | None = None
+        self.gate: Tensor | None = None
+        self.forced: Tensor | None = None  # see `forced_gates`
+
+    @property
+    def density(self) -> float | Tensor:
+        return self._density
+
+    @density.setter
+    def density(self, density: float | Tensor) -> None:
+        check_density(density)
+        self._density = density
+
+    def predict_gate(self, x: Tensor) -> Tensor:
+        """``[N, C_in, H, W] -> [N, C_out]``: steps 1 to 3 of the layer.
+
+        Never under autocast: in bfloat16 a third of the images would tie at the cut.
+        """
+        check_feature_maps(x, "x")
+        if x.shape[1] != self.in_channels:
+            raise ValueError(f"x must have {self.in_channels} channels, got {x.shape[1]}")
+        linear = self.predictor
+        dtype = torch.promote_types(linear.weight.dtype, torch.float32)
+        with torch.autocast(x.device.type, enabled=False):
+            s = channel_saliency(x.to(dtype), self.reduce)  # [N, C_in]
+            g = F.relu(F.linear(s, linear.weight.to(dtype), linear.bias.to(dtype)))  # [N, C_out]
+            self.saliency = g
+            if self.forced is None:
+                return winner_take_all(g, self.density)  # [N, C_out]
+        if self.forced.dtype == torch.bool:
+            return torch.where(self.forced, g, 0.0)
+        return self.forced.to(g).expand_as(g)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "saliency": None, "gate": None}
+
+    def extra_repr(self) -> str:
+        density = "per image" if isinstance(self.density, Tensor) else f"{self.density:g}"
+        return f"density={density}, reduce={self.reduce!r}"
+
+
+class GatedConv2d(Gated):
+    """Convolution with feature boosting and suppression ("Dynamic Channel Pruning", ICLR 2019, section 3).
+
+    ``y = act(pi * (norm(conv(x)) + beta))``, ``[N, C_in, H, W] -> [N, C_out, H', W']``, where
+    ``pi = winner_take_all(relu(predictor(channel_saliency(x))), density)`` ``[N, C_out]``.
+    The norm has no scale of its own: the gate takes its place. Channels that lose are exactly 0.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, groups: as ``nn.Conv2d``.
+        density: share of output channels that win, in ``(0, 1]``; a tensor ``[N]`` sets one for
+            each image of a batch.
+        activation: True for ReLU, False for none, or a module that maps 0 to 0 (``nn.ReLU6()``).
+        reduce: the measured saliency, see `channel_saliency`.
+
+    Raises:
+        TypeError, ValueError: bad arguments here; in ``forward``, an input that is not
+            ``[N, in_channels, H, W]``, or as many densities as there are not images.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        *,
+        groups: int = 1,
+        density: float | Tensor = 1.0,
+        activation: bool | nn.Module = True,
+        reduce: str = "l1",
+    ):
+        super().__init__(in_channels, out_channels, density, reduce)
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False
+        )
+        self.norm = nn.BatchNorm2d(out_channels, affine=False)
+        self.beta = nn.Parameter(torch.zeros(out_channels))
+        self.activation = check_activation(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.gate = self.predict_gate(x)  # [N, C_out], before the convolution
+        y = self.norm(self.conv(x))  # [N, C_out, H', W']
+        pi, beta = self.gate.to(y.dtype)[:, :, None, None], self.beta.to(y.dtype)[:, None, None]
+        y = pi * (y + beta)
+        if isinstance(self.activation, nn.Module):
+            return self.activation(y)
+        return F.relu(y) if self.activation else y
+
+
+class ChannelPruning(Gated):
+    """Gate the output of any block of layers; used like ``nn.Sequential``.
+
+    Predicts from the block's input ``[N, C_in, H, W]`` how much each channel of its output
+    ``[N, C_out, H', W']`` will matter, and multiplies. C_in is read off the block's first
+    convolution, C_out off its last. Only the last convolution can be skipped in execution, and
+    only if what follows it works channel by channel.
+
+    Args:
+        modules: the layers of the block, with at least one ``nn.Conv2d``.
+        density: as in `GatedConv2d`.
+        normalize: scale the gates of an image to mean 1. Gates that multiply one another in a deep
+            residual stack otherwise grow without bound. An image whose gates are all 0 gets
+            ``C / k`` for every winner.
+
+    Raises:
+        TypeError: an argument that is not a module. ValueError: no convolution; a bad density.
+    """
+
+    def __init__(self, *modules: nn.Module, density: float | Tensor = 1.0, normalize: bool = True):
+        for module in modules:
+            if not isinstance(module, nn.Module):
+                raise TypeError(f"ChannelPruning takes modules, got {module!r}")
+        convs = [m for m in nn.Sequential(*modules).modules() if isinstance(m, nn.Conv2d)]
+        if not convs:
+            raise ValueError("ChannelPruning needs a block with at least one nn.Conv2d, got none")
+        if not isinstance(normalize, bool):
+            raise TypeError(f"normalize must be True or False, got {normalize!r}")
+        super().__init__(convs[0].in_channels, convs[-1].out_channels, density, "l1")
+        self.block = nn.Sequential(*modules)
+        self.normalize = normalize
+
+    def forward(self, x: Tensor) -> Tensor:
+        pi = self.predict_gate(x)  # [N, C_out]
+        self.gate = self.scale_to_mean_1(pi) if self.normalize else pi
+        y = self.block(x)  # [N, C_out, H', W']
+        return self.gate.to(y.dtype)[:, :, None, None] * y
+
+    def scale_to_mean_1(self, pi: Tensor) -> Tensor:
+        """``[N, C] -> [N, C]``; a row of zeros becomes one of equal winners, so no 0 / 0."""
+        pi = torch.where(pi.sum(1, keepdim=True) > 0, pi, winner_mask(pi, self.density).to(pi))
+        return pi / pi.mean(dim=1, keepdim=True)
+
+    def __len__(self) -> int:
+        return len(self.block)
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(self.block)
+
+    def __getitem__(self, index: int | slice) -> nn.Module:
+        return self.block[index]
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, normalize={self.normalize}"
+
+
+def check_activation(activation: bool | nn.Module) -> bool | nn.Module:
+    """Return ``activation``, or raise unless it is a bool or a module that maps 0 to 0."""
+    if isinstance(activation, bool):
+        return activation
+    if not isinstance(activation, nn.Module):
+        raise TypeError(f"activation must be True, False or a module, got {activation!r}")
+    with torch.no_grad():
+        at_zero = activation(torch.zeros(1, 1, 1, 1))
+    if at_zero.count_nonzero():
+        raise ValueError(f"activation must map 0 to 0, got {activation!r}, {at_zero.item():g} at 0")
+    return activation
+
+
+def gated_layers(model: nn.Module) -> dict[str, Gated]:
+    """Every gated layer of ``model`` by name, in the order of ``named_modules``.
+
+    Raises:
+        TypeError: ``model`` is not a module. ValueError: it has no gated layer.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, Gated)}
+    if not layers:
+        raise ValueError("model has no gated layer; make one with convert(model) or GatedConv2d")
+    return layers
+
+
+def set_density(
+    model: nn.Module, density: float | Tensor | Mapping[str, float | Tensor]
+) -> nn.Module:
+    """Set the density of every gated layer, or of the named ones; returns ``model``.
+
+    Nothing but the densities changes: weights and batch-norm statistics stay.
+
+    Args:
+        density: a number in ``(0, 1]``, a tensor ``[N]`` with one density an image, or
+            ``{layer name: density}`` with names as in ``model.named_modules()``.
+
+    Raises:
+        TypeError, ValueError: bad density, no gated layer, or an unknown name; then nothing is set.
+    """
+    layers = gated_layers(model)
+    wanted = density if isinstance(density, Mapping) else dict.fromkeys(layers, density)
+    for name, value in wanted.items():
+        if name not in layers:
+            raise ValueError(f"no gated layer is called {name!r}; there are {', '.join(layers)}")
+        check_density(value)
+    for name, value in wanted.items():
+        layers[name].density = value
+    return model
+
+
+def saliency_penalty(model: nn.Module) -> Tensor:
+    """The L1 term of the loss: sum over layers of the batch mean of ``||g||_1``, a scalar.
+
+    Of the predicted saliency ``g`` of the last forward, before selection and normalising
+    (the paper weighs it with 1e-8).
+
+    Raises:
+        ValueError: a gated layer has not run yet. TypeError: ``model`` is not a module.
+    """
+    layers = gated_layers(model)
+    waiting = [name or "the model" for name, layer in layers.items() if layer.saliency is None]
+    if waiting:
+        raise ValueError(f"run the model on a batch first: {', '.join(waiting)} has no saliency")
+    return sum(layer.saliency.abs().sum(dim=1).mean() for layer in layers.values())
+
+
+@contextmanager
+def forced_gates(model: nn.Module, gates: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside the ``with``, the named layers use these gates, ``[N, C]`` or ``[1, C]``.
+
+    Bool tensors force the winners only: each image keeps its own values for them.
+    """
+    layers = gated_layers(model)
+    try:
+        for name, gate in gates.items():
+            layers[name].forced = gate
+        yield
+    finally:
+        for name in gates:
+            layers[name].forced = None

@@ -1,0 +1,50 @@
+"""Measured saliency: one number that says how strongly an image excites a channel."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def channel_saliency(x: Tensor, reduce: str = "l1") -> Tensor:
+    """Reduce every channel of every image to one number: ``[N, C, H, W] -> [N, C]``.
+
+    The paper's ``ss`` subsamples the input of a layer before the predictor sees it
+    ("Dynamic Channel Pruning", ICLR 2019), with ``"l1"`` in its experiments.
+
+    Args:
+        x: feature maps ``[N, C, H, W]``, floating point, none of the four sizes 0.
+        reduce: ``"l1"`` mean absolute value, ``"l2"`` root mean square, ``"max"`` largest
+            absolute value, ``"avg"`` signed mean.
+
+    Returns:
+        ``[N, C]`` in the units of ``x``.
+
+    Raises:
+        TypeError: ``x`` is not a floating-point tensor.
+        ValueError: ``x`` is not a non-empty 4-D tensor, or ``reduce`` is unknown.
+    """
+    check_feature_maps(x, "x")
+    if reduce == "l1":
+        return x.abs().mean(dim=(2, 3))
+    if (
+        reduce == "l2"
+    ):  # vector_norm has gradient 0 at an all-zero channel, where sqrt(mean) has NaN
+        return torch.linalg.vector_norm(x, dim=(2, 3)) / math.sqrt(x.shape[2] * x.shape[3])
+    if reduce == "max":
+        return x.abs().amax(dim=(2, 3))
+    if reduce == "avg":
+        return x.mean(dim=(2, 3))
+    raise ValueError(f"reduce must be one of 'l1', 'l2', 'max', 'avg', got {reduce!r}")
+
+
+def check_feature_maps(x: Tensor, name: str) -> None:
+    """Raise unless ``x`` is a non-empty floating-point tensor ``[N, C, H, W]``."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor [N, C, H, W], got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got {x.dtype}")
+    if x.ndim != 4:
+        raise ValueError(f"{name} must have 4 dimensions [N, C, H, W], got shape {list(x.shape)}")
+    if 0 in x.shape:
+        raise ValueError(f"{name} must not be empty, got shape {list(x.shape)}")

@@ -1,0 +1,71 @@
+"""Execute notebooks headless, cell by cell, and save them with their outputs.
+
+    python tools/run_notebooks.py [--out FOLDER] NOTEBOOK ...
+
+Without --out the notebooks themselves are refreshed. Widgets are left out of what is saved: without
+a kernel they cannot be drawn, and their state breaks the rendering on GitHub.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from tqdm import tqdm
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("notebooks", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, help="folder of the executed copies")
+    options = parser.parse_args()
+    failed = [path.name for path in options.notebooks if not run(path, options.out)]
+    if failed:
+        print("failed:", ", ".join(failed), file=sys.stderr)
+    return bool(failed)
+
+
+def run(path: Path, out: Path | None) -> bool:
+    """Execute one notebook and save it; False if a cell raised, and then nothing is saved."""
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook, kernel_name="python3", timeout=300, resources={"metadata": {"path": path.parent}}
+    )
+    start = time.monotonic()
+    try:
+        with client.setup_kernel(), tqdm(notebook.cells, desc=path.name, unit="cell") as cells:
+            for index, cell in enumerate(cells):
+                client.execute_cell(cell, index)
+    except CellExecutionError as error:
+        print(f"{path.name}, cell {index}:\n{error}", file=sys.stderr)
+        return False
+    print(f"{path.name}: {time.monotonic() - start:.1f} s")
+    target = path if out is None else out / path.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    without_widgets(notebook)
+    temporary = target.with_suffix(".new")
+    nbformat.write(notebook, temporary)
+    os.replace(temporary, target)
+    return True
+
+
+def without_widgets(notebook: nbformat.NotebookNode) -> None:
+    """Drop widgets, timestamps and the kernel's exact version from what is saved."""
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [out for out in cell.outputs if WIDGET not in out.get("data", {})]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
