@@ -20,7 +20,8 @@ $(VENV)/ready: pyproject.toml
 	@touch $@
 
 lab: setup ## open notebook 00 in JupyterLab (PORT=8888)
-	$(BIN)/python -m jupyterlab --allow-root --port $(PORT) notebooks/00_start_here.ipynb
+	$(BIN)/python -m jupyterlab --allow-root --port $(PORT) --ServerApp.log_level=WARN \
+	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 test: lint unit nbval ## lint, unit, property and browser tests, all notebooks
 

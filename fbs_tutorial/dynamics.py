@@ -24,6 +24,17 @@ class Dynamics:
     mean_winners: float  # the same channels for every image, but each with its own values for them
     distinct_sets: dict[str, int]  # different winner sets among the images, by layer
 
+    def __str__(self) -> str:
+        lines = [
+            f"own gates                             {self.own:6.1%}",
+            f"another image's gates                 {self.shuffled:6.1%}",
+            f"the mean gate                         {self.mean:6.1%}",
+            f"the mean gate's winners, own values   {self.mean_winners:6.1%}",
+            "different winner sets: "
+            + ", ".join(f"{count} in {name}" for name, count in self.distinct_sets.items()),
+        ]
+        return "\n".join(lines)
+
 
 def how_dynamic(
     model: nn.Module, images: Tensor, labels: Tensor, *, reference: Tensor | None = None

@@ -72,7 +72,7 @@ class Gated(nn.Module):
 
 
 class GatedConv2d(Gated):
-    """Convolution with feature boosting and suppression ("Dynamic Channel Pruning", ICLR 2019, section 3).
+    """Convolution with feature boosting and suppression ("Dynamic Channel Pruning", ICLR 2019).
 
     ``y = act(pi * (norm(conv(x)) + beta))``, ``[N, C_in, H, W] -> [N, C_out, H', W']``, where
     ``pi = winner_take_all(relu(predictor(channel_saliency(x))), density)`` ``[N, C_out]``.

@@ -4,19 +4,24 @@ Colours are from Okabe and Ito's palette, which colour-blind readers can tell ap
 hatches repeat what the colours say.
 """
 
+import math
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
-BLUE, ORANGE, GREEN, GREY, BLACK = "#0072B2", "#D55E00", "#009E73", "#BBBBBB", "#222222"
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+GREY, BLACK = "#BBBBBB", "#222222"
 
 CURVES = (  # key in a row of metrics.json, label, colour, marker, line
     ("own_gates", "its own gates", BLUE, "o", "-"),
-    ("mean_gates", "the mean gate, the same for all", ORANGE, "s", "--"),
+    ("mean_winners", "the mean gate's channels, its own values", PURPLE, "D", "-."),
+    ("mean_gates", "the mean gate", ORANGE, "s", "--"),
     ("shuffled_gates", "another image's gates", GREEN, "^", ":"),
 )
 
@@ -60,7 +65,7 @@ def accuracy_and_macs(runs: Sequence[Sequence[dict]], title: str = "") -> tuple[
     bottom.set(ylim=(0, 128), xlim=(1.06, 0.04), xticks=densities)
 
     at = int(np.abs(densities - 0.5).argmin())
-    own, mean, other = (medians[key][at] for key, *_ in CURVES)
+    own, _, mean, other = (medians[key][at] for key, *_ in CURVES)
     sentence = (
         f"At density {densities[at]:g} the network needs {100 * macs[at]:.0f} % of its MACs and is "
         f"right on {own:.1f} % of the test images with their own gates, on {mean:.1f} % with the "
@@ -80,7 +85,8 @@ def winner_bars(g: Tensor, gate: Tensor, title: str = "") -> tuple[Figure, str]:
         label="loses: becomes 0",
     )  # fmt: skip
     axes.axhline(0, color=BLACK, linewidth=0.8)
-    axes.set(xlabel="channel", ylabel="saliency g (no unit)", title=title, xticks=channels)
+    axes.set(xlabel="channel", ylabel="saliency g (no unit)", title=title)
+    axes.set_xticks(channels[:: 1 + len(channels) // 20])
     top = max(values.max(), 0.1)
     axes.set_ylim(min(values.min(), 0) * 1.1, top * 1.35)
     axes.legend(loc="upper right", ncols=2, fontsize=9, frameon=False)
@@ -101,7 +107,7 @@ def winners_of_two(
     figure = plt.figure(figsize=(8, 0.62 * len(gates) + 1.6), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1.1, 4))
     for axes, image, label in zip(left.subplots(2, 1), images, labels, strict=True):
-        axes.imshow(image[0], cmap="gray_r", vmin=0, vmax=1)
+        axes.imshow(image[0].numpy(), cmap="gray_r", vmin=0, vmax=1)
         axes.set_title(label, fontsize=9)
         axes.set_axis_off()
     differ = []
@@ -110,28 +116,53 @@ def winners_of_two(
     ):
         first, second = (gate != 0).numpy()
         differ.append(f"{int((first ^ second).sum())} of {len(first)} in {name}")
-        for row, won in enumerate((first, second)):
-            unlike = won & (first ^ second)
-            for mask, colour, hatch in (
-                (~won, "white", ""), (won & ~unlike, BLUE, ""), (unlike, ORANGE, "xxx")
-            ):  # fmt: skip
-                where = np.flatnonzero(mask)
-                axes.bar(
-                    where, 0.9, bottom=-row, width=0.92, color=colour, hatch=hatch,
-                    edgecolor=BLACK if hatch else GREY, linewidth=0.4,
-                )  # fmt: skip
-        axes.set_yticks([0.45, -0.55], labels, fontsize=7)
+        state = np.array([first, second]) * (1 + (first ^ second))  # 0 skipped, 1 both, 2 one
+        axes.pcolormesh(
+            state, cmap=ListedColormap(["white", BLUE, ORANGE]), vmin=0, vmax=2,
+            edgecolors=GREY, linewidth=0.4,
+        )  # fmt: skip
+        rows, columns = np.nonzero(state == 2)
+        axes.plot(columns + 0.5, rows + 0.5, "x", color=BLACK, markersize=4)
+        axes.invert_yaxis()
+        axes.set_yticks([0.5, 1.5], labels, fontsize=7)
         axes.set_xticks([])
-        axes.set_xlim(-0.6, len(first) - 0.4)
         axes.set_title(f"{name}: {len(first)} channels", fontsize=9, loc="left", pad=2)
         axes.spines[:].set_visible(False)
     right.legend(
-        handles=[
-            Patch(facecolor=BLUE, label="wins for both"),
-            Patch(facecolor=ORANGE, hatch="xxx", label="wins for this image only"),
-            Patch(facecolor="white", edgecolor=GREY, label="skipped"),
+        [
+            Patch(facecolor=BLUE),
+            (Patch(facecolor=ORANGE), Line2D([], [], marker="x", color=BLACK, linestyle="")),
+            Patch(facecolor="white", edgecolor=GREY),
         ],
+        ["wins for both", "wins for this image only", "skipped"],
         loc="outside lower center", ncols=3, fontsize=8, frameon=False,
     )  # fmt: skip
     sentence = f"Channels that win for one of the two images only: {'; '.join(differ)}."
     return figure, sentence
+
+
+def number_line(
+    question: str, low: float, high: float, unit: str, truth: float, guess: float | None
+) -> tuple[Figure, str]:
+    """A guess beside the truth on a line from ``low`` to ``high``."""
+    figure, axes = plt.subplots(figsize=(6, 1.5), layout="constrained")
+    axes.axhline(0, color=GREY, zorder=0)
+    points = [(truth, "measured", "D", BLUE, 10)]
+    points += [] if guess is None else [(guess, "your guess", "o", ORANGE, -18)]
+    for value, name, marker, colour, offset in points:
+        axes.plot([value], [0], marker, color=colour, markersize=10)
+        axes.annotate(
+            f"{name}: {value:.4g} {unit}", (value, 0), (0, offset), textcoords="offset points",
+            ha="left" if value < (low + high) / 2 else "right", color=colour, fontsize=9,
+        )  # fmt: skip
+    margin = 0.03 * (high - low)
+    axes.set(xlim=(low - margin, high + margin), ylim=(-1, 1), yticks=[], xlabel=unit)
+    axes.spines[["left", "top", "right"]].set_visible(False)
+    axes.set_title(question, fontsize=10, loc="left")
+    answer = f"The answer is {truth:.4g} {unit}".rstrip()
+    if guess is None:
+        return figure, f"{answer}. You did not guess; a guess first makes the answer stick."
+    off = f"{abs(guess - truth):.3g} {'points' if unit == '%' else unit}".rstrip()
+    side = "too low" if guess < truth else "too high"
+    verdict = "exactly right" if math.isclose(guess, truth) else f"{off} {side}"
+    return figure, f"{answer}; your guess of {guess:.4g} was {verdict}."

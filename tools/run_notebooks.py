@@ -17,6 +17,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from tqdm import tqdm
 
+QUIET = ["--IPKernelApp.log_level=40"]
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -39,7 +40,10 @@ def run(path: Path, out: Path | None) -> bool:
     )
     start = time.monotonic()
     try:
-        with client.setup_kernel(), tqdm(notebook.cells, desc=path.name, unit="cell") as cells:
+        with (
+            client.setup_kernel(extra_arguments=QUIET),
+            tqdm(notebook.cells, desc=path.name, unit="cell") as cells,
+        ):
             for index, cell in enumerate(cells):
                 client.execute_cell(cell, index)
     except CellExecutionError as error:

@@ -3,11 +3,13 @@
     python tools/ship_digits.py
 
 Three seeds of the schedule and of the any-density network. The weights of seed 0 and the numbers
-of all three go to fbs_tutorial/assets/digits, the picture to benchmarks/.
+of all three go to fbs_tutorial/assets/digits, the picture to benchmarks/, the table to README.md.
 """
 
+import re
 import shutil
 from pathlib import Path
+from statistics import median
 
 from fbs_tutorial.checkpoints import ASSETS, load_metrics
 from fbs_tutorial.plots import accuracy_and_macs
@@ -28,10 +30,34 @@ def main() -> None:
             if seed == 0:
                 for weights in run.glob("*.safetensors"):
                     shutil.copy(weights, assets)
+    readme = ROOT / "README.md"
+    readme.write_text(with_table(readme.read_text()))
     runs = [metrics["rows"] for metrics in load_metrics("digits")]
     figure, sentence = accuracy_and_macs(runs, "Handwritten digits, median and range of 3 seeds")
     figure.savefig(ROOT / "benchmarks" / "digits.png", dpi=130)
     print(sentence)
+
+
+def with_table(readme: str) -> str:
+    """The README's text with the table of the shipped numbers, medians over the seeds."""
+    runs = [metrics["rows"] for metrics in load_metrics("digits")]
+    head = (
+        "density | own gates | its channels, own values | mean gate | another image's gates"
+        " | MACs | fewer | most winner sets in a layer"
+    )
+    lines = [f"| {head} |", "|" + "---|" * 8]
+    for row, *others in zip(*runs, strict=True):
+        rows = [row, *others]
+        cells = ["plain" if row["density"] is None else f"{row['density']:g}"]
+        for key in ("test_accuracy", "mean_winners", "mean_gates", "shuffled_gates"):
+            cells.append(f"{median(r[key] for r in rows):.1%}" if key in row else "")
+        cells += [f"{row['macs_gates']:,.0f}", f"{row['macs_dense'] / row['macs_gates']:.2f}x"]
+        sets = [max(r["distinct_sets"].values()) for r in rows if "distinct_sets" in r]
+        lines.append(" | ".join(["", *cells, f"{median(sets)}" if sets else "", ""]).strip())
+    table = "\n".join(lines)
+    return re.sub(
+        r"(<!-- digits: .*? -->\n).*(\n<!-- /digits -->)", rf"\g<1>{table}\2", readme, flags=re.S
+    )
 
 
 if __name__ == "__main__":

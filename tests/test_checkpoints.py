@@ -1,0 +1,183 @@
+import os
+from statistics import median
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fbs_tutorial import convert, count_macs, load_data, load_pretrained
+from fbs_tutorial.checkpoints import (
+    CheckpointError,
+    load_metrics,
+    load_network,
+    save_network,
+    write_atomically,
+)
+from fbs_tutorial.data import as_tensors
+from fbs_tutorial.gated import gated_layers
+from fbs_tutorial.models import digitsnet
+from fbs_tutorial.training import accuracy
+
+DENSITIES = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+
+
+def gated():
+    return convert(digitsnet(), gates="random")
+
+
+@pytest.mark.parametrize("build", [digitsnet, gated])
+def test_round_trip_is_exact(build, tmp_path):
+    network = build()
+    network(torch.rand(4, 1, 16, 16))  # moves the statistics
+    save_network(network, tmp_path / "net", "digitsnet", 10, data="digits")
+    loaded, header = load_network(tmp_path / "net")
+    assert not any(module.training for module in loaded.modules())
+    assert header["data"] == "digits"
+    x = torch.rand(4, 1, 16, 16)
+    assert torch.equal(loaded(x), network.eval()(x))
+    state = network.state_dict()
+    assert loaded.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+
+
+def foreign(path):
+    save_file({"weight": torch.ones(3)}, path)
+
+
+def unknown_model(path):
+    save_network(digitsnet(), path, "resnet99", 10)
+
+
+def other_shapes(path):
+    save_network(digitsnet(7), path, "digitsnet", 10)
+
+
+def truncated(path):
+    save_network(digitsnet(), path, "digitsnet", 10)
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def damaged_header(path):
+    save_network(digitsnet(), path, "digitsnet", 10)
+    content = path.read_bytes()
+    path.write_bytes(content[:20] + b"\xff" + content[21:])
+
+
+def folder(path):
+    path.mkdir()
+
+
+def missing(path):
+    pass
+
+
+def empty(path):
+    path.touch()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [foreign, unknown_model, other_shapes, truncated, damaged_header, folder, missing, empty],
+)
+def test_an_unusable_file_is_refused_in_one_line_that_names_it(spoil, tmp_path):
+    path = tmp_path / "net.safetensors"
+    spoil(path)
+    with pytest.raises(CheckpointError, match=r"net\.safetensors (is not|was not|does not)") as e:
+        load_network(path)
+    assert "\n" not in str(e.value)
+
+
+def test_writes_over_an_old_file(tmp_path):
+    path = tmp_path / "file"
+    for content in (b"old", b"new"):
+        write_atomically(path, content)
+        assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+@pytest.mark.parametrize("failure", [OSError, KeyboardInterrupt])
+def test_a_write_that_fails_leaves_the_old_file_alone(step, failure, tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fail(*arguments):
+        raise failure
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(failure):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("density", DENSITIES)
+def test_load_pretrained_at_a_density(density):
+    network = load_pretrained("digits", density)
+    assert [layer.density for layer in gated_layers(network).values()] == [density] * 4
+    assert not network.training
+
+
+def test_load_pretrained_any_density_comes_at_density_1():
+    layers = gated_layers(load_pretrained("digits"))
+    assert [layer.density for layer in layers.values()] == [1.0] * 4
+
+
+def test_load_pretrained_plain():
+    assert not any("predictor" in name for name in load_pretrained("digits", "plain").state_dict())
+
+
+def test_a_density_that_no_network_was_trained_at_is_refused():
+    for density in (0.55, 0.50000001):
+        with pytest.raises(ValueError, match=rf"density must be one of 0.1.*got {density}"):
+            load_pretrained("digits", density)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return as_tensors(load_data("digits")[1])
+
+
+@pytest.mark.parametrize("density", [None, *DENSITIES])
+def test_the_shipped_networks_do_what_their_metrics_say(density, digits):
+    row = next(r for r in load_metrics("digits")[0]["rows"] if r["density"] == density)
+    network = load_pretrained("digits", "plain" if density is None else density)
+    assert accuracy(network, *digits) == pytest.approx(row["test_accuracy"], abs=0.004)
+    images = digits[0]
+    report = count_macs(network, images, by="gates")
+    assert report.active.tolist() == [row["macs_gates"]] * 500
+    assert (report.dense, report.overhead) == (row["macs_dense"], row["macs_predictors"])
+    by_zeros = count_macs(network, images, by="zeros").active
+    assert (by_zeros <= report.active).all()
+    assert by_zeros.double().mean().item() == pytest.approx(row["macs_zeros"], rel=0.01)
+
+
+@pytest.mark.parametrize("density", [1.0, 0.5, 0.3])
+def test_the_shipped_any_density_network_does_what_its_metrics_say(density, digits):
+    row = next(r for r in load_metrics("digits", "any")[0]["rows"] if r["density"] == density)
+    network = load_pretrained("digits")
+    for layer in gated_layers(network).values():
+        layer.density = density
+    assert accuracy(network, *digits) == pytest.approx(row["test_accuracy"], abs=0.004)
+
+
+def rows_of_three_seeds(density):
+    runs = load_metrics("digits")
+    assert [run["seed"] for run in runs] == [0, 1, 2]
+    return [row for run in runs for row in run["rows"] if row["density"] == density]
+
+
+@pytest.mark.parametrize(
+    ("density", "promised"), [*((d, 0.97) for d in DENSITIES if d >= 0.5), (0.3, 0.93)]
+)
+def test_promised_accuracy(density, promised):
+    assert median(row["test_accuracy"] for row in rows_of_three_seeds(density)) >= promised
+
+
+@pytest.mark.parametrize("density", [0.5, 0.3])
+def test_promised_dynamics(density):
+    rows = rows_of_three_seeds(density)
+    for row in rows:
+        assert max(row["distinct_sets"].values()) >= 100
+        assert row["own_gates"] - row["shuffled_gates"] >= 0.05
+    assert median(row["own_gates"] - row["mean_gates"] for row in rows) >= 0.01

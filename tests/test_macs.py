@@ -1,0 +1,311 @@
+import copy
+
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fbs_tutorial import (
+    ChannelPruning,
+    GatedConv2d,
+    active_channels,
+    convert,
+    count_macs,
+    load_pretrained,
+    saliency_penalty,
+    set_density,
+)
+from fbs_tutorial.models import mcifarnet
+from fbs_tutorial.wta import winner_mask
+
+M_CIFARNET = [  # in, out, positions of the output map
+    (3, 64, 900), (64, 64, 900), (64, 128, 225), (128, 128, 225), (128, 128, 225),
+    (128, 192, 64), (192, 192, 64), (192, 192, 64),
+]  # fmt: skip
+PAPER = {
+    1.0: 174301824, 0.9: 142817906, 0.8: 113437234, 0.7: 86497200, 0.6: 64008629,
+    0.5: 43964736, 0.4: 28933682, 0.3: 16644370, 0.2: 7443696, 0.1: 2046485,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("density", "expected"), PAPER.items())
+def test_arithmetic_of_m_cifarnet(density, expected):
+    live = {3: 3, **{c: active_channels(c, density) for c in (64, 128, 192)}}
+    convs = sum(live[ins] * live[outs] * 9 * positions for ins, outs, positions in M_CIFARNET)
+    assert convs + live[192] * 10 == expected
+
+
+def test_count_of_m_cifarnet():
+    net = convert(mcifarnet(), gates="random")
+    image = torch.rand(1, 3, 32, 32)
+    for density, expected in PAPER.items():
+        report = count_macs(set_density(net, density), image)
+        assert report.active.tolist() == [expected]
+        assert report.dense == 174301824
+        assert report.overhead == sum(ins * outs for ins, outs, _ in M_CIFARNET) == 143552
+        assert report.scaling == sum(outs * at for _, outs, at in M_CIFARNET) == 238464
+
+
+def grouped_net():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1, groups=1),
+        nn.Conv2d(8, 12, (3, 1), groups=4, dilation=2),
+        nn.Conv2d(12, 12, 3, groups=12, bias=False),
+        nn.Flatten(),
+        nn.LazyLinear(7),
+    )
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        mcifarnet,
+        grouped_net,
+        torchvision.models.resnet18,
+        torchvision.models.mobilenet_v2,
+        torchvision.models.shufflenet_v2_x0_5,
+    ],
+)
+def test_dense_is_what_pytorch_counts(build):
+    net, image = build().eval(), torch.rand(1, 3, 32, 32)
+    with FlopCounterMode(display=False) as counter:
+        net(image)
+    report = count_macs(net, image)
+    assert report.dense == counter.get_total_flops() / 2
+    assert report.active.tolist() == [report.dense]
+    assert (report.overhead, report.scaling, report.speedup) == (0, 0, 1.0)
+
+
+def fixed(ins, outs, k=None, *, ranking="first", kernel=1, **options):
+    """A gated layer whose ``k`` winners are always the first channels, or the last."""
+    layer = GatedConv2d(ins, outs, kernel, density=(k or outs) / outs, **options)
+    nn.init.zeros_(layer.predictor.weight)
+    bias = torch.linspace(2, 1, outs)
+    layer.predictor.bias.data = bias if ranking == "first" else bias.flip(0)
+    return layer
+
+
+def live_inputs_behind(*modules, image=(3, 4, 4)):
+    """How many inputs of a last 1x1 convolution (or linear layer) with 1 output are live."""
+    report = count_macs(nn.Sequential(*modules), torch.randn(2, *image))
+    last = report.layers[-1]
+    first, second = last.active.tolist()
+    assert first == second
+    return first * modules[-1].weight[:1].numel() // last.dense
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        nn.Identity(),
+        nn.ReLU(),
+        nn.Hardswish(),
+        nn.MaxPool2d(2),
+        nn.MaxPool2d(3, padding=1),
+        nn.AvgPool2d(2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Dropout(0.9),
+        nn.Dropout2d(0.9),
+        nn.ChannelShuffle(4),
+        nn.Upsample(scale_factor=2),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_winners_stay_alone_through(between):
+    assert live_inputs_behind(fixed(3, 8, 3), between, nn.Conv2d(8, 1, 1)) == 3
+
+
+@pytest.mark.parametrize(
+    "between",
+    [nn.BatchNorm2d(8), nn.BatchNorm2d(8, affine=False), nn.GroupNorm(2, 8), nn.Sigmoid()],
+    ids=["batch norm", "without scale and shift", "group norm", "sigmoid"],
+)
+def test_every_channel_is_live_behind(between):
+    assert live_inputs_behind(fixed(3, 8, 3), between, nn.Conv2d(8, 1, 1)) == 8
+
+
+def test_a_linear_layer_reads_the_columns_of_live_channels():
+    assert live_inputs_behind(fixed(3, 8, 3), nn.Flatten(), nn.Linear(8 * 16, 1)) == 3 * 16
+
+
+class Joined(nn.Module):
+    def __init__(self, join, left, right):
+        super().__init__()
+        self.join, self.left, self.right = join, left, right
+
+    def forward(self, x):
+        return self.join(self.left(x), self.right(x))
+
+
+def cat(*parts):
+    return torch.cat(parts, dim=1)
+
+
+@pytest.mark.parametrize(
+    ("join", "ranking", "live"),
+    [
+        (torch.add, "first", 4),  # {0, 1, 2} or {0, 1, 2, 3}
+        (torch.add, "last", 7),  # {0, 1, 2} or {4, 5, 6, 7}
+        (torch.mul, "first", 3),
+        (torch.mul, "last", 0),
+        (cat, "last", 7),
+    ],
+    ids=["sum, overlap", "sum", "product, overlap", "product", "concatenation"],
+)
+def test_where_branches_meet(join, ranking, live):
+    branches = Joined(join, fixed(3, 8, 3), fixed(3, 8, 4, ranking=ranking))
+    reader = nn.Conv2d(16 if join is cat else 8, 1, 1)
+    assert live_inputs_behind(branches, reader) == live
+
+
+def test_a_shuffle_moves_winners_between_groups():
+    """Winners 0 to 3 of 8 all feed the first of two groups, or after a shuffle two each."""
+    grouped = fixed(8, 8, 2, groups=2)  # its winners are in the first group
+    for between, live in ((nn.Identity(), 4), (nn.ChannelShuffle(2), 2)):
+        report = count_macs(
+            nn.Sequential(fixed(3, 8, 4), between, grouped), torch.randn(1, 3, 1, 1)
+        )
+        assert report.layers[-1].active.tolist() == [live * 2]
+
+
+def test_a_suppressed_depthwise_channel_costs_nothing():
+    net = nn.Sequential(fixed(3, 8, 5), fixed(8, 8, 3, ranking="last", groups=8))
+    report = count_macs(net, torch.randn(1, 3, 2, 2))
+    assert report.layers[-1].active.tolist() == [0]  # it keeps 5, 6 and 7, its input 0 to 4
+    assert report.layers[-1].dense == 8 * 4
+
+
+def test_only_the_last_convolution_of_a_pruned_block_is_skipped():
+    block = ChannelPruning(nn.Conv2d(8, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1), density=0.5)
+    report = count_macs(
+        nn.Sequential(fixed(3, 8, 5), block, nn.Conv2d(4, 7, 1)), torch.randn(1, 3, 2, 2)
+    )
+    actives = [layer.active.item() for layer in report.layers]
+    assert actives == [3 * 5 * 4, 5 * 6 * 4, 6 * 2 * 4, 2 * 7 * 4]
+    assert report.overhead == 3 * 8 + 8 * 4
+    assert report.scaling == 8 * 4 + 4 * 4
+
+
+def test_every_predictor_is_counted_when_gates_are_nested():
+    block = ChannelPruning(GatedConv2d(3, 8, 1), GatedConv2d(8, 4, 1))
+    report = count_macs(block, torch.randn(1, 3, 2, 2))
+    assert report.overhead == 3 * 8 + 8 * 4 + 3 * 4
+
+
+def test_a_winner_with_gate_0_counts_by_gates_but_not_by_zeros():
+    layer = GatedConv2d(3, 8, 1, density=0.5)
+    nn.init.zeros_(layer.predictor.weight)
+    nn.init.constant_(layer.predictor.bias, -1.0)
+    net, image = nn.Sequential(layer, nn.Conv2d(8, 2, 1)), torch.randn(1, 3, 1, 1)
+    by_gates, by_zeros = count_macs(net, image, by="gates"), count_macs(net, image, by="zeros")
+    assert [x.active.item() for x in by_gates.layers] == [3 * 4, 4 * 2]
+    assert [x.active.item() for x in by_zeros.layers] == [3 * 4, 0]
+
+
+def brute_force(net, x):
+    """MACs by zeros of a chain of gated layers: pairs of a live input and a winner, in loops."""
+    total = 0
+    for layer in net:
+        y, conv = layer(x), layer.conv
+        per_in, per_out = conv.in_channels // conv.groups, conv.out_channels // conv.groups
+        for winner in winner_mask(layer.saliency, layer.density)[0].nonzero().flatten().tolist():
+            first = winner // per_out * per_in
+            live = sum(bool(channel.any()) for channel in x[0, first : first + per_in])
+            total += live * conv.kernel_size[0] ** 2 * y[0, 0].numel()
+        x = y
+    return total
+
+
+def test_by_zeros_equals_brute_force_and_is_at_most_by_gates():
+    net = nn.Sequential(
+        GatedConv2d(3, 16, 3, density=0.8),
+        GatedConv2d(16, 16, 3, stride=2, groups=4, density=0.5),
+        GatedConv2d(16, 16, 3, padding=1, groups=16, density=0.9),
+        GatedConv2d(16, 5, 1, density=0.5),
+    ).eval()
+    for layer in net:
+        nn.init.normal_(layer.beta)
+    images = torch.randn(6, 3, 8, 8)
+    images[0, 1] = 0
+    zeros = count_macs(net, images, by="zeros").active
+    assert zeros.tolist() == [brute_force(net, image[None]) for image in images]
+    assert len(zeros.unique()) > 1
+    gates = count_macs(net, images, by="gates").active
+    assert (zeros <= gates).all() and (zeros < gates).any()
+
+
+def test_an_image_of_nothing_costs_nothing_by_zeros():
+    report = count_macs(GatedConv2d(3, 8, 1), torch.zeros(1, 3, 2, 2), by="zeros")
+    assert report.active.tolist() == [0]
+    assert report.speedup == float("inf")
+    assert "total" in str(report)
+
+
+def test_densities_of_their_own_give_counts_of_their_own():
+    net, images = load_pretrained("digits"), torch.rand(3, 1, 16, 16)
+    expected = [
+        count_macs(set_density(net, d), images[:1]).active.item() for d in (0.1, 0.55, 1.0)
+    ]
+    set_density(net, torch.tensor([0.1, 0.55, 1.0]))
+    assert count_macs(net, images).active.tolist() == expected
+
+
+@pytest.mark.parametrize("by", ["gates", "zeros"])
+def test_the_model_is_left_as_it_was(by):
+    net = nn.Sequential(GatedConv2d(3, 8, 3), nn.Dropout(), ChannelPruning(nn.Conv2d(8, 4, 3)))
+    net[2].eval()
+    net(torch.randn(4, 3, 8, 8))
+    gated = [net[0], net[2]]
+    before = [(layer.saliency, layer.gate) for layer in gated]
+    modes, state = [m.training for m in net.modules()], copy.deepcopy(net.state_dict())
+    count_macs(net, torch.randn(2, 3, 8, 8), by=by)
+    assert [m.training for m in net.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+    assert not any(m._forward_hooks for m in net.modules())
+    for layer, (saliency, gate) in zip(gated, before, strict=True):
+        assert layer.saliency is saliency and layer.gate is gate
+    saliency_penalty(net).backward()  # the graph of the last training batch is still there
+
+
+@st.composite
+def chains(draw):
+    """Layers (groups, in, out, k) of 1x1 convolutions whose first k outputs win."""
+    layers, ins = [], 3
+    for _ in range(draw(st.integers(1, 4))):
+        outs = draw(st.sampled_from([4, 6, 12]))
+        groups = draw(st.sampled_from([g for g in (1, 2, 3, 4) if ins % g == outs % g == 0]))
+        layers.append((groups, ins, outs, draw(st.integers(1, outs))))
+        ins = outs
+    return layers
+
+
+@settings(max_examples=30)
+@given(chains(), st.integers(1, 3))
+def test_a_chain_costs_what_arithmetic_says(chain, size):
+    net = nn.Sequential(*(fixed(i, o, k, groups=g) for g, i, o, k in chain))
+    expected, live = 0, 3
+    for groups, ins, outs, k in chain:
+        for group in range(groups):  # how many of the first `live` and `k` fall into it
+            inputs = min(max(live - group * ins // groups, 0), ins // groups)
+            outputs = min(max(k - group * outs // groups, 0), outs // groups)
+            expected += inputs * outputs * size * size
+        live = k
+    report = count_macs(net, torch.randn(1, 3, size, size))
+    assert report.active.tolist() == [expected]
+    assert report.dense == sum(i // g * o * size * size for g, i, o, _ in chain)
+    assert report.overhead == sum(i * o for _, i, o, _ in chain)
+
+
+def test_prints_as_a_table_with_its_totals():
+    net = convert(mcifarnet(), 0.5)
+    lines = str(count_macs(net, torch.rand(2, 3, 32, 32))).splitlines()
+    assert lines[0].split() == ["layer", "dense", "active", "share"]
+    assert [line.split()[0] for line in lines[1:9]] == [f"conv{i}" for i in range(1, 9)]
+    assert lines[10].split() == ["total", "174,301,824", "43,964,736", "25.2%"]
+    assert lines[11].split() == ["predictors", "143,552"]
+    assert lines[12].split() == ["scaling", "238,464"]
+    assert "3.96 times fewer MACs" in lines[13]
+    assert len({len(line) for line in lines[:11]}) == 1  # the columns are straight
