@@ -36,12 +36,16 @@ def run(path: Path, out: Path | None) -> bool:
     """Execute one notebook and save it; False if a cell raised, and then nothing is saved."""
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
-        notebook, kernel_name="python3", timeout=300, resources={"metadata": {"path": path.parent}}
+        notebook,
+        kernel_name="python3",
+        timeout=300,
+        extra_arguments=QUIET,
+        resources={"metadata": {"path": path.parent}},
     )
     start = time.monotonic()
     try:
         with (
-            client.setup_kernel(extra_arguments=QUIET),
+            client.setup_kernel(),
             tqdm(notebook.cells, desc=path.name, unit="cell") as cells,
         ):
             for index, cell in enumerate(cells):
