@@ -4,7 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from .training import DENSITIES, RECIPES, markdown_table, train
+from .fit import RECIPES
+from .runs import markdown_table
+from .training import DENSITIES, train
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -12,7 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -23,7 +25,12 @@ def main(arguments: list[str] | None = None) -> int:
 def _train(options: argparse.Namespace) -> int:
     from .plots import accuracy_and_macs  # here, so that a bad option fails at once
 
-    kind = "-finetune" if options.checkpoint else "-any" if options.any_density else ""
+    kinds = {
+        "-finetune": options.checkpoint,
+        "-any": options.any_density,
+        "-static": options.static,
+    }
+    kind = next((kind for kind, chosen in kinds.items() if chosen), "")
     out = Path(options.out or f"runs/{options.data}{kind}-seed{options.seed}")
     metrics = train(
         options.data,
@@ -32,15 +39,18 @@ def _train(options: argparse.Namespace) -> int:
         seed=options.seed,
         densities=options.densities,
         any_density=options.any_density,
+        static=options.static,
         checkpoint=options.checkpoint,
         density=options.density,
         lr=options.lr,
         epochs=options.epochs,
     )
-    figure, sentence = accuracy_and_macs([metrics["rows"]])
-    figure.savefig(out / "accuracy_macs.png", dpi=150)
-    print(f"{markdown_table(metrics['rows'])}\n{sentence}")
-    print(f"weights, metrics.json, table.md and accuracy_macs.png are in {out}")
+    print(markdown_table(metrics["rows"]))
+    if not options.static:
+        figure, sentence = accuracy_and_macs([metrics["rows"]])
+        figure.savefig(out / "accuracy_macs.png", dpi=150)
+        print(sentence)
+    print(f"the weights and all numbers are in {out}")
     return 0
 
 
@@ -63,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0)
     add("--densities", type=_densities, default=DENSITIES, metavar="1.0,0.9,...")
     add("--any-density", action="store_true", help="one network, its density drawn for each image")
+    add("--static", action="store_true", help="small plain networks of the same MACs, to compare")
     add("--from", dest="checkpoint", metavar="CHECKPOINT", help="gate and fine-tune this network")
     add("--density", type=float, help="with --from: the density to fine-tune at")
     add("--lr", type=float, help="with --from: the highest learning rate")

@@ -25,7 +25,7 @@ class CheckpointError(ValueError):
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` so that ``path`` holds either its old content or all of the new."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -38,14 +38,17 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
-def save_network(network: nn.Module, path: Path, model: str, num_classes: int, **facts) -> None:
+def save_network(
+    network: nn.Module, path: Path, model: str, num_classes: int, width: float = 1.0, **facts
+) -> None:
     """Write the weights as safetensors; the header tells how to build the network again.
 
     Args:
-        model: a key of ``MODELS``; ``facts``: anything else worth knowing, stored as text.
+        model: a key of ``MODELS``, called with ``num_classes`` and ``width``.
+        facts: anything else worth knowing, stored as text.
     """
     gated = any(isinstance(module, Gated) for module in network.modules())
-    header = {"model": model, "num_classes": num_classes, "gated": gated, **facts}
+    header = {"model": model, "num_classes": num_classes, "width": width, "gated": gated, **facts}
     state = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
     write_atomically(path, save(state, {key: str(value) for key, value in header.items()}))
 
@@ -65,7 +68,8 @@ def load_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, str]]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
     try:
-        network = MODELS[header["model"]](int(header["num_classes"]))
+        classes, width = int(header["num_classes"]), float(header["width"])
+        network = MODELS[header["model"]](classes, width)
         if header["gated"] == "True":
             network = convert(network)
         network.load_state_dict(state)
@@ -75,7 +79,7 @@ def load_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, str]]:
         ) from error
     except (ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"{path} does not fit {header.get('model')}: {str(error).splitlines()[0]}"
+            f"{path} does not fit {header.get('model')}: {str(error).splitlines()[-1].strip()}"
         ) from error
     return network.eval(), header
 
@@ -101,7 +105,7 @@ def load_pretrained(name: str, density: float | str | None = None) -> nn.Module:
     if not isinstance(density, Real):
         raise TypeError(f"density must be None, 'plain' or a number in (0, 1], got {density!r}")
     check_density(density)
-    path = folder / f"d{density:g}.safetensors"
+    path = folder / f"d{float(density):g}.safetensors"
     if not path.exists():
         there = sorted(p.stem[1:] for p in folder.glob("d*.safetensors"))
         raise ValueError(f"density must be one of {', '.join(there)} for {name}, got {density}")
@@ -113,10 +117,11 @@ def load_metrics(name: str, kind: str = "schedule") -> list[dict]:
     """The ``metrics.json`` of the shipped networks' training, one of each seed, seed 0 first.
 
     Args:
-        kind: ``"schedule"`` (one network a density) or ``"any"`` (one for all).
+        kind: ``"schedule"`` (one network a density), ``"any"`` (one for all) or ``"static"``
+            (small plain networks, with as many channels as win at each density).
     """
     if name not in PRETRAINED:
         raise ValueError(f"name must be one of {', '.join(PRETRAINED)}, got {name!r}")
-    if kind not in ("schedule", "any"):
-        raise ValueError(f"kind must be 'schedule' or 'any', got {kind!r}")
+    if kind not in ("schedule", "any", "static"):
+        raise ValueError(f"kind must be 'schedule', 'any' or 'static', got {kind!r}")
     return [json.loads(p.read_text()) for p in sorted((ASSETS / name).glob(f"{kind}-seed*.json"))]

@@ -120,6 +120,8 @@ class _Tracer(fx.Tracer):
 
 def _conv_norm_chains(model: nn.Module) -> list[tuple[str, str, str | None]]:
     """Names of every (convolution, its batch norm, its activation or None) of ``model``."""
+    if isinstance(model, Gated):
+        return []
     try:
         nodes = list(_Tracer().trace(model).nodes)
     except Exception as error:  # fx raises many kinds, from inside the model's own code

@@ -75,6 +75,8 @@ def _torchvision(name: str, root: str | os.PathLike | None) -> tuple[Dataset, Da
     from torchvision import datasets, transforms
 
     kind = {"cifar10": datasets.CIFAR10, "fashion_mnist": datasets.FashionMNIST}[name]
+    if root is not None and not isinstance(root, (str, os.PathLike)):
+        raise TypeError(f"root must be a folder or None, got {root!r}")
     root = root or os.environ.get("FBS_DATA")
     remedy = (
         f"give the folder that holds it as root, or in FBS_DATA. To download it there once: "
@@ -86,7 +88,7 @@ def _torchvision(name: str, root: str | os.PathLike | None) -> tuple[Dataset, Da
         return tuple(
             kind(root, train=train, transform=transforms.ToTensor()) for train in (True, False)
         )
-    except (RuntimeError, OSError, EOFError) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, LookupError, AssertionError) as error:
         raise FileNotFoundError(
             f"{name} is missing or damaged in {root} ({error}): {remedy}"
         ) from error

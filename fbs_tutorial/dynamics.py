@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .gated import forced_gates, gated_layers
-from .macs import evaluating
+from .gated import evaluating, forced_gates, gated_layers
 from .saliency import check_feature_maps
 from .wta import winner_mask, winner_take_all
 
@@ -57,10 +56,15 @@ def how_dynamic(
     """
     layers = gated_layers(model)
     check_feature_maps(images, "images")
-    if not isinstance(labels, Tensor) or labels.shape != images.shape[:1]:
-        raise ValueError(f"labels must be a tensor [{len(images)}], one class index an image")
+    if reference is not None:
+        check_feature_maps(reference, "reference")
+    takes = f"labels must be a tensor [{len(images)}], one class index an image"
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"{takes}, got {type(labels).__name__}")
+    if labels.shape != images.shape[:1]:
+        raise ValueError(f"{takes}, got shape {list(labels.shape)}")
     if len(images) < 2:
-        raise ValueError("images must be at least 2, so that one can have another's gates")
+        raise ValueError("images must be at least 2, to give each another's gates, got 1")
     for name, layer in layers.items():
         if isinstance(layer.density, Tensor):
             raise ValueError(f"how_dynamic takes one density a layer, {name} has one an image")

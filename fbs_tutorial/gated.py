@@ -41,7 +41,7 @@ class Gated(nn.Module):
     @density.setter
     def density(self, density: float | Tensor) -> None:
         check_density(density)
-        self._density = density
+        self._density = density if isinstance(density, Tensor) else float(density)
 
     def predict_gate(self, x: Tensor) -> Tensor:
         """``[N, C_in, H, W] -> [N, C_out]``: steps 1 to 3 of the layer.
@@ -103,6 +103,20 @@ class GatedConv2d(Gated):
         activation: bool | nn.Module = True,
         reduce: str = "l1",
     ):
+        check_sizes(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            kernel_size=kernel_size,
+            stride=stride,
+            groups=groups,
+        )
+        if not isinstance(padding, str):
+            check_sizes(smallest=0, padding=padding)
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"groups must divide in_channels {in_channels} and out_channels {out_channels}, "
+                f"got {groups}"
+            )
         super().__init__(in_channels, out_channels, density, reduce)
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False
@@ -161,7 +175,8 @@ class ChannelPruning(Gated):
 
     def scale_to_mean_1(self, pi: Tensor) -> Tensor:
         """``[N, C] -> [N, C]``; a row of zeros becomes one of equal winners, so no 0 / 0."""
-        pi = torch.where(pi.sum(1, keepdim=True) > 0, pi, winner_mask(pi, self.density).to(pi))
+        empty = pi.mean(dim=1, keepdim=True) < torch.finfo(pi.dtype).tiny
+        pi = torch.where(empty, winner_mask(pi, self.density).to(pi), pi)
         return pi / pi.mean(dim=1, keepdim=True)
 
     def __len__(self) -> int:
@@ -175,6 +190,16 @@ class ChannelPruning(Gated):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, normalize={self.normalize}"
+
+
+def check_sizes(*, smallest: int = 1, **sizes: int | tuple[int, ...]) -> None:
+    """Raise unless every size, or every part of it, is an int of at least ``smallest``."""
+    for name, size in sizes.items():
+        for part in size if isinstance(size, tuple) else (size,):
+            if not isinstance(part, int) or isinstance(part, bool):
+                raise TypeError(f"{name} must be an int >= {smallest}, got {size!r}")
+            if part < smallest:
+                raise ValueError(f"{name} must be an int >= {smallest}, got {size!r}")
 
 
 def check_activation(activation: bool | nn.Module) -> bool | nn.Module:
@@ -259,3 +284,19 @@ def forced_gates(model: nn.Module, gates: Mapping[str, Tensor]) -> Iterator[None
     finally:
         for name in gates:
             layers[name].forced = None
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients inside the ``with``; after it the model is as it was before."""
+    modes = {module: module.training for module in model.modules()}
+    last = {m: (m.saliency, m.gate) for m in modes if isinstance(m, Gated)}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for gate, (saliency, pi) in last.items():
+            gate.saliency, gate.gate = saliency, pi

@@ -1,15 +1,14 @@
 """Multiply-accumulate operations (MACs), dense and as dynamic pruning leaves them, per image."""
 
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 
 import torch
 from torch import Tensor, nn
 
-from .gated import ChannelPruning, Gated, GatedConv2d
+from .gated import ChannelPruning, Gated, GatedConv2d, evaluating
 from .saliency import check_feature_maps
 from .wta import winner_mask
 
@@ -58,7 +57,7 @@ class MacReport:
     @property
     def speedup(self) -> float:
         """Dense MACs over the mean active MACs (predictors not counted in)."""
-        return self.dense / self.active.double().mean().item()
+        return _ratio(self.dense, self.active.double().mean().item())
 
     def __str__(self) -> str:
         width = max([len(layer.name) for layer in self.layers] + [len("scaling")])
@@ -71,12 +70,16 @@ class MacReport:
             lines.append(f"{name:<{width}} {dense:>14,} {mean:>14,.0f} {mean / dense:>7.1%}")
         lines.append(f"{'predictors':<{width}} {'':>14} {self.overhead:>14,}")
         lines.append(f"{'scaling':<{width}} {'':>14} {self.scaling:>14,}")
-        with_overhead = self.dense / (self.active.double().mean().item() + self.overhead)
+        with_overhead = _ratio(self.dense, self.active.double().mean().item() + self.overhead)
         lines.append(
             f"{self.speedup:.2f} times fewer MACs ({with_overhead:.2f} with the predictors), "
             f"mean of {len(self.active)} image{'s' * (len(self.active) > 1)}"
         )
         return "\n".join(lines)
+
+
+def _ratio(dense: float, active: float) -> float:
+    return dense / active if active else inf
 
 
 def count_macs(model: nn.Module, images: Tensor, by: str = "gates") -> MacReport:
@@ -113,7 +116,7 @@ def count_macs(model: nn.Module, images: Tensor, by: str = "gates") -> MacReport
             run = _Run.of(model, torch.ones_like(images), winners=run.winners)
     if not run.calls:
         raise ValueError("model ran no nn.Conv2d and no nn.Linear, so there is nothing to count")
-    return MacReport(run.costs(_conv_to_gate(model)))
+    return MacReport(run.costs(_gates_of(model)))
 
 
 @dataclass
@@ -164,9 +167,9 @@ class _Run:
             return hook
 
         def all_live(module, inputs, output):
-            return torch.ones_like(output)
+            return torch.ones_like(output) if isinstance(output, Tensor) else None
 
-        gates = {m: (m.saliency, m.gate) for m in model.modules() if isinstance(m, Gated)}
+        gates = {m for m in model.modules() if isinstance(m, Gated)}
         predictors = {gate.predictor for gate in gates}
         with ExitStack() as stack:
             for name, module in model.named_modules():
@@ -179,24 +182,23 @@ class _Run:
                 elif winners is not None and _has_state(module):
                     stack.callback(module.register_forward_hook(all_live).remove)
             model(images)
-        if winners is not None:  # what gates predict from indicators means nothing
-            for gate, (saliency, pi) in gates.items():
-                gate.saliency, gate.gate = saliency, pi
         return run
 
-    def costs(self, gate_of: dict[nn.Module, tuple[str, Gated]]) -> list[LayerMacs]:
-        """The MACs of every call; ``gate_of`` says which gate selects a convolution's outputs."""
+    def costs(self, gates_of: dict[nn.Module, list[tuple[str, Gated]]]) -> list[LayerMacs]:
+        """The MACs of every call; ``gates_of`` says which gates multiply a convolution's outputs,
+        the one that decides what is computed last."""
         layers, seen = [], defaultdict(int)
         for call in self.calls:
-            name, gate = gate_of.get(call.module, (call.name, None))
-            won = None if gate is None else self.winners[name][seen[name]]
-            seen[name] += gate is not None
+            gates = gates_of.get(call.module, [])
+            won = None
+            for name, _ in gates:
+                won = self.winners[name][seen[name]]
+                seen[name] += 1
             layer = _linear(call) if isinstance(call.module, nn.Linear) else _conv(call, won)
-            if gate is not None:
-                layer.overhead = gate.in_channels * gate.out_channels
-                layer.scaling = gate.out_channels * self.gated_positions[name]
-            if isinstance(gate, GatedConv2d):
-                layer.name = name
+            layer.overhead = sum(gate.in_channels * gate.out_channels for _, gate in gates)
+            layer.scaling = sum(g.out_channels * self.gated_positions[name] for name, g in gates)
+            if gates and isinstance(gates[-1][1], GatedConv2d):
+                layer.name = gates[-1][0]
             layers.append(layer)
         return layers
 
@@ -220,33 +222,19 @@ def _conv(call: _Call, won: Tensor | None) -> LayerMacs:
     return LayerMacs(call.name, dense, (inputs * outputs).sum(dim=1) * per_pair)
 
 
-def _conv_to_gate(model: nn.Module) -> dict[nn.Module, tuple[str, Gated]]:
-    """Every convolution whose outputs a gate selects, with the gate's name."""
-    pairs = {}
+def _gates_of(model: nn.Module) -> dict[nn.Module, list[tuple[str, Gated]]]:
+    """For every convolution the gates that multiply its outputs, outer ones first."""
+    gates = defaultdict(list)
     for name, gate in model.named_modules():
         if isinstance(gate, ChannelPruning):
             convs = [m for m in gate.block.modules() if isinstance(m, nn.Conv2d)]
-            pairs.setdefault(convs[-1], (name, gate))
-    for name, gate in model.named_modules():
-        if isinstance(gate, GatedConv2d):
-            pairs[gate.conv] = (name, gate)
-    return pairs
+            gates[convs[-1]].append((name, gate))
+        elif isinstance(gate, GatedConv2d):
+            gates[gate.conv].append((name, gate))
+    return gates
 
 
 def _has_state(module: nn.Module) -> bool:
     """True if weights or statistics of its own could turn a zero into something else."""
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     return bool(own) or isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm))
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients inside the ``with``; every module's mode is put back after."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -4,6 +4,7 @@ Only what ipywidgets 7.7 (Colab) and 8 share.
 """
 
 import math
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
@@ -23,7 +24,7 @@ def show(picture: Picture) -> None:
     figure, sentence = picture
     display(figure)
     plt.close(figure)  # the inline backend would show it a second time
-    print(sentence)
+    print(textwrap.fill(sentence, 96))
 
 
 def density_slider(
@@ -106,12 +107,12 @@ def predict(
         return prediction
 
     slider = w.FloatSlider(
-        value=(low + high) / 2,
+        value=low,
         min=low,
         max=high,
         step=step,
         description="my guess",
-        readout_format=".4g",
+        readout_format=".0f" if step >= 1 else ".2f",
         continuous_update=False,
     )
 

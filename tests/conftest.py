@@ -2,10 +2,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-settings.register_profile(
-    "suite", derandomize=True, database=None, deadline=None, max_examples=60
-)
+settings.register_profile("suite", derandomize=True, database=None, deadline=None, max_examples=60)
 settings.load_profile("suite")
+torch.set_num_threads(1)  # threads of several processes wait for each other on a busy machine
 
 
 @pytest.fixture(autouse=True)

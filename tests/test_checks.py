@@ -34,7 +34,7 @@ RIGHT = [
 
 WRONG = [
     (checks.check_conv_macs, lambda a, b, k, h, w: a * b * k * h * w, "expected .*, got"),
-    (checks.check_shared_winners, lambda a, b: int((a == b).sum()), "hint: a channel wins where"),
+    (checks.check_shared_winners, lambda a, b: int((a == b).sum()), "hint: count the places"),
     (checks.check_active_channels, lambda c, d: max(1, int(c * d)), "expected 4, got 3.*10, 0.31"),
     (checks.check_active_channels, lambda c, d: math.ceil(c * d), "expected 55, got 56"),
     (checks.check_active_channels, lambda c, d: round(c * d, 3), "hint: round up"),

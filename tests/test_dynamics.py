@@ -25,7 +25,7 @@ def one_hot_images(labels, classes):
 
 
 def test_gates_that_know_the_image():
-    """Every image has its own class, so another's gates are always wrong: no image keeps its own."""
+    """Each image has its own class, so another's gates are wrong: no image is given its own."""
     labels = torch.randperm(COUNT)
     result = how_dynamic(
         classifier_of_the_gate(COUNT, 1 / COUNT), one_hot_images(labels, COUNT), labels

@@ -89,12 +89,9 @@ def fixed(ins, outs, k=None, *, ranking="first", kernel=1, **options):
 
 
 def live_inputs_behind(*modules, image=(3, 4, 4)):
-    """How many inputs of a last 1x1 convolution (or linear layer) with 1 output are live."""
-    report = count_macs(nn.Sequential(*modules), torch.randn(2, *image))
-    last = report.layers[-1]
-    first, second = last.active.tolist()
-    assert first == second
-    return first * modules[-1].weight[:1].numel() // last.dense
+    """How many inputs of the last module, which has one output, are live."""
+    last = count_macs(nn.Sequential(*modules), torch.randn(1, *image)).layers[-1]
+    return last.active.item() / last.dense * modules[-1].weight.numel()
 
 
 @pytest.mark.parametrize(
@@ -246,9 +243,7 @@ def test_an_image_of_nothing_costs_nothing_by_zeros():
 
 def test_densities_of_their_own_give_counts_of_their_own():
     net, images = load_pretrained("digits"), torch.rand(3, 1, 16, 16)
-    expected = [
-        count_macs(set_density(net, d), images[:1]).active.item() for d in (0.1, 0.55, 1.0)
-    ]
+    expected = [count_macs(set_density(net, d), images[:1]).active.item() for d in (0.1, 0.55, 1.0)]
     set_density(net, torch.tensor([0.1, 0.55, 1.0]))
     assert count_macs(net, images).active.tolist() == expected
 
@@ -268,6 +263,13 @@ def test_the_model_is_left_as_it_was(by):
     for layer, (saliency, gate) in zip(gated, before, strict=True):
         assert layer.saliency is saliency and layer.gate is gate
     saliency_penalty(net).backward()  # the graph of the last training batch is still there
+
+
+def test_the_model_is_left_as_it_was_when_the_count_fails():
+    net = nn.Sequential(GatedConv2d(3, 8, 3), nn.Conv2d(9, 4, 3))
+    with pytest.raises(RuntimeError):
+        count_macs(net, torch.randn(1, 3, 8, 8))
+    assert all(m.training and not m._forward_hooks for m in net.modules())
 
 
 @st.composite

@@ -5,7 +5,9 @@ import re
 from pathlib import Path
 from statistics import median
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from fbs_tutorial import checks
 
@@ -160,6 +162,17 @@ def test_checks_accept_the_solutions_and_refuse_the_stubs(name):
         exec(solution, names)
         accepted = getattr(checks, check)(names[function])
         assert accepted, accepted
+
+
+@every_notebook
+def test_runs_from_any_folder_and_a_second_time_without_restart(name, tmp_path):
+    notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
+    client = NotebookClient(
+        notebook, kernel_name="python3", timeout=60, resources={"metadata": {"path": tmp_path}}
+    )
+    with client.setup_kernel():
+        for index, cell in [*enumerate(notebook.cells)] * 2:
+            client.execute_cell(cell, index)
 
 
 def test_readme_lists_every_notebook_with_its_minutes():

@@ -1,0 +1,153 @@
+"""A run folder: everything a training run leaves on disk, written so that nothing is lost."""
+
+import json
+import platform
+import shlex
+from datetime import datetime, timezone
+from io import BytesIO
+from pathlib import Path
+
+import torch
+
+from . import __version__
+from .checkpoints import CheckpointError, write_atomically
+
+
+class RunError(ValueError):
+    """A run that cannot start or go on, and what to do about it."""
+
+
+class Run:
+    """A run folder: ``metrics.json``, one weights file a step, and the state of a step halfway."""
+
+    def __init__(self, folder: Path, settings: dict, device: torch.device):
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for unfinished in folder.glob(".*.tmp"):  # of a run that was killed while it wrote
+                unfinished.unlink()
+            if not (folder / "metrics.json").exists():
+                if any(folder.iterdir()):
+                    raise RunError(f"{folder} holds other files; give an empty folder as --out")
+                self.metrics = _new_metrics(settings, device)
+                self.save_metrics()
+            self.metrics = json.loads((folder / "metrics.json").read_text())
+        except OSError as error:
+            raise RunError(
+                f"cannot use {folder} as run folder: {error.strerror or error}"
+            ) from error
+        except json.JSONDecodeError as error:
+            raise RunError(f"{folder}/metrics.json is damaged ({error}); move it away") from error
+        if not isinstance(self.metrics, dict) or "settings" not in self.metrics:
+            raise RunError(f"{folder}/metrics.json is not of a run; move it away")
+        if self.metrics["settings"] != settings:
+            raise RunError(f"{folder} holds a run with other settings; give another --out")
+
+    def save_metrics(self) -> None:
+        text = json.dumps(self.metrics, indent=1) + "\n"
+        write_atomically(self.folder / "metrics.json", text.encode())
+
+    def weights(self, step: str) -> Path:
+        return self.folder / f"{step}.safetensors"
+
+    def save_state(self, state: dict) -> None:
+        """Keep the state of a step halfway, a dict with its name under "step"."""
+        buffer = BytesIO()
+        torch.save(state, buffer)
+        write_atomically(self.folder / "state.pt", buffer.getvalue())
+
+    def load_state(self, step: str) -> dict | None:
+        """The state of ``step`` when it was last saved, None if it has not begun."""
+        path = self.folder / "state.pt"
+        if not path.exists():
+            return None
+        try:
+            state = torch.load(path, weights_only=True)
+        except Exception as error:  # pickle, zip and torch raise many kinds for a damaged file
+            raise CheckpointError(f"{path} is damaged; delete it to redo its step") from error
+        if not isinstance(state, dict) or "step" not in state:
+            raise CheckpointError(f"{path} is not of this run; delete it to redo its step")
+        return state if state["step"] == step else None
+
+    def finish_step(self, step: str, rows: list[dict]) -> None:
+        self.metrics["rows"] += rows
+        self.metrics["steps_done"].append(step)
+        self.save_metrics()
+
+    def finish(self) -> None:
+        self.metrics["finished"] = True
+        self.save_metrics()
+        write_atomically(self.folder / "table.md", markdown_table(self.metrics["rows"]).encode())
+        (self.folder / "state.pt").unlink(missing_ok=True)
+
+
+def markdown_table(rows: list[dict]) -> str:
+    """The rows of a run as a Markdown table; accuracies on the test set in percent."""
+    head = [
+        "density",
+        "validation",
+        "test",
+        "MACs by gates",
+        "MACs by zeros",
+        "fewer MACs",
+        "another image's gates",
+        "mean gate",
+        "mean gate's winners, own values",
+        "most winner sets in a layer",
+    ]
+    lines = [" | ".join(head), " | ".join(["---"] * len(head))]
+    for row in rows:
+        dense, active = row["macs_dense"], row["macs_gates"]
+        cells = [
+            "plain" if row["density"] is None else f"{row['density']:g}",
+            f"{row['val_accuracy']:.1%}",
+            f"{row['test_accuracy']:.1%}",
+            f"{active / 1e6:.3f} M",
+            f"{row['macs_zeros'] / 1e6:.3f} M",
+            f"{dense / active:.2f}x",
+        ]
+        if "own_gates" in row:
+            cells += [f"{row[key]:.1%}" for key in ("shuffled_gates", "mean_gates", "mean_winners")]
+            cells += [str(max(row["distinct_sets"].values()))]
+        else:  # a plain network
+            cells += [""] * 4
+        lines.append(" | ".join(cells))
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def _new_metrics(settings: dict, device: torch.device) -> dict:
+    import torchvision
+
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    return {
+        "command": _command(settings),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "seed": settings["seed"],
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "fbs_tutorial": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        },
+        "settings": settings,
+        "steps_done": [],
+        "finished": False,
+        "rows": [],
+    }
+
+
+def _command(settings: dict) -> str:
+    """The command line that makes this run."""
+    words = ["python -m fbs_tutorial train", f"--data {settings['data']}"]
+    words += [f"--model {settings['model']}", f"--seed {settings['seed']}"]
+    if settings["kind"] == "finetune":
+        step = settings["steps"][0]
+        words += [f"--from {shlex.quote(settings['checkpoint'])}", f"--density {step['density']:g}"]
+        words += [f"--lr {step['lr']:g}"]
+    else:
+        words += ["--densities " + ",".join(f"{d:g}" for d in settings["densities"])]
+        words += {"any": ["--any-density"], "static": ["--static"]}.get(settings["kind"], [])
+    words += [f"--epochs {settings['epochs']}"] if settings["epochs"] else []
+    return " ".join(words)

@@ -1,0 +1,82 @@
+"""Would the suite notice? One fault at a time is planted into a copy of the package, and the tests
+that should fail must."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fbs_tutorial
+
+TESTS = Path(__file__).parent
+
+FAULTS = {  # what: file, text, fault, tests that must notice
+    "floor instead of ceil": (
+        "wta.py",
+        "math.ceil((density - SLIP) * channels)",
+        "math.floor((density - SLIP) * channels)",
+        "test_wta.py::test_active_channels_at_densities_that_slip",
+    ),
+    "an order that is not stable": (
+        "wta.py",
+        "argsort(dim=1, descending=True, stable=True)",
+        "flip(1).argsort(dim=1, descending=True).mul(-1).add(g.shape[1] - 1)",
+        "test_wta.py::test_keeps_the_largest_magnitudes_and_among_equals_the_lower_index",
+    ),
+    "selection in place": (
+        "wta.py",
+        "torch.where(winner_mask(g, density), g, 0.0)",
+        "g.masked_fill_(~winner_mask(g, density), 0.0)",
+        "test_wta.py::test_is_not_in_place",
+    ),
+    "a norm with a scale of its own": (
+        "gated.py",
+        "affine=False",
+        "affine=True",
+        "test_gated.py::test_starts_neutral",
+    ),
+    "gates in bfloat16": (
+        "gated.py",
+        "enabled=False",
+        "enabled=True",
+        "test_gated.py::test_under_autocast_the_gate_is_the_same",
+    ),
+    "winners counted by gate != 0": (
+        "macs.py",
+        "winner_mask(module.saliency, module.density)",
+        "module.gate != 0",
+        "test_macs.py::test_a_winner_with_gate_0_counts_by_gates_but_not_by_zeros",
+    ),
+}
+
+
+def exit_code(folder, *tests):
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    command += [str(TESTS / test) for test in tests]
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # faster
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True).returncode
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A folder with a copy of the package; tests started in it use that copy."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(fbs_tutorial.__file__).parent, tmp_path / "fbs_tutorial", ignore=ignore)
+    return tmp_path
+
+
+def test_without_a_fault_these_tests_pass(copy):
+    assert exit_code(copy, *{tests for *_, tests in FAULTS.values()}) == 0
+
+
+@pytest.mark.parametrize(("file", "text", "fault", "test"), FAULTS.values(), ids=FAULTS)
+def test_notices(file, text, fault, test, copy):
+    path = copy / "fbs_tutorial" / file
+    source = path.read_text()
+    assert source.count(text) == 1
+    path.write_text(source.replace(text, fault))
+    assert exit_code(copy, test) == 1

@@ -1,0 +1,356 @@
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import fbs_tutorial
+from fbs_tutorial import load_data, set_density
+from fbs_tutorial.__main__ import main
+from fbs_tutorial.checkpoints import ASSETS, load_network
+from fbs_tutorial.data import as_tensors
+from fbs_tutorial.fit import accuracy, augment, draw_densities, learning_rate_factor
+
+ROOT = Path(fbs_tutorial.__file__).parents[1]
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+SHORT = ["--densities", "1.0,0.5", "--epochs", "3"]
+PLAIN, GATED = ASSETS / "digits" / "plain.safetensors", ASSETS / "digits" / "d0.5.safetensors"
+
+
+def test_learning_rate_warms_up_and_falls_to_0():
+    factors = [learning_rate_factor(i / 100) for i in range(101)]
+    peak = factors.index(max(factors))
+    assert 0 < factors[0] < 0.05 and factors[-1] == 0
+    assert 10 <= peak <= 16 and 0.9 < factors[peak] <= 1
+    assert factors[: peak + 1] == sorted(factors[: peak + 1])
+    assert factors[peak:] == sorted(factors[peak:], reverse=True)
+
+
+def test_drawn_densities_are_log_uniform_and_1_for_a_tenth():
+    drawn = draw_densities(20_000, 0.1, torch.Generator().manual_seed(0))
+    assert drawn.min() >= 0.1 and drawn.max() == 1
+    assert (drawn == 1).double().mean() == pytest.approx(0.1, abs=0.01)
+    tenths = (-drawn[drawn < 1].log10()).histc(10, 0, 1) / (drawn < 1).sum()
+    assert tenths.tolist() == pytest.approx([0.1] * 10, abs=0.01)
+
+
+def test_augment_without_shift_and_flip_is_the_identity():
+    images = torch.rand(8, 2, 6, 5)
+    assert torch.equal(augment(images, 0, False, torch.Generator()), images)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_augment_moves_each_image_by_some_pixels_and_mirrors_some(flip):
+    images = torch.rand(256, 2, 5, 6)
+    result = augment(images, 1, flip, torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(images, (1, 1, 1, 1), mode="replicate")
+    moved = [padded[:, :, i : i + 5, j : j + 6] for i in range(3) for j in range(3)]
+    moved += [image.flip(3) for image in moved] if flip else []
+    same = torch.stack([(image == result).flatten(1).all(1) for image in moved])  # [moves, N]
+    assert same.any(0).all(), "each image is a move of itself"
+    assert same.any(1).all(), "and every move occurs"
+
+
+def start(*arguments):
+    command = [sys.executable, "-m", "fbs_tutorial", "train", *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, env=ONE_THREAD, **pipes)
+
+
+def run(*arguments):
+    """The command in this process; its exit code."""
+    try:
+        return main(["train", *map(str, arguments)])
+    except SystemExit as stop:  # argparse
+        return stop.code
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def metrics_of(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a run that nothing broke."""
+    folder = tmp_path_factory.mktemp("unbroken") / "new" / "run"
+    process = start("--out", folder, *SHORT)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors.decode()
+    assert "| 0.5 |" in output.decode() and str(folder) in output.decode()
+    return folder
+
+
+def test_a_run_writes_its_weights_and_numbers(finished):
+    assert set(contents(finished)) == {
+        "metrics.json", "table.md", "accuracy_macs.png",
+        "plain.safetensors", "d1.safetensors", "d0.5.safetensors",
+    }  # fmt: skip
+    metrics = metrics_of(finished)
+    assert metrics.keys() >= {"command", "seed", "device", "versions", "rows"}
+    assert metrics["seed"] == 0 and metrics["versions"]["torch"] == torch.__version__
+    plain, dense, half = metrics["rows"]
+    assert [row["density"] for row in metrics["rows"]] == [None, 1.0, 0.5]
+    assert plain["macs_gates"] == dense["macs_gates"] == dense["macs_dense"] == 1217152
+    assert half["macs_zeros"] <= half["macs_gates"] == 313664
+    for row in (dense, half):
+        assert row["own_gates"] == row["test_accuracy"]
+        assert row.keys() >= {"shuffled_gates", "mean_gates", "mean_winners", "distinct_sets"}
+    table = (finished / "table.md").read_text().splitlines()
+    assert [line.split("|")[1].strip() for line in table[2:]] == ["plain", "1", "0.5"]
+
+
+def test_the_numbers_are_those_of_the_weights(finished):
+    test = as_tensors(load_data("digits")[1])
+    for row in metrics_of(finished)["rows"]:
+        density = row["density"]
+        name = "plain" if density is None else f"d{density:g}"
+        network = load_network(finished / f"{name}.safetensors")[0]
+        if density is not None:
+            set_density(network, density)
+        assert accuracy(network, *test) == row["test_accuracy"]
+
+
+def test_a_finished_run_is_not_trained_again(finished, capfd):
+    before = contents(finished)
+    times = {path: path.stat().st_mtime_ns for path in finished.glob("*.safetensors")}
+    assert run("--out", finished, *SHORT) == 0
+    assert "batch" not in capfd.readouterr().err
+    assert contents(finished) == before
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_the_recorded_command_is_that_of_the_run(finished):
+    words = shlex.split(metrics_of(finished)["command"])
+    assert words[:4] == ["python", "-m", "fbs_tutorial", "train"]
+    assert run(*words[4:], "--out", finished) == 0
+
+
+def kill_when(moment, *arguments):
+    """Start the command, and kill -9 it as soon as ``moment()`` is true."""
+    process = start(*arguments)
+    while not moment() and process.poll() is None:
+        time.sleep(0.001)
+    process.kill()
+    _, errors = process.communicate()
+    assert process.returncode == -9, f"it ended before it could be killed: {errors.decode()}"
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """The folder of a run killed in its first step, and after going on in its second again."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    state, plain = folder / "state.pt", folder / "plain.safetensors"
+
+    def in_the_first_step():
+        return state.exists()
+
+    def in_the_second_step():
+        return plain.exists() and state.stat().st_mtime_ns > plain.stat().st_mtime_ns
+
+    kill_when(in_the_first_step, "--out", folder, *SHORT)
+    kill_when(in_the_second_step, "--out", folder, *SHORT)
+    return folder
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bits(killed, finished, tmp_path):
+    folder = shutil.copytree(killed, tmp_path / "run")
+    process = start("--out", folder, *SHORT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors.decode()
+    assert metrics_of(folder)["rows"] == metrics_of(finished)["rows"]
+    assert not (folder / "state.pt").exists()
+    for name in ("plain", "d1", "d0.5"):
+        weights, expected = (load_file(f / f"{name}.safetensors") for f in (folder, finished))
+        assert weights.keys() == expected.keys()
+        assert all(torch.equal(weights[key], expected[key]) for key in weights)
+
+
+DIE_AT_THE_FIRST_RENAME = """
+import os, signal
+os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
+from fbs_tutorial.training import train
+train(out={out!r}, densities=[1.0], epochs=1)
+"""
+
+
+def test_a_run_killed_at_its_very_first_write_can_be_started_again(tmp_path):
+    code = DIE_AT_THE_FIRST_RENAME.format(out=str(tmp_path / "run"))
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=ONE_THREAD).returncode == -9
+    assert run("--out", tmp_path / "run", "--densities", "1.0", "--epochs", "1") == 0
+
+
+def refused(capfd, *arguments):
+    """Assert that the command fails with exit code 2 and one line on stderr; that line."""
+    capfd.readouterr()
+    assert run(*arguments) == 2
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [["--seed", "1"], ["--densities", "1.0,0.4"], ["--epochs", "2"], ["--any-density"]],
+    ids=" ".join,
+)
+def test_other_settings_in_the_same_folder_are_refused(other, finished, capfd):
+    before = contents(finished)
+    line = refused(capfd, "--out", finished, *SHORT, *other)
+    assert str(finished) in line and "other settings" in line
+    assert contents(finished) == before
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def not_a_run(path):
+    path.write_text('["something else"]')
+
+
+def foreign_state(path):
+    torch.save({"something": "else"}, path)
+
+
+def state_of_another_network(path):
+    state = torch.load(path)
+    torch.save({**state, "network": {"weight": torch.ones(3)}}, path)
+
+
+def foreign_weights(path):
+    save_file({"weight": torch.ones(3)}, path)
+
+
+def weights_of_another_network(path):
+    shutil.copy(GATED, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("state.pt", cut_off),
+        ("state.pt", foreign_state),
+        ("state.pt", state_of_another_network),
+        ("plain.safetensors", cut_off),
+        ("plain.safetensors", foreign_weights),
+        ("plain.safetensors", weights_of_another_network),
+        ("plain.safetensors", Path.unlink),
+        ("metrics.json", cut_off),
+        ("metrics.json", not_a_run),
+    ],
+)
+def test_a_spoiled_run_folder_is_refused_and_left_alone(name, spoil, killed, tmp_path, capfd):
+    folder = shutil.copytree(killed, tmp_path / "run")
+    spoil(folder / name)
+    before = contents(folder)
+    assert name in refused(capfd, "--out", folder, *SHORT)
+    assert contents(folder) == before
+
+
+def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path, capfd):
+    (tmp_path / "thesis.txt").write_text("precious")
+    assert str(tmp_path) in refused(capfd, "--out", tmp_path, *SHORT)
+    assert contents(tmp_path) == {"thesis.txt": b"precious"}
+
+
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_a_folder_that_cannot_be_made_is_refused(out, tmp_path, capfd):
+    (tmp_path / "file").touch()
+    assert str(tmp_path / out) in refused(capfd, "--out", tmp_path / out, *SHORT)
+
+
+FROM = ["--from", PLAIN, "--density", "0.5"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--data", "mnist"], "'mnist'"),
+        (["--data", "cifar10"], "cifar10 needs a folder.*FBS_DATA"),
+        (["--model", "resnet18"], "model.*'resnet18'"),
+        (["--model", "mcifarnet"], r"mcifarnet cannot take images \[1, 16, 16\]"),
+        (["--densities", "0"], "density.*got 0"),
+        (["--densities", "0.5,1.2"], "density.*got 1.2"),
+        (["--densities", "nan"], "density.*got nan"),
+        (["--densities", "half"], "densities.*'half'"),
+        (["--densities", ""], "densities.*''"),
+        (["--densities", "0.5,0.5"], "densities.*differ"),
+        (["--epochs", "0"], "epochs.*0"),
+        (["--seed", "one"], "seed.*'one'"),
+        (["--seed", "-1"], "seed.*-1"),
+        (["--lr", "0.1"], "--lr goes with --from"),
+        (["--density", "0.5"], "--from CHECKPOINT and --density D go together"),
+        (["--from", PLAIN], "--from CHECKPOINT and --density D go together"),
+        (["--from", PLAIN, "--density", "2"], "density.*got 2"),
+        ([*FROM, "--lr", "0"], "lr.*0"),
+        ([*FROM, "--lr", "-0.1"], "lr.*-0.1"),
+        ([*FROM, "--lr", "nan"], "lr.*nan"),
+        ([*FROM, "--lr", "inf"], "lr.*inf"),
+        ([*FROM, "--lr", "fast"], "lr.*'fast'"),
+        ([*FROM, "--model", "mcifarnet"], "holds digitsnet, not mcifarnet"),
+        ([*FROM, "--any-density"], "any-density"),
+        (["--from", "nowhere", "--density", "0.5"], "nowhere"),
+        (["--from", __file__, "--density", "0.5"], "test_training.py is not"),
+        (["--speed", "9"], "--speed"),
+    ],
+    ids=lambda value: " ".join(Path(v).name for v in value) if isinstance(value, list) else "",
+)
+def test_a_bad_option_is_refused_before_anything_is_written(
+    arguments, says, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setenv("FBS_DATA", "")
+    out = tmp_path / "run"
+    line = refused(capfd, "--epochs", "1", "--out", out, *arguments)
+    assert re.search(says, line), line
+    assert not out.exists()
+
+
+def test_fine_tuning_a_plain_checkpoint(tmp_path):
+    out = tmp_path / "two words"
+    shutil.copy(PLAIN, tmp_path / "my net")
+    arguments = ["--from", tmp_path / "my net", "--density", "0.5", "--lr", "0.01"]
+    assert run("--out", out, *arguments, "--epochs", "1") == 0
+    metrics = metrics_of(out)
+    plain, half = metrics["rows"]
+    assert plain["density"] is None and plain["test_accuracy"] > 0.98
+    assert half["density"] == 0.5 and half["macs_gates"] == 313664
+    assert load_network(out / "d0.5.safetensors")[1]["gated"] == "True"
+    words = shlex.split(metrics["command"])
+    assert run(*words[4:], "--out", out) == 0
+
+
+def test_fine_tuning_a_gated_checkpoint_starts_from_its_gates(tmp_path):
+    out = tmp_path / "run"
+    arguments = ["--from", GATED, "--density", "0.4", "--lr", "1e-3", "--epochs", "1"]
+    assert run("--out", out, *arguments) == 0
+    (row,) = metrics_of(out)["rows"]
+    assert row["density"] == 0.4 and row["test_accuracy"] > 0.8
+    before, after = load_file(GATED), load_file(out / "d0.4.safetensors")
+    assert not torch.equal(before["conv1.conv.weight"], after["conv1.conv.weight"])
+
+
+def test_any_density_trains_one_network_and_measures_it_at_each(tmp_path):
+    out = tmp_path / "run"
+    assert run("--out", out, "--any-density", "--densities", "1.0,0.3", "--epochs", "1") == 0
+    assert {path.stem for path in out.glob("*.safetensors")} == {"plain", "any"}
+    rows = metrics_of(out)["rows"]
+    assert [row["density"] for row in rows] == [None, 1.0, 0.3]
+    assert rows[1]["macs_gates"] > rows[2]["macs_gates"]
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run_and_says_what_to_try(tmp_path, capfd):
+    assert run("--out", tmp_path / "run", *FROM, "--lr", "1e30", "--epochs", "1") == 2
+    assert re.search("error: the loss is nan .*smaller --lr$", capfd.readouterr().err.strip())
+    assert not any(row["density"] == 0.5 for row in metrics_of(tmp_path / "run")["rows"])
