@@ -1,6 +1,7 @@
 # fbs-tutorial: `make lab` to read and run the notebooks, `make test` for everything that must pass.
 PYTHON ?= python3
 PORT ?= 8888
+IP ?= localhost
 VENV := .venv
 BIN := $(VENV)/bin
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
@@ -19,8 +20,8 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lab,test]'
 	@touch $@
 
-lab: setup ## open notebook 00 in JupyterLab (PORT=8888)
-	$(BIN)/python -m jupyterlab --allow-root --port $(PORT) --ServerApp.log_level=WARN \
+lab: setup ## open notebook 00 in JupyterLab (PORT=8888 IP=localhost)
+	$(BIN)/python -m jupyterlab --allow-root --ip $(IP) --port $(PORT) --ServerApp.log_level=WARN \
 	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 test: lint unit nbval ## lint, unit, property and browser tests, all notebooks

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .fit import RECIPES
 from .runs import markdown_table
-from .training import DENSITIES, train
+from .training import train
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,16 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _train(options: argparse.Namespace) -> int:
     from .plots import accuracy_and_macs  # here, so that a bad option fails at once
 
-    kinds = {
-        "-finetune": options.checkpoint,
-        "-any": options.any_density,
-        "-static": options.static,
-    }
-    kind = next((kind for kind, chosen in kinds.items() if chosen), "")
-    out = Path(options.out or f"runs/{options.data}{kind}-seed{options.seed}")
     metrics = train(
         options.data,
-        out,
+        options.out,
         model=options.model,
         seed=options.seed,
         densities=options.densities,
@@ -45,12 +38,13 @@ def _train(options: argparse.Namespace) -> int:
         lr=options.lr,
         epochs=options.epochs,
     )
+    folder = Path(metrics["folder"])
     print(markdown_table(metrics["rows"]))
     if not options.static:
         figure, sentence = accuracy_and_macs([metrics["rows"]])
-        figure.savefig(out / "accuracy_macs.png", dpi=150)
+        figure.savefig(folder / "accuracy_macs.png", dpi=150)
         print(sentence)
-    print(f"the weights and all numbers are in {out}")
+    print(f"the weights and all numbers are in {folder}")
     return 0
 
 
@@ -71,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", help="the recipe's when not given")
     add("--out", help="the run folder (default: one under runs/)")
     add("--seed", type=int, default=0)
-    add("--densities", type=_densities, default=DENSITIES, metavar="1.0,0.9,...")
+    add("--densities", type=_densities, metavar="1.0,0.9,...", help="1.0 to 0.1 when not given")
     add("--any-density", action="store_true", help="one network, its density drawn for each image")
     add("--static", action="store_true", help="small plain networks of the same MACs, to compare")
     add("--from", dest="checkpoint", metavar="CHECKPOINT", help="gate and fine-tune this network")
@@ -83,7 +77,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _densities(text: str) -> tuple[float, ...]:
-    return tuple(float(word) for word in text.split(","))
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"takes numbers with commas, got {text!r}") from None
 
 
 if __name__ == "__main__":

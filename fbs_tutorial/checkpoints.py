@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import nn
 
 from .convert import convert
-from .gated import Gated, set_density
+from .gated import is_gated, set_density
 from .models import MODELS
 from .wta import check_density
 
@@ -47,7 +47,7 @@ def save_network(
         model: a key of ``MODELS``, called with ``num_classes`` and ``width``.
         facts: anything else worth knowing, stored as text.
     """
-    gated = any(isinstance(module, Gated) for module in network.modules())
+    gated = is_gated(network)
     header = {"model": model, "num_classes": num_classes, "width": width, "gated": gated, **facts}
     state = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
     write_atomically(path, save(state, {key: str(value) for key, value in header.items()}))

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from . import __version__
-from .wta import winner_mask, winner_take_all
+from .saliency import channel_saliency
+from .wta import active_channels, winner_mask, winner_take_all
 
 NEEDED = ("torch", "torchvision", "numpy", "matplotlib", "scikit-learn", "ipywidgets", "tqdm")
 
@@ -43,7 +44,7 @@ class _Case:
     """One call ``function(*arguments)``, what it should return, and a hint if it does not."""
 
     arguments: tuple
-    expected: Tensor | int
+    expected: Tensor | int | list
     hint: str
 
 
@@ -92,6 +93,31 @@ def check_shared_winners(function: Callable) -> CheckResult:
             yield _Case((first, second), expected, "count the places where both are True")
 
     return _check(function, cases(), "it counts right on 3 random pairs of winner sets.")
+
+
+def check_distinct_sets(function: Callable) -> CheckResult:
+    """``distinct_sets(winners)``: how many different rows the bool ``[N, C]`` has."""
+
+    def cases() -> Iterator[_Case]:
+        for images in (1, 6, 40):
+            winners = winner_mask(torch.rand(images, 4), 0.5)  # six sets at most
+            expected = len({tuple(row) for row in winners.tolist()})
+            yield _Case((winners,), expected, "two images with equal rows share one set")
+
+    return _check(function, cases(), "it counts right on 3 random masks.")
+
+
+def check_static_choice(function: Callable) -> CheckResult:
+    """``static_choice(gates, density)``: the mean gate's winners, bool ``[C]``, of ``[N, C]``."""
+
+    def cases() -> Iterator[_Case]:
+        for density in (0.25, 0.3, 1.0):
+            gates = winner_take_all(torch.rand(6, 8), 0.5)
+            expected = winner_mask(gates.mean(dim=0, keepdim=True), density)[0]
+            hint = "average over the images first, dim=0, then keep the ceil(d * C) largest"
+            yield _Case((gates, density), expected, hint)
+
+    return _check(function, cases(), "the same channels as the mean gate's, at 3 densities.")
 
 
 def check_active_channels(function: Callable) -> CheckResult:
@@ -155,6 +181,142 @@ def check_winner_take_all_backward(function: Callable) -> CheckResult:
     return _check(function, cases(), "it is what autograd computes, at 3 densities.")
 
 
+def check_gated_output(function: Callable) -> CheckResult:
+    """``gated_output(z, pi, beta)``: the layer's last line, ``z [N, C, H, W]``, ``pi [N, C]``."""
+
+    def cases() -> Iterator[_Case]:
+        inside = "add beta to z first, then multiply by the gate, then ReLU"
+        shapes = "give pi and beta size 1 in height and width: pi[:, :, None, None]"
+        for shape in ([2, 3, 4, 5], [3, 3, 3, 3], [1, 4, 2, 2]):
+            z, beta = torch.randn(shape), torch.randn(shape[1])
+            pi = winner_take_all(2 * torch.rand(shape[:2]), 0.5)
+            y = (pi[:, :, None, None] * (z + beta[:, None, None])).relu()
+            yield _Case((z, pi, beta), y, shapes if shape[0] == shape[1] else inside)
+
+    return _check(function, cases(), "it is the layer's last line, on 3 random batches.")
+
+
+def check_mean_one_gate(function: Callable) -> CheckResult:
+    """``mean_one_gate(g, density)``: winner-take-all, then every image's gates have mean 1."""
+
+    def cases() -> Iterator[_Case]:
+        after = "select first, then divide each row by its own mean over all C channels"
+        g = torch.rand(3, 8)
+        for density in (0.5, 1.0):
+            pi = winner_take_all(g, density)
+            yield _Case((g, density), pi / pi.mean(dim=1, keepdim=True), after)
+        g = torch.stack([torch.rand(8), torch.zeros(8)])
+        pi = winner_take_all(g, 0.25)
+        pi[1, :2] = 1.0
+        empty = "a row of zeros is 0 / 0: there its k winners (lower indices) share, C / k each"
+        yield _Case((g, 0.25), pi / pi.mean(dim=1, keepdim=True), empty)
+
+    return _check(function, cases(), "mean 1 in every row, a row of zeros included.")
+
+
+def check_density_schedule(function: Callable) -> CheckResult:
+    """``density_schedule(start, stop, step)``: from start down to stop, both included."""
+
+    def cases() -> Iterator[_Case]:
+        ends = "both ends belong to the list"
+        slip = "subtracting again and again adds up rounding errors: 1 - 0.1 - 0.1 - 0.1 is not 0.7"
+        for start, stop, step, hint in [
+            (100, 50, 25, ends),
+            (100, 10, 10, slip),
+            (80, 20, 20, slip),
+            (55, 5, 5, slip),
+        ]:
+            expected = [n / 100 for n in range(start, stop - 1, -step)]
+            yield _Case((start / 100, stop / 100, step / 100), expected, hint)
+
+    return _check(function, cases(), "four schedules, both ends included and no rounding slip.")
+
+
+def check_l1_penalty(function: Callable) -> CheckResult:
+    """``l1_penalty(saliencies)``: sum over layers of the batch mean of ``||g||_1``."""
+
+    def cases() -> Iterator[_Case]:
+        one = "add up each image's saliencies, and take the mean over the images"
+        many = "add up the layers; do not take their mean"
+        for channels, hint in [((4,), one), ((3, 7), many), ((16, 32, 32), many)]:
+            layers = [torch.rand(5, c) for c in channels]
+            yield _Case((layers,), sum(g.sum(dim=1).mean() for g in layers), hint)
+
+    return _check(function, cases(), "right for one, two and three layers.")
+
+
+def check_safe_l2(function: Callable) -> CheckResult:
+    """``safe_l2(x)``: ``[N, C, H, W] -> [N, C]`` root mean square, gradient 0 where a map is 0."""
+
+    def value_or_gradient(x: Tensor) -> Tensor:
+        if (x != 0).flatten(2).any(dim=2).all():  # no empty channel: look at the values
+            return function(x)
+        leaf = x.clone().requires_grad_()
+        return torch.autograd.grad(function(leaf).sum(), leaf)[0]
+
+    value_or_gradient.__name__ = getattr(function, "__name__", "the function")
+
+    def cases() -> Iterator[_Case]:
+        values = "the square root of the mean of the squares, over rows and columns"
+        empty = "these are gradients: 0 at an empty channel, not NaN; keep sqrt away from exactly 0"
+        full = torch.randn(2, 3, 4, 5)
+        yield _Case((full,), channel_saliency(full, "l2"), values)
+        x = full * torch.tensor([[[[1.0]], [[0.0]], [[2.0]]]])
+        size = (20 * channel_saliency(x, "l2")).clamp(min=1e-12)
+        yield _Case((x,), x / size[:, :, None, None], empty)
+
+    return _check(value_or_gradient, cases(), "values and gradients are right, at zeros too.")
+
+
+def check_predicted_saliency(function: Callable) -> CheckResult:
+    """``predicted_saliency(s, weight, bias)``: ``[N, C_in] -> [N, C_out]``, linear and ReLU."""
+
+    def cases() -> Iterator[_Case]:
+        for n, c_in, c_out in ((2, 3, 5), (4, 4, 4), (1, 6, 2)):
+            s, weight, bias = torch.rand(n, c_in), torch.randn(c_out, c_in), torch.randn(c_out)
+            expected = (s @ weight.T + bias).relu()
+            hint = "each output channel: the sum of s times its row of weight, plus its bias, >= 0"
+            yield _Case((s, weight, bias), expected, hint)
+
+    return _check(function, cases(), "it is what nn.Linear and ReLU compute, for 3 sizes.")
+
+
+def check_grouped_macs(function: Callable) -> CheckResult:
+    """``grouped_macs(live_inputs, winners, kernel_size, positions)``: one count a group in each."""
+
+    def cases() -> Iterator[_Case]:
+        for groups in (1, 2, 3, 4):
+            live, won = (torch.randint(0, 6, (groups,)).tolist() for _ in range(2))
+            kernel, positions = (int(n) for n in torch.randint(2, 9, (2,)))
+            expected = sum(a * b for a, b in zip(live, won, strict=True)) * kernel**2 * positions
+            hint = "an output reads the inputs of its own group only: multiply group by group"
+            yield _Case((live, won, kernel, positions), expected, hint)
+
+    return _check(function, cases(), "right for 1 to 4 groups.")
+
+
+def check_chain_macs(function: Callable) -> CheckResult:
+    """``chain_macs(channels, densities, positions)``: active MACs of a chain of 3x3 layers."""
+
+    def cases() -> Iterator[_Case]:
+        first = "the image is always complete: the first layer reads all of channels[0]"
+        up = "winners are rounded up, and the winners of one layer are the live inputs of the next"
+        slip = "0.55 * 100 is a little more than 55: use active_channels"
+        for channels, densities, positions, hint in [
+            ([3, 8], [0.5], [4], first),
+            ([3, 8, 16], [0.5, 0.25], [16, 4], up),
+            ([1, 10, 10, 7], [0.31, 0.55, 1.0], [9, 9, 4], up),
+            ([3, 100, 100], [0.55, 0.07], [2, 2], slip),
+        ]:
+            won = [active_channels(c, d) for c, d in zip(channels[1:], densities, strict=True)]
+            pairs = zip([channels[0], *won], won, positions, strict=False)
+            yield _Case(
+                (channels, densities, positions), sum(9 * a * b * p for a, b, p in pairs), hint
+            )
+
+    return _check(function, cases(), "right for 4 chains, the first layer and rounding included.")
+
+
 def _draw(low: int, high: int) -> list[int]:
     return torch.randint(low, high, (20,)).tolist()
 
@@ -191,9 +353,9 @@ def _run_case(function: Callable, case: _Case) -> None:
         raise _WrongError(f"{difference}\n  called with {call}\n  hint: {case.hint}")
 
 
-def _difference(got: object, expected: Tensor | int) -> str:
+def _difference(got: object, expected: Tensor | int | list) -> str:
     """What is wrong with ``got``, empty if nothing is."""
-    if isinstance(expected, int):
+    if isinstance(expected, (int, list)):
         try:
             return "" if got == expected else f"expected {expected}, got {_short(got)}"
         except Exception:
@@ -205,17 +367,19 @@ def _difference(got: object, expected: Tensor | int) -> str:
     wrong = ~torch.isclose(got.detach().to(expected.dtype), expected)
     if not wrong.any():
         return ""
-    image, channel = wrong.nonzero()[0].tolist()
-    return (
-        f"first wrong value: image {image}, channel {channel}: "
-        f"expected {expected[image, channel]:.3g}, got {got[image, channel].item():.3g}"
-    )
+    place = tuple(wrong.nonzero()[0].tolist())  # () for a single number
+    names = ("image", "channel", "row", "column") if len(place) > 1 else ("channel",)
+    where = ", ".join(f"{name} {index}" for name, index in zip(names, place, strict=False))
+    values = f"expected {_short(expected[place].item())}, got {_short(got[place].item())}"
+    return f"first wrong value: {where}: {values}" if where else values
 
 
 def _short(value: object) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], Tensor):
+        return "[" + ", ".join(_short(part) for part in value) + "]"
     if isinstance(value, Tensor):
         shape = list(value.shape)
         if value.numel() > 10:
             return f"tensor {shape}"
         return f"tensor {[round(v, 3) for v in value.flatten().tolist()]}"
-    return repr(value)
+    return f"{value:.3g}" if isinstance(value, float) else repr(value)

@@ -8,8 +8,8 @@ from torch import Tensor, fx, nn
 from .gated import Gated, GatedConv2d
 from .wta import check_density
 
-SMALLEST_SCALE = 1e-6  # stands in for a batch-norm scale of 0, so that beta / scale exists
-RANDOM_GAIN = 3.0  # see `random_predictor`
+SMALLEST_SCALE = 1e-6  # stands in for a batch-norm scale of 0, so that shift / scale exists
+RANDOM_GAIN = 5.0  # see `random_predictor`
 
 
 def convert(
@@ -25,8 +25,9 @@ def convert(
         model: a network that ``torch.fx`` can trace; it is not changed.
         density: as in `GatedConv2d`.
         gates: ``"neutral"``: the predictor gives the batch-norm scale ``|gamma|`` whatever the
-            image, so at density 1 nothing changes. ``"random"``: predictor weights are drawn
-            anew, as for training (see `random_predictor`).
+            image, so at density 1 nothing changes; below 1 all images share their winners, and
+            fine-tuning hardly leaves that. ``"random"``: predictor weights are drawn anew, the
+            start of training that makes gates dynamic (see `random_predictor`).
 
     Raises:
         TypeError: ``model`` is not a module; bad density. ValueError: bad density, ``gates``
@@ -37,22 +38,33 @@ def convert(
     check_density(density)
     if gates not in ("neutral", "random"):
         raise ValueError(f"gates must be 'neutral' or 'random', got {gates!r}")
-    chains = _conv_norm_chains(model)
+    model = copy.deepcopy(model)
+    modes = {module: module.training for module in model.modules()}
+    chains = _conv_norm_chains(model.train())
+    chains = [chain for chain in _conv_norm_chains(model.eval()) if chain in chains]
+    for module, mode in modes.items():
+        module.training = mode
     if not chains:
         raise ValueError(
             "model has nothing to gate: no nn.Conv2d whose only reader is an nn.BatchNorm2d"
         )
-    model = copy.deepcopy(model)
     for conv, norm, act in chains:
         activation = model.get_submodule(act) if act else False
         layer = gate_layer(model.get_submodule(conv), model.get_submodule(norm), activation)
         layer.density = density
         if gates == "random":
             random_predictor(layer)
-        model.set_submodule(conv, layer)
-        for name in filter(None, (norm, act)):
-            model.set_submodule(name, nn.Identity())
+        for name, new in ((norm, nn.Identity()), (act, nn.Identity()), (conv, layer)):
+            if name:
+                _replace(model, model.get_submodule(name), new)
     return model
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put ``new`` in the place of ``old``, under every name that it has."""
+    names = [n for n, module in model.named_modules(remove_duplicate=False) if module is old]
+    for name in names:
+        model.set_submodule(name, new)
 
 
 def gate_layer(
@@ -68,15 +80,17 @@ def gate_layer(
     ones, zeros = torch.ones(conv.out_channels, **like), torch.zeros(conv.out_channels, **like)
     gamma, shift = (norm.weight, norm.bias) if norm.affine else (ones, zeros)
     sign = torch.where(gamma < 0, -1.0, 1.0).to(gamma.dtype)
-    scale = gamma.abs().clamp(min=SMALLEST_SCALE)
+    overflow = 2 * shift.detach().abs().max().item() / torch.finfo(gamma.dtype).max
+    scale = gamma.abs().clamp(min=max(SMALLEST_SCALE, overflow))
 
-    layer = GatedConv2d(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,
-        groups=conv.groups,
-        activation=True if type(activation) is nn.ReLU else activation,
-    ).to(**like)
+    with torch.random.fork_rng(devices=[]):  # its random weights are replaced at once
+        layer = GatedConv2d(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            groups=conv.groups,
+            activation=True if type(activation) is nn.ReLU else activation,
+        ).to(**like)
     with torch.no_grad():
         layer.conv = copy.deepcopy(conv)  # stride, padding and dilation come along
         layer.conv.bias = None
@@ -102,9 +116,11 @@ def gate_layer(
 def random_predictor(layer: GatedConv2d, gain: float = RANDOM_GAIN) -> None:
     """Draw the predictor anew for training: Kaiming uniform times ``gain``, bias 1.
 
-    With the usual gain of 1 the bias decides who wins, so all images share one winner set and
-    training never leaves it. ``beta`` keeps its value: with gates near 1 instead of ``|gamma|``
-    each channel is scaled by a positive number, which the next layer learns to undo.
+    Where the weights are small against the bias, the bias decides who wins, all images share one
+    winner set, and training may never leave it. How large a gain that takes depends on how much the
+    measured saliencies differ between images; the recipes of `fit` hold a tuned one for each data
+    set. ``beta`` keeps its value: with gates near 1 instead of ``|gamma|`` each channel is scaled
+    by a positive number, which the next layer learns to undo.
     """
     nn.init.kaiming_uniform_(layer.predictor.weight, nonlinearity="relu")
     with torch.no_grad():
@@ -127,6 +143,7 @@ def _conv_norm_chains(model: nn.Module) -> list[tuple[str, str, str | None]]:
     except Exception as error:  # fx raises many kinds, from inside the model's own code
         raise ValueError(f"torch.fx cannot follow the data through model: {error}") from error
     uses = [node.target for node in nodes if node.op == "call_module"]
+    read = [node.target for node in nodes if node.op == "get_attr"]  # the model's own code does
 
     def sole_reader(node: fx.Node, kinds: tuple[type, ...]) -> fx.Node | None:
         """The one node that reads ``node``, if it is a module of these kinds used just once."""
@@ -143,6 +160,8 @@ def _conv_norm_chains(model: nn.Module) -> list[tuple[str, str, str | None]]:
             continue
         norm = sole_reader(node, (nn.BatchNorm2d,))
         if norm is None or uses.count(node.target) > 1:
+            continue
+        if any(attribute.startswith((f"{node.target}.", f"{norm.target}.")) for attribute in read):
             continue
         act = sole_reader(norm, (nn.ReLU, nn.ReLU6))
         chains.append((node.target, norm.target, act.target if act else None))

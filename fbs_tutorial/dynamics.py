@@ -45,7 +45,7 @@ def how_dynamic(
     choice alone. At density 1 nothing is chosen, so there it equals ``own``.
 
     Args:
-        model: a network with gated layers, each with one density for all images.
+        model: a network with gated layers, each with one density for all images, each run once.
         images: ``[N, C, H, W]``, N at least 2.
         labels: ``[N]`` class indices.
         reference: the images whose gates are averaged, training images as a rule; ``images``
@@ -63,6 +63,8 @@ def how_dynamic(
         raise TypeError(f"{takes}, got {type(labels).__name__}")
     if labels.shape != images.shape[:1]:
         raise ValueError(f"{takes}, got shape {list(labels.shape)}")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"{takes}, got {labels.dtype}")
     if len(images) < 2:
         raise ValueError("images must be at least 2, to give each another's gates, got 1")
     for name, layer in layers.items():
@@ -84,7 +86,7 @@ def how_dynamic(
         )
 
     def accuracy(outputs: Tensor) -> float:
-        return (outputs.argmax(dim=1) == labels).double().mean().item()
+        return (outputs.argmax(dim=1) == labels).sum().item() / len(labels)
 
     return Dynamics(accuracy(own), accuracy(shuffled), accuracy(mean), accuracy(mean_winners), sets)
 

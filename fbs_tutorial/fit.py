@@ -158,7 +158,16 @@ def fit(
         )
 
 
-def _epoch(network, optimizer, step, epoch, recipe, data, seed, bar) -> float:
+def _epoch(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: Step,
+    epoch: int,
+    recipe: Recipe,
+    data: Labelled,
+    seed: int,
+    bar: tqdm,
+) -> float:
     """One pass over the training images; returns the mean loss."""
     images, labels = data
     torch.manual_seed(seed)  # dropout
@@ -217,7 +226,7 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Share of images whose largest output is at their label, 0..1."""
     with evaluating(network):
         outputs = torch.cat([network(batch) for batch in images.split(500)])
-    return (outputs.argmax(dim=1) == labels).double().mean().item()
+    return (outputs.argmax(dim=1) == labels).sum().item() / len(labels)
 
 
 def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:

@@ -103,15 +103,10 @@ class GatedConv2d(Gated):
         activation: bool | nn.Module = True,
         reduce: str = "l1",
     ):
-        check_sizes(
-            in_channels=in_channels,
-            out_channels=out_channels,
-            kernel_size=kernel_size,
-            stride=stride,
-            groups=groups,
-        )
+        check_sizes(in_channels=in_channels, out_channels=out_channels, groups=groups)
+        check_sizes(pair=True, kernel_size=kernel_size, stride=stride)
         if not isinstance(padding, str):
-            check_sizes(smallest=0, padding=padding)
+            check_sizes(pair=True, smallest=0, padding=padding)
         if in_channels % groups or out_channels % groups:
             raise ValueError(
                 f"groups must divide in_channels {in_channels} and out_channels {out_channels}, "
@@ -123,7 +118,7 @@ class GatedConv2d(Gated):
         )
         self.norm = nn.BatchNorm2d(out_channels, affine=False)
         self.beta = nn.Parameter(torch.zeros(out_channels))
-        self.activation = check_activation(activation)
+        self.activation = check_activation(activation, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         self.gate = self.predict_gate(x)  # [N, C_out], before the convolution
@@ -192,27 +187,33 @@ class ChannelPruning(Gated):
         return f"{super().extra_repr()}, normalize={self.normalize}"
 
 
-def check_sizes(*, smallest: int = 1, **sizes: int | tuple[int, ...]) -> None:
-    """Raise unless every size, or every part of it, is an int of at least ``smallest``."""
+def check_sizes(*, smallest: int = 1, pair: bool = False, **sizes: int | tuple[int, int]) -> None:
+    """Raise unless every size is an int of at least ``smallest``, or with ``pair`` two of them."""
     for name, size in sizes.items():
-        for part in size if isinstance(size, tuple) else (size,):
+        for part in size if pair and isinstance(size, tuple) and len(size) == 2 else (size,):
             if not isinstance(part, int) or isinstance(part, bool):
                 raise TypeError(f"{name} must be an int >= {smallest}, got {size!r}")
             if part < smallest:
                 raise ValueError(f"{name} must be an int >= {smallest}, got {size!r}")
 
 
-def check_activation(activation: bool | nn.Module) -> bool | nn.Module:
+def check_activation(activation: bool | nn.Module, channels: int) -> bool | nn.Module:
     """Return ``activation``, or raise unless it is a bool or a module that maps 0 to 0."""
     if isinstance(activation, bool):
         return activation
     if not isinstance(activation, nn.Module):
         raise TypeError(f"activation must be True, False or a module, got {activation!r}")
+    like = next(activation.parameters(), torch.empty(0))
     with torch.no_grad():
-        at_zero = activation(torch.zeros(1, 1, 1, 1))
+        at_zero = activation(like.new_zeros(1, channels, 1, 1)).flatten()
     if at_zero.count_nonzero():
-        raise ValueError(f"activation must map 0 to 0, got {activation!r}, {at_zero.item():g} at 0")
+        raise ValueError(f"activation must map 0 to 0, got {activation!r}, {at_zero[0]:g} at 0")
     return activation
+
+
+def is_gated(model: nn.Module) -> bool:
+    """True if ``model`` has a gated layer."""
+    return any(isinstance(module, Gated) for module in model.modules())
 
 
 def gated_layers(model: nn.Module) -> dict[str, Gated]:

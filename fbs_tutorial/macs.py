@@ -3,14 +3,30 @@
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from math import inf, prod
 
 import torch
 from torch import Tensor, nn
 
-from .gated import ChannelPruning, Gated, GatedConv2d, evaluating
+from .gated import Gated, GatedConv2d, evaluating
 from .saliency import check_feature_maps
 from .wta import winner_mask
+
+# Modules that compute an output channel from the input channel of the same index alone.
+CHANNELWISE = (
+    nn.Identity,
+    nn.BatchNorm2d,
+    nn.InstanceNorm2d,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.Dropout,
+    nn.Dropout2d,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+)
 
 
 @dataclass
@@ -57,7 +73,7 @@ class MacReport:
     @property
     def speedup(self) -> float:
         """Dense MACs over the mean active MACs (predictors not counted in)."""
-        return _ratio(self.dense, self.active.double().mean().item())
+        return _ratio(self.dense, _mean(self.active))
 
     def __str__(self) -> str:
         width = max([len(layer.name) for layer in self.layers] + [len("scaling")])
@@ -66,16 +82,20 @@ class MacReport:
             *((x.name, x.dense, x.active) for x in self.layers),
             ("total", self.dense, self.active),
         ]:
-            mean = active.double().mean().item()
+            mean = _mean(active)
             lines.append(f"{name:<{width}} {dense:>14,} {mean:>14,.0f} {mean / dense:>7.1%}")
         lines.append(f"{'predictors':<{width}} {'':>14} {self.overhead:>14,}")
         lines.append(f"{'scaling':<{width}} {'':>14} {self.scaling:>14,}")
-        with_overhead = _ratio(self.dense, self.active.double().mean().item() + self.overhead)
+        with_overhead = _ratio(self.dense, _mean(self.active) + self.overhead)
         lines.append(
             f"{self.speedup:.2f} times fewer MACs ({with_overhead:.2f} with the predictors), "
             f"mean of {len(self.active)} image{'s' * (len(self.active) > 1)}"
         )
         return "\n".join(lines)
+
+
+def _mean(macs: Tensor) -> float:
+    return macs.sum().item() / len(macs)
 
 
 def _ratio(dense: float, active: float) -> float:
@@ -93,8 +113,10 @@ def count_macs(model: nn.Module, images: Tensor, by: str = "gates") -> MacReport
     - ``"zeros"``: a channel is live if it is not all zero when the layer runs. ReLU empties
       winners too, so this is never more. The count of an execution that skips what is empty.
 
-    A linear layer after a flatten reads only the columns of live channels. Batch norm, pooling and
-    activations count 0. The model runs in eval mode without gradients and is left as it was.
+    A linear layer has a column for each of its inputs: it reads those of live channels ("gates") or
+    those that are not 0 ("zeros"). Batch norm, pooling and activations count 0. In a
+    `ChannelPruning` block the last convolution is skipped if all that follows it is channelwise.
+    The model runs in eval mode without gradients and is left as it was.
 
     Args:
         model: any module; densities as they are set.
@@ -111,12 +133,12 @@ def count_macs(model: nn.Module, images: Tensor, by: str = "gates") -> MacReport
     if by not in ("gates", "zeros"):
         raise ValueError(f"by must be 'gates' or 'zeros', got {by!r}")
     with evaluating(model):
-        run = _Run.of(model, images)
+        calls, winners = _run(model, images)
         if by == "gates":
-            run = _Run.of(model, torch.ones_like(images), winners=run.winners)
-    if not run.calls:
+            calls, _ = _run(model, _live(images), winners)
+    if not calls:
         raise ValueError("model ran no nn.Conv2d and no nn.Linear, so there is nothing to count")
-    return MacReport(run.costs(_gates_of(model)))
+    return MacReport([_cost(call, len(images)) for call in calls])
 
 
 @dataclass
@@ -127,111 +149,101 @@ class _Call:
     module: nn.Module
     live: Tensor  # [N, C_in], or [N, ..., features] of a linear layer: which inputs are live
     positions: int  # of the output map, H * W
+    won: Tensor | None = None  # [N, C_out]: the outputs that are computed, None for all
+    overhead: int = 0
+    scaling: int = 0
 
 
-@dataclass
-class _Run:
-    """One forward: each call of a counted layer, and which channels each gate chose."""
-
-    calls: list[_Call]
-    winners: dict[str, list[Tensor]]  # gate: [N, C_out] for each of its calls
-    gated_positions: dict[str, int]  # gate: H * W of the map that it multiplies
-
-    @classmethod
-    def of(cls, model: nn.Module, images: Tensor, winners: dict | None = None) -> "_Run":
-        """Run ``model`` with hooks. With ``winners`` the images are indicators, 1 live, 0 empty:
-        gated layers hand on these winners, modules with a state of their own hand on ones."""
-        run = cls([], defaultdict(list), {})
-
-        def counted(name):
-            def hook(module, inputs, output):
-                live = inputs[0] != 0
-                if isinstance(module, nn.Conv2d):
-                    call = _Call(name, module, live.flatten(2).any(2), output[0, 0].numel())
-                else:
-                    call = _Call(name, module, live, 1)
-                run.calls.append(call)
-
-            return hook
-
-        def gated(name):
-            def hook(module, inputs, output):
-                run.gated_positions[name] = output[0, 0].numel()
-                if winners is None:
-                    run.winners[name].append(winner_mask(module.saliency, module.density))
-                    return None
-                won = winners[name][len(run.winners[name])]
-                run.winners[name].append(won)
-                return torch.ones_like(output) * won[:, :, None, None]
-
-            return hook
-
-        def all_live(module, inputs, output):
-            return torch.ones_like(output) if isinstance(output, Tensor) else None
-
-        gates = {m for m in model.modules() if isinstance(m, Gated)}
-        predictors = {gate.predictor for gate in gates}
-        with ExitStack() as stack:
-            for name, module in model.named_modules():
-                if module in predictors:
-                    continue
-                if isinstance(module, (nn.Conv2d, nn.Linear)):
-                    stack.callback(module.register_forward_hook(counted(name)).remove)
-                if module in gates:
-                    stack.callback(module.register_forward_hook(gated(name)).remove)
-                elif winners is not None and _has_state(module):
-                    stack.callback(module.register_forward_hook(all_live).remove)
-            model(images)
-        return run
-
-    def costs(self, gates_of: dict[nn.Module, list[tuple[str, Gated]]]) -> list[LayerMacs]:
-        """The MACs of every call; ``gates_of`` says which gates multiply a convolution's outputs,
-        the one that decides what is computed last."""
-        layers, seen = [], defaultdict(int)
-        for call in self.calls:
-            gates = gates_of.get(call.module, [])
-            won = None
-            for name, _ in gates:
-                won = self.winners[name][seen[name]]
-                seen[name] += 1
-            layer = _linear(call) if isinstance(call.module, nn.Linear) else _conv(call, won)
-            layer.overhead = sum(gate.in_channels * gate.out_channels for _, gate in gates)
-            layer.scaling = sum(g.out_channels * self.gated_positions[name] for name, g in gates)
-            if gates and isinstance(gates[-1][1], GatedConv2d):
-                layer.name = gates[-1][0]
-            layers.append(layer)
-        return layers
+Winners = dict[Gated, list[Tensor]]  # [N, C_out] bool for each call of a gated layer
 
 
-def _linear(call: _Call) -> LayerMacs:
-    outputs = call.module.out_features
-    return LayerMacs(
-        call.name, call.live[0].numel() * outputs, call.live.flatten(1).sum(1) * outputs
+def _run(
+    model: nn.Module, images: Tensor, winners: Winners | None = None
+) -> tuple[list[_Call], Winners]:
+    """Every call of a counted layer, and the winners of every call of a gated one.
+
+    Given ``winners``, the images are marks, 0 for an empty channel: gated layers hand on marks of
+    these winners, other modules with a state of their own marks for every channel.
+    """
+    calls, chosen = [], defaultdict(list)
+    predictors = {m.predictor for m in model.modules() if isinstance(m, Gated)}
+
+    def hook(module, inputs, output, name):
+        if module in predictors:
+            return None
+        if isinstance(module, Gated):
+            won = (
+                winner_mask(module.saliency, module.density)
+                if winners is None
+                else winners[module][len(chosen[module])]
+            )
+            chosen[module].append(won)
+            _gate_last_call(calls, name, module, won, output[0, 0].numel())
+            return None if winners is None else _live(output) * won[:, :, None, None]
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            conv, live = isinstance(module, nn.Conv2d), inputs[0] != 0
+            live, positions = (live.flatten(2).any(2), output[0, 0].numel()) if conv else (live, 1)
+            calls.append(_Call(name, module, live, positions))
+        if winners is not None and _has_state(module) and isinstance(output, Tensor):
+            return _live(output)
+        return None
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            stack.callback(module.register_forward_hook(partial(hook, name=name)).remove)
+        model(images)
+    return calls, chosen
+
+
+def _gate_last_call(
+    calls: list[_Call], name: str, gate: Gated, won: Tensor, positions: int
+) -> None:
+    """A gate decides over the last convolution that ran inside it; an inner gate goes first."""
+    inside = [module for module in gate.modules() if not list(module.children())]
+    call = next(
+        c for c in reversed(calls) if c.module in inside and isinstance(c.module, nn.Conv2d)
     )
+    after = inside[inside.index(call.module) + 1 :]
+    skips = isinstance(gate, GatedConv2d) or all(isinstance(m, CHANNELWISE) for m in after)
+    if call.won is None and skips:
+        call.won = won
+    call.overhead += gate.in_channels * gate.out_channels
+    call.scaling += gate.out_channels * positions
+    if isinstance(gate, GatedConv2d):
+        call.name = name
 
 
-def _conv(call: _Call, won: Tensor | None) -> LayerMacs:
-    """``won [N, C_out]``: the outputs that are computed, None for all."""
+def _live(like: Tensor) -> Tensor:
+    """Marks for "not empty": random in [1, 2], as equal ones would cancel in ``x - x.mean()``."""
+    generator = torch.Generator(like.device).manual_seed(0)
+    return 1 + torch.rand(like.shape, generator=generator, device=like.device).to(like)
+
+
+def _cost(call: _Call, images: int) -> LayerMacs:
+    linear = isinstance(call.module, nn.Linear)
+    dense, active = _linear(call, images) if linear else _conv(call)
+    return LayerMacs(call.name, dense, active, call.overhead, call.scaling)
+
+
+def _linear(call: _Call, images: int) -> tuple[int, Tensor]:
+    """A linear layer runs once for each row of features; the rows belong to images in order."""
+    rows, outputs = call.live.flatten(0, -2), call.module.out_features
+    if len(rows) % images:
+        raise ValueError(
+            f"{call.name} runs on {len(rows)} rows, not on a multiple of {images} images"
+        )
+    rows = rows.reshape(images, -1)
+    return rows.shape[1] * outputs, rows.sum(dim=1) * outputs
+
+
+def _conv(call: _Call) -> tuple[int, Tensor]:
     conv, n = call.module, len(call.live)
-    if won is None:
-        won = call.live.new_ones(n, conv.out_channels)
+    won = call.live.new_ones(n, conv.out_channels) if call.won is None else call.won
     inputs = call.live.view(n, conv.groups, -1).sum(dim=2)  # [N, groups]
     outputs = won.view(n, conv.groups, -1).sum(dim=2)  # [N, groups]
     per_pair = prod(conv.kernel_size) * call.positions
     dense = conv.in_channels // conv.groups * conv.out_channels * per_pair
-    return LayerMacs(call.name, dense, (inputs * outputs).sum(dim=1) * per_pair)
-
-
-def _gates_of(model: nn.Module) -> dict[nn.Module, list[tuple[str, Gated]]]:
-    """For every convolution the gates that multiply its outputs, outer ones first."""
-    gates = defaultdict(list)
-    for name, gate in model.named_modules():
-        if isinstance(gate, ChannelPruning):
-            convs = [m for m in gate.block.modules() if isinstance(m, nn.Conv2d)]
-            gates[convs[-1]].append((name, gate))
-        elif isinstance(gate, GatedConv2d):
-            gates[gate.conv].append((name, gate))
-    return gates
+    return dense, (inputs * outputs).sum(dim=1) * per_pair
 
 
 def _has_state(module: nn.Module) -> bool:

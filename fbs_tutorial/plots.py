@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -42,13 +43,15 @@ def accuracy_and_macs(
         3, 1, figsize=(7, 7), sharex=True, height_ratios=(2, 2.4, 1.3), layout="constrained"
     )
     if static:
-        _curve(top, densities, static, "test_accuracy", "small plain network", BLACK, "x", "--")
+        for ax in (top, middle):
+            _curve(ax, densities, static, "test_accuracy", "small plain network", BLACK, "x", "--")
     medians = {}
     for key, label, colour, marker, line in CURVES:
         axes = [middle] if key in ("mean_gates", "shuffled_gates") else [top, middle]
         for ax in axes:
             medians[key] = _curve(ax, densities, runs, key, label, colour, marker, line)
-    top.set(ylabel="test accuracy (%)", ylim=(84, 100.5), title=title)
+    best = medians["own_gates"].max()
+    top.set(ylabel="test accuracy (%)", ylim=(best - 15, min(best + 2, 100.5)), title=title)
     middle.set(ylabel="test accuracy (%)", ylim=(0, 104))
     top.legend(loc="lower left", fontsize=9, frameon=False, title="close-up")
     middle.legend(loc="lower left", fontsize=9, frameon=False, title="every image runs with")
@@ -71,7 +74,16 @@ def accuracy_and_macs(
     return figure, sentence
 
 
-def _curve(axes, densities, runs, key, label, colour, marker, line) -> np.ndarray:
+def _curve(
+    axes: Axes,
+    densities: np.ndarray,
+    runs: Sequence[Sequence[dict]],
+    key: str,
+    label: str,
+    colour: str,
+    marker: str,
+    line: str,
+) -> np.ndarray:
     """Draw the median over the runs with a band from lowest to highest; returns the median."""
     rows = [[row for row in run if row["density"] is not None] for run in runs]
     values = 100 * np.array([[row[key] for row in run] for run in rows])  # [runs, densities]
@@ -81,6 +93,50 @@ def _curve(axes, densities, runs, key, label, colour, marker, line) -> np.ndarra
         low, high = values.min(axis=0), values.max(axis=0)
         axes.fill_between(densities, low, high, color=colour, alpha=0.12, linewidth=0)
     return middle
+
+
+def layer_bars(
+    layers: Sequence[str],
+    panels: dict[str, dict[str, Sequence[float]]],
+    *,
+    level: Sequence[float] | None = None,
+    level_name: str = "chance",
+    ylabel: str = "",
+    top: float | None = None,
+    digits: int = 0,
+) -> tuple[Figure, str]:
+    """One group of bars a layer, one bar a series, one panel beside the other.
+
+    Args:
+        panels: ``{title: {series: one value a layer}}``, up to four series.
+        level: a dashed line across each group, one value a layer.
+        top: upper end of the axis. digits: after the point, in the sentence.
+    """
+    figure, row = plt.subplots(
+        1, len(panels), figsize=(7.5, 3.2), sharey=True, squeeze=False, layout="constrained"
+    )
+    middle, sentences = np.arange(len(layers)), []
+    for axes, (title, series) in zip(row[0], panels.items(), strict=True):
+        width, said = 0.8 / len(series), []
+        styles = zip((BLUE, ORANGE, GREEN, PURPLE), ("", "///", "...", "xx"), strict=True)
+        for i, ((name, values), (colour, hatch)) in enumerate(zip(series.items(), styles)):  # noqa: B905
+            left = middle - 0.4 + (i + 0.5) * width
+            axes.bar(left, values, width, color=colour, hatch=hatch, edgecolor="white", label=name)
+            numbers = ", ".join(f"{value:,.{digits}f}" for value in values)
+            said.append(f"{name} {numbers}")
+        if level is not None:
+            axes.hlines(level, middle - 0.45, middle + 0.45, BLACK, "--", label=level_name)
+        sentences.append(f"{title}: {'; '.join(said)}.")
+        axes.axhline(0, color=BLACK, linewidth=0.8)
+        axes.set_title(title, fontsize=10)
+        axes.set_xticks(middle, layers)
+        axes.set_ylim(top=top)
+    row[0][0].set_ylabel(ylabel)
+    handles, names = row[0][0].get_legend_handles_labels()
+    figure.legend(
+        handles, names, loc="outside lower center", ncols=len(names), fontsize=9, frameon=False
+    )
+    return figure, f"For {', '.join(layers)}. {' '.join(sentences)}"
 
 
 def winner_bars(g: Tensor, winners: Tensor, title: str = "") -> tuple[Figure, str]:
@@ -151,6 +207,101 @@ def winners_of_two(
     )  # fmt: skip
     sentence = f"Channels that win for one of the two images only: {'; '.join(differ)}."
     return figure, sentence
+
+
+def accuracy_lines(
+    densities: Sequence[float], lines: dict[str, Sequence[Sequence[float]]], title: str = ""
+) -> tuple[Figure, str]:
+    """Accuracies 0..1 against density, one line for each name.
+
+    Args:
+        lines: ``{name: runs}``, a run being one accuracy a density. With several runs (seeds) the
+            line is their median and a band runs from the lowest to the highest.
+    """
+    figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    styles = [(BLUE, "o", "-"), (ORANGE, "s", "--"), (BLACK, "x", ":"), (GREEN, "^", "-.")]
+    said = []
+    for (name, runs), (colour, marker, line) in zip(lines.items(), styles, strict=False):
+        rows = [
+            [{"density": d, "value": v} for d, v in zip(densities, run, strict=True)]
+            for run in runs
+        ]
+        values = _curve(axes, np.array(densities), rows, "value", name, colour, marker, line)
+        said.append(f"{name} {values[int(np.abs(np.array(densities) - 0.5).argmin())]:.1f} %")
+    axes.set(xlabel="density d (share of channels that win)", ylabel="accuracy (%)", title=title)
+    axes.set(xlim=(max(densities) + 0.04, min(densities) - 0.04), ylim=(0, 104))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=9, frameon=False, loc="lower left")
+    near = min(densities, key=lambda d: abs(d - 0.5))
+    return figure, f"Right at density {near:g}: {'; '.join(said)}."
+
+
+def winner_maps(winners: dict[str, Tensor], title: str = "") -> tuple[Figure, str]:
+    """Which channels win for which image: one map of bool ``[N, C]`` for each name."""
+    figure, rows = plt.subplots(
+        len(winners), 1, figsize=(7.5, 1.7 * len(winners) + 0.6), layout="constrained"
+    )
+    said = []
+    for axes, (name, won) in zip(np.atleast_1d(rows), winners.items(), strict=True):
+        sets = len(won.unique(dim=0))
+        axes.pcolormesh(won.numpy(), cmap=ListedColormap(["white", BLUE]), vmin=0, vmax=1)
+        axes.invert_yaxis()
+        axes.set_title(name, fontsize=9, loc="left", pad=4)
+        axes.set(ylabel="image", xlabel="channel")
+        axes.label_outer()
+        said.append(
+            f"{name}: {int(won.sum(dim=1).max())} of {won.shape[1]} channels win, "
+            f"{sets} different {'set' if sets == 1 else 'sets'} among {len(won)} images"
+        )
+    figure.suptitle(title, fontsize=11)
+    return figure, "; ".join(said) + "."
+
+
+def class_heat_map(chances: Tensor, title: str = "") -> tuple[Figure, str]:
+    """How often each channel wins for the images of each class, 0..1, ``[classes, C]``.
+
+    Channels are sorted by their mean over the classes, those that win least at the left.
+    """
+    mean = chances.mean(dim=0)
+    chances = chances[:, mean.argsort(stable=True)]
+    figure, axes = plt.subplots(figsize=(7.5, 2.9), layout="constrained")
+    colours = axes.pcolormesh(chances.numpy(), cmap="cividis", vmin=0, vmax=1)
+    figure.colorbar(colours, label="share of images it wins for")
+    axes.set(xlabel="channels, least used first", ylabel="class", title=title)
+    axes.set_yticks(np.arange(len(chances)) + 0.5, range(len(chances)))
+    axes.invert_yaxis()
+    never, always = int((chances == 0).all(dim=0).sum()), int((chances == 1).all(dim=0).sum())
+    apart = int((chances.amax(dim=0) - chances.amin(dim=0) > 0.5).sum())
+    sentence = (
+        f"Of {chances.shape[1]} channels {never} never win, {always} always win, and {apart} win "
+        "for more than half more of one class than of another."
+    )
+    return figure, sentence
+
+
+def depth_lines(panels: dict[str, dict[str, Sequence[float]]], ylabel: str) -> tuple[Figure, str]:
+    """A size after each block of a deep stack, on a log axis: ``{panel: {name: values}}``.
+
+    A line ends where its values are no longer finite; a cross marks the last finite one.
+    """
+    figure, row = plt.subplots(1, len(panels), figsize=(8, 3.3), layout="constrained", sharex=True)
+    styles = [(BLACK, ":"), (ORANGE, "--"), (BLUE, "-")]
+    said = []
+    for axes, (panel, lines) in zip(np.atleast_1d(row), panels.items(), strict=True):
+        for (name, values), (colour, style) in zip(lines.items(), styles, strict=False):
+            values = np.array(values, dtype=float)
+            finite = int(np.isfinite(values).cumprod().sum())
+            blocks = np.arange(1, len(values) + 1)[:finite]
+            axes.semilogy(blocks, values[:finite], style, color=colour, label=name)
+            if finite < len(values):
+                axes.plot(blocks[-1:], values[finite - 1 : finite], "x", color=colour)
+                said.append(f"{panel}, {name}: not finite from block {finite + 1} on")
+            else:
+                said.append(f"{panel}, {name}: {values[-1]:.2g} at the end")
+        axes.set(title=panel, xlabel="block", ylabel=ylabel)
+        axes.grid(alpha=0.3)
+    np.atleast_1d(row)[0].legend(fontsize=8, frameon=False, loc="upper left")
+    return figure, "; ".join(said) + "."
 
 
 def number_line(

@@ -24,9 +24,8 @@ class Run:
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for unfinished in folder.glob(".*.tmp"):  # of a run that was killed while it wrote
-                unfinished.unlink()
             if not (folder / "metrics.json").exists():
+                self._remove_unfinished()
                 if any(folder.iterdir()):
                     raise RunError(f"{folder} holds other files; give an empty folder as --out")
                 self.metrics = _new_metrics(settings, device)
@@ -38,7 +37,8 @@ class Run:
             ) from error
         except json.JSONDecodeError as error:
             raise RunError(f"{folder}/metrics.json is damaged ({error}); move it away") from error
-        if not isinstance(self.metrics, dict) or "settings" not in self.metrics:
+        needed = {"settings", "steps_done", "finished", "rows"}
+        if not isinstance(self.metrics, dict) or not needed <= self.metrics.keys():
             raise RunError(f"{folder}/metrics.json is not of a run; move it away")
         if self.metrics["settings"] != settings:
             raise RunError(f"{folder} holds a run with other settings; give another --out")
@@ -62,7 +62,7 @@ class Run:
         if not path.exists():
             return None
         try:
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, weights_only=True, map_location="cpu")
         except Exception as error:  # pickle, zip and torch raise many kinds for a damaged file
             raise CheckpointError(f"{path} is damaged; delete it to redo its step") from error
         if not isinstance(state, dict) or "step" not in state:
@@ -79,6 +79,12 @@ class Run:
         self.save_metrics()
         write_atomically(self.folder / "table.md", markdown_table(self.metrics["rows"]).encode())
         (self.folder / "state.pt").unlink(missing_ok=True)
+        self._remove_unfinished()
+
+    def _remove_unfinished(self) -> None:
+        """Files of a run that was killed while it wrote them."""
+        for path in self.folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
 
 
 def markdown_table(rows: list[dict]) -> str:

@@ -27,9 +27,8 @@ def channel_saliency(x: Tensor, reduce: str = "l1") -> Tensor:
     check_feature_maps(x, "x")
     if reduce == "l1":
         return x.abs().mean(dim=(2, 3))
-    if (
-        reduce == "l2"
-    ):  # vector_norm has gradient 0 at an all-zero channel, where sqrt(mean) has NaN
+    if reduce == "l2":
+        # Not the root of a mean of squares: its gradient at an all-zero channel would be NaN.
         return torch.linalg.vector_norm(x, dim=(2, 3)) / math.sqrt(x.shape[2] * x.shape[3])
     if reduce == "max":
         return x.abs().amax(dim=(2, 3))

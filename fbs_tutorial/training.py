@@ -14,14 +14,14 @@ from .convert import convert, random_predictor
 from .data import as_tensors, load_data, stratified_split
 from .dynamics import how_dynamic
 from .fit import RECIPES, Labelled, Recipe, Step, accuracy, fit
-from .gated import Gated, evaluating, gated_layers, set_density
+from .gated import evaluating, gated_layers, is_gated, set_density
 from .macs import count_macs
 from .models import MODELS
 from .runs import Run, RunError
 from .wta import check_density
 
 DENSITIES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
-CONTROL_IMAGES = 2000  # at most so many images for MAC counts and the control of the dynamics
+REFERENCE_IMAGES = 2000  # training images, at most, whose gates make the mean gate
 
 
 @dataclass
@@ -39,11 +39,11 @@ class Splits:
 
 def train(
     data: str = "digits",
-    out: str | Path = "runs/digits",
+    out: str | Path | None = None,
     *,
     model: str | None = None,
     seed: int = 0,
-    densities: Sequence[float] = DENSITIES,
+    densities: Sequence[float] | None = None,
     any_density: bool = False,
     static: bool = False,
     checkpoint: str | Path | None = None,
@@ -52,7 +52,7 @@ def train(
     epochs: int | None = None,
     progress: bool = True,
 ) -> dict:
-    """Train on ``data`` and return the contents of ``out/metrics.json``.
+    """Train on ``data``; return the contents of ``metrics.json``, and the run "folder".
 
     Four kinds of run: the schedule (plain, then each density from the one before); with
     ``any_density`` one network whose density is drawn anew for each image; with ``static``, for
@@ -63,10 +63,11 @@ def train(
 
     Args:
         data: a key of ``RECIPES``.
-        out: the run folder.
+        out: the run folder; one under ``runs/`` when None.
         model: a key of ``MODELS``, the recipe's when None.
         seed: of weights, order and augmentation.
-        densities: of the schedule, or at which the any-density network is measured.
+        densities: of the schedule, or at which the any-density network is measured;
+            ``DENSITIES`` when None.
         checkpoint: a file written by this function; with ``density`` and optionally ``lr``.
         epochs: for every step, instead of the recipe's.
         progress: draw a progress bar.
@@ -87,6 +88,9 @@ def train(
     kind = (
         "any" if any_density else "static" if static else "finetune" if checkpoint else "schedule"
     )
+    if checkpoint is not None and densities is not None:
+        raise RunError("--from goes with one --density, not with --densities")
+    densities = DENSITIES if densities is None else densities
     steps = _steps(recipe, kind, densities, density, lr, epochs)
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise RunError(f"seed must be an int from 0 to 2**32 - 1, got {seed}")
@@ -105,10 +109,11 @@ def train(
     splits = _load_splits(data, recipe, seed, device)
     network = _given(checkpoint, model) if checkpoint else _new(model, splits, 1.0, seed)
     _check_fit(network, model, splits)
-    run = Run(Path(out), settings, device)
+    at = f"-d{density:g}" if density is not None else ""
+    run = Run(Path(out or f"runs/{data}-{model}-{kind}{at}-seed{seed}"), settings, device)
     if not run.metrics["finished"]:
         _walk(run, network, steps, recipe, splits, progress)
-    return run.metrics
+    return run.metrics | {"folder": str(run.folder)}
 
 
 def _walk(
@@ -118,7 +123,7 @@ def _walk(
     network of the step before."""
     settings, done = run.metrics["settings"], run.metrics["steps_done"]
     model, seed = settings["model"], settings["seed"]
-    if settings["checkpoint"] and not run.metrics["rows"] and not _is_gated(network):
+    if settings["checkpoint"] and not run.metrics["rows"] and not is_gated(network):
         run.metrics["rows"].append(measure(network, None, splits))
     if done:
         path = run.weights(done[-1])
@@ -133,7 +138,7 @@ def _walk(
         for number, step in list(enumerate(steps))[len(done) :]:
             if step.density is None:
                 network = _new(model, splits, step.width or 1.0, seed)
-            elif not _is_gated(network):
+            elif not is_gated(network):
                 network = _gate(network, recipe.gain, seed)
             fit(
                 network,
@@ -165,22 +170,21 @@ def _rows(network: nn.Module, step: Step, densities: Sequence[float], splits: Sp
 
 def measure(network: nn.Module, density: float | None, splits: Splits) -> dict:
     """One row of ``metrics.json``: accuracies 0..1 and mean MACs an image on the test images."""
-    some = slice(CONTROL_IMAGES)
-    images, labels = splits.test[0][some], splits.test[1][some]
+    images, labels = splits.test
     batches = images.split(500)
     gates = [count_macs(network, batch, by="gates") for batch in batches]
     zeros = [count_macs(network, batch, by="zeros") for batch in batches]
     row = {
         "density": density,
         "val_accuracy": accuracy(network, *splits.validation),
-        "test_accuracy": accuracy(network, *splits.test),
+        "test_accuracy": accuracy(network, images, labels),
         "macs_dense": gates[0].dense,
-        "macs_gates": torch.cat([report.active for report in gates]).double().mean().item(),
-        "macs_zeros": torch.cat([report.active for report in zeros]).double().mean().item(),
+        "macs_gates": sum(report.active.sum().item() for report in gates) / len(images),
+        "macs_zeros": sum(report.active.sum().item() for report in zeros) / len(images),
         "macs_predictors": gates[0].overhead,
     }
     if density is not None:
-        control = how_dynamic(network, images, labels, reference=splits.train[0][some])
+        control = how_dynamic(network, images, labels, reference=splits.train[0][:REFERENCE_IMAGES])
         row |= {
             "own_gates": control.own,
             "shuffled_gates": control.shuffled,
@@ -191,7 +195,14 @@ def measure(network: nn.Module, density: float | None, splits: Splits) -> dict:
     return row
 
 
-def _steps(recipe, kind, densities, density, lr, epochs) -> list[Step]:
+def _steps(
+    recipe: Recipe,
+    kind: str,
+    densities: Sequence[float],
+    density: float | None,
+    lr: float | None,
+    epochs: int | None,
+) -> list[Step]:
     """The networks to train, one after the other."""
     for d in [*densities, *([] if density is None else [density])]:
         check_density(d)
@@ -268,7 +279,3 @@ def _gate(network: nn.Module, gain: float, seed: int) -> nn.Module:
     for layer in gated_layers(network).values():
         random_predictor(layer, gain)
     return network
-
-
-def _is_gated(network: nn.Module) -> bool:
-    return any(isinstance(module, Gated) for module in network.modules())

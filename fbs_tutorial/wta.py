@@ -41,8 +41,8 @@ def winner_mask(g: Tensor, density: float | Tensor) -> Tensor:
     order = g.detach().abs().argsort(dim=1, descending=True, stable=True)  # topk promises no order
     place = torch.arange(channels, device=g.device).expand_as(order)  # 0 is the first place
     if isinstance(density, Tensor):
-        density = density.to(g.device, torch.float64)
-        k = ((density - SLIP) * channels).ceil().clamp(min=1)[:, None]  # [N, 1]
+        k = ((density.double() - SLIP) * channels).ceil().clamp(min=1)  # [N]
+        k = k.long().to(g.device)[:, None]  # [N, 1]
     else:
         k = active_channels(channels, density)
     return torch.zeros_like(g, dtype=torch.bool).scatter(1, order, place < k)

@@ -38,7 +38,7 @@ def lab(tmp_path):
     (settings / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')
     with log.open("w") as out:
         process = subprocess.Popen(
-            ["make", "lab", f"PORT={port}"],
+            ["make", "-o", ".venv/ready", "lab", f"PORT={port}"],
             cwd=tmp_path,
             env={**os.environ, **home},
             stdout=out,

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from fbs_tutorial import active_channels, checks, winner_take_all
+from fbs_tutorial import active_channels, channel_saliency, checks, winner_take_all
 from fbs_tutorial.wta import winner_mask
 
 
@@ -16,25 +16,60 @@ def threshold(g, density):
     return torch.where(g >= kth, g, 0.0)
 
 
+def chain(channels, densities, positions, count):
+    won = [count(c, d) for c, d in zip(channels[1:], densities, strict=True)]
+    inputs = [channels[0], *won[:-1]]
+    return sum(9 * a * b * p for a, b, p in zip(inputs, won, positions, strict=True))
+
+
 def in_place(g, density):
     g[~winner_mask(g, density)] = 0.0
     return g
 
 
+def gated_output(z, pi, beta):
+    return (pi[:, :, None, None] * (z + beta[:, None, None])).relu()
+
+
+def mean_one_gate(g, density):
+    pi = winner_take_all(g, density)
+    pi = torch.where(pi.sum(1, keepdim=True) > 0, pi, winner_mask(g, density).float())
+    return pi / pi.mean(1, keepdim=True)
+
+
+def density_schedule(start, stop, step):
+    return [round(start - i * step, 6) for i in range(round((start - stop) / step) + 1)]
+
+
 RIGHT = [
     (checks.check_conv_macs, lambda a, b, k, h, w: a * b * k * k * h * w),
     (checks.check_shared_winners, lambda a, b: ((a != 0) & (b != 0)).sum()),
+    (checks.check_distinct_sets, lambda winners: len(winners.unique(dim=0))),
+    (checks.check_static_choice, lambda g, d: winner_mask(g.mean(0, keepdim=True), d)[0]),
     (checks.check_active_channels, active_channels),
     (checks.check_winner_take_all, winner_take_all),
     (
         checks.check_winner_take_all_backward,
         lambda g, d, upstream: upstream * winner_mask(g, d),
     ),
+    (checks.check_gated_output, gated_output),
+    (checks.check_mean_one_gate, mean_one_gate),
+    (checks.check_density_schedule, density_schedule),
+    (checks.check_l1_penalty, lambda layers: sum(g.sum() / len(g) for g in layers)),
+    (checks.check_safe_l2, lambda x: channel_saliency(x, "l2")),
+    (checks.check_predicted_saliency, lambda s, w, b: torch.nn.functional.linear(s, w, b).relu()),
+    (
+        checks.check_grouped_macs,
+        lambda live, won, k, hw: sum(live[i] * won[i] * k * k * hw for i in range(len(won))),
+    ),
+    (checks.check_chain_macs, lambda c, d, hw: chain(c, d, hw, active_channels)),
 ]
 
 WRONG = [
     (checks.check_conv_macs, lambda a, b, k, h, w: a * b * k * h * w, "expected .*, got"),
     (checks.check_shared_winners, lambda a, b: int((a == b).sum()), "hint: count the places"),
+    (checks.check_distinct_sets, len, "two images with equal rows share one set"),
+    (checks.check_static_choice, lambda g, d: winner_mask(g, d)[0], "average over the images"),
     (checks.check_active_channels, lambda c, d: max(1, int(c * d)), "expected 4, got 3.*10, 0.31"),
     (checks.check_active_channels, lambda c, d: math.ceil(c * d), "expected 55, got 56"),
     (checks.check_active_channels, lambda c, d: round(c * d, 3), "hint: round up"),
@@ -52,6 +87,63 @@ WRONG = [
         checks.check_winner_take_all_backward,
         lambda g, d, upstream: upstream,
         "a loser does not reach the output",
+    ),
+    (
+        checks.check_gated_output,
+        lambda z, pi, beta: (pi[:, :, None, None] * z + beta[:, None, None]).relu(),
+        "first wrong value: image .*, channel .*, row .*, column .*add beta to z first",
+    ),
+    (checks.check_gated_output, lambda z, pi, beta: (pi * (z + beta)).relu(), "size of tensor"),
+    (
+        checks.check_mean_one_gate,
+        lambda g, d: winner_take_all(g / g.mean(1, keepdim=True), d),
+        "select first, then divide",
+    ),
+    (
+        checks.check_mean_one_gate,
+        lambda g, d: winner_take_all(g, d) / winner_take_all(g, d).mean(1, keepdim=True),
+        "a row of zeros is 0 / 0",
+    ),
+    (
+        checks.check_density_schedule,
+        lambda a, b, s: [a - i * s for i in range(round((a - b) / s) + 1)],
+        "adds up rounding errors",
+    ),
+    (
+        checks.check_density_schedule,
+        lambda a, b, s: [round(a - i * s, 6) for i in range(round((a - b) / s))],
+        "both ends belong",
+    ),
+    (checks.check_l1_penalty, lambda layers: sum(g.sum() for g in layers), "expected .*, got .*"),
+    (
+        checks.check_l1_penalty,
+        lambda layers: sum(g.sum(1).mean() for g in layers) / len(layers),
+        r"called with \[tensor \[5, 3\], tensor \[5, 7\]\].*do not take their mean",
+    ),
+    (checks.check_safe_l2, lambda x: x.abs().mean((2, 3)), "first wrong value: image 0"),
+    (checks.check_safe_l2, lambda x: x.pow(2).mean((2, 3)).sqrt(), "not NaN"),
+    (checks.check_safe_l2, lambda x: x.pow(2).mean().sqrt(), "expected shape"),
+    (checks.check_predicted_saliency, lambda s, w, b: s @ w.T + b, "first wrong value: image"),
+    (checks.check_predicted_saliency, lambda s, w, b: (s @ w + b).relu(), "raised RuntimeError"),
+    (
+        checks.check_grouped_macs,
+        lambda live, won, k, hw: sum(live) * sum(won) * k * k * hw,
+        "its own group",
+    ),
+    (
+        checks.check_chain_macs,
+        lambda c, d, hw: chain([1, *c[1:]], d, hw, active_channels),
+        "the first layer reads all",
+    ),
+    (
+        checks.check_chain_macs,
+        lambda c, d, hw: chain(c, d, hw, lambda n, share: int(n * share)),
+        "rounded up",
+    ),
+    (
+        checks.check_chain_macs,
+        lambda c, d, hw: chain(c, d, hw, lambda n, share: math.ceil(n * share)),
+        "use active_channels",
     ),
 ]
 

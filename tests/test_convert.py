@@ -223,3 +223,38 @@ def test_a_converted_network_trains_and_can_be_pruned():
     net = set_density(convert(lived_in(SharedReLU()), gates="random"), 0.5)
     net(torch.randn(4, 4, 6, 6)).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_a_layer_whose_parameters_the_model_reads_itself_is_left_alone():
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            return self.norm(self.conv(x)) * self.norm.weight.sum()
+
+    with pytest.raises(ValueError, match="nothing to gate"):
+        convert(Reads())
+
+
+def test_every_name_of_a_convolution_gets_the_gated_layer():
+    class Aliased(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+            self.alias = self.body[0]
+
+        def forward(self, x):
+            return self.body(x)
+
+    gated = convert(Aliased())
+    assert gated.alias is gated.body[0] and isinstance(gated.alias, GatedConv2d)
+
+
+def test_a_scale_of_zero_stays_finite_in_half_precision():
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).half().eval()
+    nn.init.zeros_(net[1].weight)
+    nn.init.ones_(net[1].bias)
+    x = torch.rand(2, 3, 5, 5, dtype=torch.float16)
+    assert torch.allclose(convert(net)(x), net(x), atol=1e-2)

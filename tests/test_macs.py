@@ -311,3 +311,38 @@ def test_prints_as_a_table_with_its_totals():
     assert lines[12].split() == ["scaling", "238,464"]
     assert "3.96 times fewer MACs" in lines[13]
     assert len({len(line) for line in lines[:11]}) == 1  # the columns are straight
+
+
+def test_differences_of_live_channels_stay_live():
+    class Centred(nn.Module):
+        def forward(self, x):
+            return 1 - x + x.mean(dim=(2, 3), keepdim=True)
+
+    net = nn.Sequential(Centred(), nn.Conv2d(3, 4, 1, bias=False))
+    assert count_macs(net, torch.rand(2, 3, 5, 5)).active.tolist() == [3 * 4 * 25] * 2
+
+
+def test_a_block_is_not_skipped_where_channels_mix_after_its_convolution():
+    x = torch.rand(1, 3, 5, 5)
+    mixing = ChannelPruning(nn.Conv2d(3, 8, 1), nn.GroupNorm(1, 8), density=0.5)
+    apart = ChannelPruning(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), density=0.5)
+    assert count_macs(mixing, x).active.tolist() == [3 * 8 * 25]
+    assert count_macs(apart, x).active.tolist() == [3 * 4 * 25]
+
+
+def test_a_convolution_used_twice_in_a_block_is_skipped_the_second_time_only():
+    conv = nn.Conv2d(4, 4, 1)
+    block = ChannelPruning(conv, nn.ReLU(), conv, density=0.5)
+    assert count_macs(block, torch.rand(1, 4, 5, 5)).active.tolist() == [(16 + 8) * 25]
+
+
+def test_a_linear_layer_on_tokens_counts_every_position():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 7)
+
+        def forward(self, x):
+            return self.linear(x.flatten(2).transpose(1, 2).reshape(-1, 3))
+
+    assert count_macs(Tokens(), torch.rand(2, 3, 5, 5)).active.tolist() == [25 * 3 * 7] * 2

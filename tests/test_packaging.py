@@ -24,7 +24,7 @@ def test_environment_yml_has_the_ranges_of_pyproject():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *pip, package = environment["dependencies"][-1]["pip"]
     assert pip == listed("dependencies") + listed("lab") + listed("test")
-    assert package == "--no-deps --editable ."
+    assert package == "--editable ."
     python = re.search(r'requires-python = "(.+)"', PYPROJECT)[1]
     assert f"python{python}" in environment["dependencies"]
 

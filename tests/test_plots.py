@@ -46,11 +46,58 @@ def test_winner_bars_name_the_winners_empty_ones_too():
     assert len(figure.axes[0].patches) == 4
 
 
+def test_layer_bars_says_every_value():
+    panels = {"MACs": {"dense": [4000, 20.0], "active": [1000, 5.0]}, "more": {"dense": [1, 2]}}
+    figure, sentence = plots.layer_bars(["conv1", "conv2"], panels, level=[1, 2], ylabel="MACs")
+    assert sentence == (
+        "For conv1, conv2. MACs: dense 4,000, 20; active 1,000, 5. more: dense 1, 2."
+    )
+    assert [len(axes.patches) for axes in figure.axes] == [4, 2]
+    bars = figure.axes[0].containers
+    assert len({(c[0].get_facecolor(), c[0].get_hatch()) for c in bars}) == len(bars)
+    assert figure.axes[0].get_ylabel() == "MACs"
+
+
 def test_winners_of_two_counts_the_differences():
     first = torch.tensor([[True, False, True, False], [True, True, False, False]])
     winners = {"first": first, "last": torch.ones(2, 3, dtype=torch.bool)}
     _, sentence = plots.winners_of_two(torch.rand(2, 1, 8, 8), winners, ["a", "b"])
     assert sentence.endswith("images only: 2 of 4 in first; 0 of 3 in last.")
+
+
+def test_accuracy_lines_say_the_median_at_half_density():
+    lines = {"one": [[0.9, 0.5]], "three": [[0.8, 0.1], [0.8, 0.3], [0.9, 0.2]]}
+    figure, sentence = plots.accuracy_lines([1.0, 0.5], lines)
+    assert sentence == "Right at density 0.5: one 50.0 %; three 20.0 %."
+    first, second = figure.axes[0].lines
+    assert first.get_marker() != second.get_marker()
+
+
+def test_winner_maps_count_the_sets():
+    won = torch.tensor([[True, False, False], [False, True, False], [True, False, False]])
+    _, sentence = plots.winner_maps({"a": won, "b": won[:1]}, "title")
+    assert sentence == (
+        "a: 1 of 3 channels win, 2 different sets among 3 images; "
+        "b: 1 of 3 channels win, 1 different set among 1 images."
+    )
+
+
+def test_class_heat_map_sorts_channels_and_counts_extremes():
+    chances = torch.tensor([[1.0, 0.0, 0.9, 0.2], [1.0, 0.0, 0.1, 0.3]])
+    figure, sentence = plots.class_heat_map(chances)
+    assert sentence == (
+        "Of 4 channels 1 never win, 1 always win, and 1 win for more than half more of one class "
+        "than of another."
+    )
+    drawn = figure.axes[0].collections[0].get_array().reshape(2, 4)
+    assert drawn.mean(0).argsort().tolist() == [0, 1, 2, 3]
+
+
+def test_depth_lines_stop_where_values_overflow():
+    panels = {"p": {"tame": [1.0, 2.0, 3.0], "wild": [1.0, float("inf"), float("nan")]}}
+    figure, sentence = plots.depth_lines(panels, "size")
+    assert sentence == "p, tame: 3 at the end; p, wild: not finite from block 2 on."
+    assert figure.axes[0].get_yscale() == "log"
 
 
 @pytest.mark.parametrize(

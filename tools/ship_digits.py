@@ -43,30 +43,38 @@ def main() -> None:
 
 
 def with_table(readme: str) -> str:
-    """The README's text with the table of the shipped numbers, medians over the seeds."""
+    """The README's text with the table of the shipped numbers, medians and ranges of the seeds."""
     runs = [metrics["rows"] for metrics in load_metrics("digits")]
     small = [metrics["rows"] for metrics in load_metrics("digits", "static")]
     head = (
         "density | own gates | mean gate's channels, own values | mean gate | another image's gates"
-        " | small plain network | MACs | most winner sets in a layer"
+        " | small plain network | MACs, and predictors | most winner sets in a layer"
     )
     lines = [f"| {head} |", "|" + "---|" * 8]
     for rows in zip(*runs, strict=True):
-        row = rows[0]
-        same_cost = [
-            r["test_accuracy"] for run in small for r in run if r["density"] == row["density"]
-        ]
-        cells = ["plain" if row["density"] is None else f"{row['density']:g}"]
+        d = rows[0]["density"]
+        cells = ["plain" if d is None else f"{d:g}"]
         for key in ("test_accuracy", "mean_winners", "mean_gates", "shuffled_gates"):
-            cells.append(f"{median(r[key] for r in rows):.1%}" if key in row else "")
-        cells.append(f"{median(same_cost):.1%}" if same_cost else "")
-        cells.append(f"{row['macs_gates']:,.0f} (1/{row['macs_dense'] / row['macs_gates']:.3g})")
-        sets = [max(r["distinct_sets"].values()) for r in rows if "distinct_sets" in r]
+            cells.append(spread([row[key] for row in rows if key in row]))
+        cells.append(
+            spread([r["test_accuracy"] for run in small for r in run if r["density"] == d])
+        )
+        cells.append(f"{rows[0]['macs_gates']:,.0f} + {rows[0]['macs_predictors']:,}")
+        sets = [max(row["distinct_sets"].values()) for row in rows if "distinct_sets" in row]
         lines.append(" | ".join(["", *cells, f"{median(sets)}" if sets else "", ""]).strip())
     table = "\n".join(lines)
     return re.sub(
         r"(<!-- digits: .*? -->\n).*(\n<!-- /digits -->)", rf"\g<1>{table}\2", readme, flags=re.S
     )
+
+
+def spread(shares: list[float]) -> str:
+    """The median in percent, with the range if it is wider than a point."""
+    if not shares:
+        return ""
+    low, high = 100 * min(shares), 100 * max(shares)
+    spread = f" ({low:.0f} to {high:.0f})" if high - low > 1 else ""
+    return f"{100 * median(shares):.1f}{spread}"
 
 
 if __name__ == "__main__":
