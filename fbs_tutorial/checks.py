@@ -96,7 +96,7 @@ def check_shared_winners(function: Callable) -> CheckResult:
 
 
 def check_distinct_sets(function: Callable) -> CheckResult:
-    """``distinct_sets(winners)``: how many different rows the bool ``[N, C]`` has."""
+    """``count_sets(winners)``: how many different rows the bool ``[N, C]`` has."""
 
     def cases() -> Iterator[_Case]:
         for images in (1, 6, 40):

@@ -128,7 +128,7 @@ def fit(
         FloatingPointError: the loss is no longer finite.
         CheckpointError: the state is of another network.
     """
-    optimizer = _optimizer(network, recipe)
+    optimizer = make_optimizer(network, recipe)
     if state is not None:
         try:
             network.load_state_dict(state["network"])
@@ -229,7 +229,7 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     return (outputs.argmax(dim=1) == labels).sum().item() / len(labels)
 
 
-def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     """SGD with Nesterov momentum. Predictors do not decay: that would pull every gate to its bias,
     and gates that are all bias are the same for every image."""
     decayed, free = [], []
