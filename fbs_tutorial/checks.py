@@ -225,11 +225,14 @@ def check_density_schedule(function: Callable) -> CheckResult:
             (100, 10, 10, slip),
             (80, 20, 20, slip),
             (55, 5, 5, slip),
+            (100, 5, 5, slip),
+            (90, 30, 20, ends),
+            (100, 30, 10, ends),
         ]:
             expected = [n / 100 for n in range(start, stop - 1, -step)]
             yield _Case((start / 100, stop / 100, step / 100), expected, hint)
 
-    return _check(function, cases(), "four schedules, both ends included and no rounding slip.")
+    return _check(function, cases(), "seven schedules, both ends included and no rounding slip.")
 
 
 def check_l1_penalty(function: Callable) -> CheckResult:
@@ -261,6 +264,7 @@ def check_safe_l2(function: Callable) -> CheckResult:
         empty = "these are gradients: 0 at an empty channel, not NaN; keep sqrt away from exactly 0"
         full = torch.randn(2, 3, 4, 5)
         yield _Case((full,), channel_saliency(full, "l2"), values)
+        yield _Case((full / 1000,), channel_saliency(full / 1000, "l2"), values)
         x = full * torch.tensor([[[[1.0]], [[0.0]], [[2.0]]]])
         size = (20 * channel_saliency(x, "l2")).clamp(min=1e-12)
         yield _Case((x,), x / size[:, :, None, None], empty)

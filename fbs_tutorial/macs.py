@@ -76,7 +76,7 @@ class MacReport:
         return _ratio(self.dense, _mean(self.active))
 
     def __str__(self) -> str:
-        width = max([len(layer.name) for layer in self.layers] + [len("scaling")])
+        width = max([len(layer.name) for layer in self.layers] + [len("predictors")])
         lines = [f"{'layer':<{width}} {'dense':>14} {'active':>14} {'share':>7}"]
         for name, dense, active in [
             *((x.name, x.dense, x.active) for x in self.layers),

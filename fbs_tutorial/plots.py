@@ -53,14 +53,20 @@ def accuracy_and_macs(
     best = medians["own_gates"].max()
     top.set(ylabel="test accuracy (%)", ylim=(best - 15, min(best + 2, 100.5)), title=title)
     middle.set(ylabel="test accuracy (%)", ylim=(0, 104))
-    top.legend(loc="lower left", fontsize=9, frameon=False, title="close-up")
-    middle.legend(loc="lower left", fontsize=9, frameon=False, title="every image runs with")
+    top.text(0.01, 0.04, "close-up of the best 15 points", transform=top.transAxes, fontsize=9)
+    figure.legend(
+        *middle.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=2,
+        fontsize=9,
+        frameon=False,
+    )
     for ax in (top, middle):
         ax.grid(alpha=0.3)
 
     macs = np.median([[row["macs_gates"] / row["macs_dense"] for row in run] for run in runs], 0)
     bars = bottom.bar(densities, 100 * macs, width=0.06, color=GREY, edgecolor=BLACK)
-    bottom.bar_label(bars, [f"1/{1 / share:.3g}" for share in macs], fontsize=8, padding=2)
+    bottom.bar_label(bars, [f"1/{1 / share:.1f}" for share in macs], fontsize=8, padding=2)
     bottom.set(xlabel="density d (share of channels that win)", ylabel="MACs (% of dense)")
     bottom.set(ylim=(0, 128), xlim=(1.06, 0.04), xticks=densities)
 
@@ -68,8 +74,8 @@ def accuracy_and_macs(
     own, mean, other = (medians[key][at] for key in ("own_gates", "mean_gates", "shuffled_gates"))
     sentence = (
         f"At density {densities[at]:g} the network needs {100 * macs[at]:.0f} % of its MACs and is "
-        f"right on {own:.1f} % of the test images with their own gates, on {mean:.1f} % with the "
-        f"mean gate, on {other:.1f} % with another image's."
+        f"right on {own:.1f} % of the test images when each has its own gates, on {mean:.1f} % "
+        f"with the mean gate, on {other:.1f} % with another image's."
     )
     return figure, sentence
 
@@ -123,10 +129,10 @@ def layer_bars(
             left = middle - 0.4 + (i + 0.5) * width
             axes.bar(left, values, width, color=colour, hatch=hatch, edgecolor="white", label=name)
             numbers = ", ".join(f"{value:,.{digits}f}" for value in values)
-            said.append(f"{name} {numbers}")
+            said.append(f"  {name}: {numbers}")
         if level is not None:
             axes.hlines(level, middle - 0.45, middle + 0.45, BLACK, "--", label=level_name)
-        sentences.append(f"{title}: {'; '.join(said)}.")
+        sentences += [f"{title}, {ylabel} for {', '.join(layers)}:", *said]
         axes.axhline(0, color=BLACK, linewidth=0.8)
         axes.set_title(title, fontsize=10)
         axes.set_xticks(middle, layers)
@@ -136,7 +142,7 @@ def layer_bars(
     figure.legend(
         handles, names, loc="outside lower center", ncols=len(names), fontsize=9, frameon=False
     )
-    return figure, f"For {', '.join(layers)}. {' '.join(sentences)}"
+    return figure, "\n".join(sentences)
 
 
 def winner_bars(g: Tensor, winners: Tensor, title: str = "") -> tuple[Figure, str]:
@@ -157,9 +163,9 @@ def winner_bars(g: Tensor, winners: Tensor, title: str = "") -> tuple[Figure, st
     axes.set_xticks(channels[:: 1 + len(channels) // 20])
     axes.set_ylim(min(values.min(), -0.03 * values.max()) * 1.1, max(values.max(), 0.1) * 1.35)
     axes.legend(loc="upper right", ncols=3, fontsize=9, frameon=False)
-    names = ", ".join(map(str, channels[won]))
+    names = "" if won.all() else ": " + ", ".join(map(str, channels[won]))
     sentence = (
-        f"{won.sum()} of {len(values)} channels win, {empty.sum()} of them with g = 0: {names}."
+        f"{won.sum()} of {len(values)} channels win, {empty.sum()} of them with g = 0{names}."
     )
     return figure, sentence
 
@@ -229,7 +235,7 @@ def accuracy_lines(
         values = _curve(axes, np.array(densities), rows, "value", name, colour, marker, line)
         said.append(f"{name} {values[int(np.abs(np.array(densities) - 0.5).argmin())]:.1f} %")
     axes.set(xlabel="density d (share of channels that win)", ylabel="accuracy (%)", title=title)
-    axes.set(xlim=(max(densities) + 0.04, min(densities) - 0.04), ylim=(0, 104))
+    axes.set(xlim=(max(densities) + 0.04, min(densities) - 0.04), ylim=(0, 104), xticks=densities)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9, frameon=False, loc="lower left")
     near = min(densities, key=lambda d: abs(d - 0.5))
@@ -273,8 +279,8 @@ def class_heat_map(chances: Tensor, title: str = "") -> tuple[Figure, str]:
     never, always = int((chances == 0).all(dim=0).sum()), int((chances == 1).all(dim=0).sum())
     apart = int((chances.amax(dim=0) - chances.amin(dim=0) > 0.5).sum())
     sentence = (
-        f"Of {chances.shape[1]} channels {never} never win, {always} always win, and {apart} win "
-        "for more than half more of one class than of another."
+        f"Of {chances.shape[1]} channels {never} never win and {always} always win; for {apart} "
+        "the share differs by more than 0.5 between two classes."
     )
     return figure, sentence
 
@@ -301,7 +307,7 @@ def depth_lines(panels: dict[str, dict[str, Sequence[float]]], ylabel: str) -> t
         axes.set(title=panel, xlabel="block", ylabel=ylabel)
         axes.grid(alpha=0.3)
     np.atleast_1d(row)[0].legend(fontsize=8, frameon=False, loc="upper left")
-    return figure, "; ".join(said) + "."
+    return figure, ".\n".join(said) + "."
 
 
 def number_line(

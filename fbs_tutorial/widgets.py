@@ -24,7 +24,7 @@ def show(picture: Picture) -> None:
     figure, sentence = picture
     display(figure)
     plt.close(figure)  # the inline backend would show it a second time
-    print(textwrap.fill(sentence, 96))
+    print("\n".join(textwrap.fill(line, 96) for line in sentence.splitlines()))
 
 
 def density_slider(

@@ -48,14 +48,15 @@ def test_winner_bars_name_the_winners_empty_ones_too():
 
 def test_layer_bars_says_every_value():
     panels = {"MACs": {"dense": [4000, 20.0], "active": [1000, 5.0]}, "more": {"dense": [1, 2]}}
-    figure, sentence = plots.layer_bars(["conv1", "conv2"], panels, level=[1, 2], ylabel="MACs")
+    figure, sentence = plots.layer_bars(["conv1", "conv2"], panels, level=[1, 2], ylabel="thousand")
     assert sentence == (
-        "For conv1, conv2. MACs: dense 4,000, 20; active 1,000, 5. more: dense 1, 2."
+        "MACs, thousand for conv1, conv2:\n  dense: 4,000, 20\n  active: 1,000, 5\n"
+        "more, thousand for conv1, conv2:\n  dense: 1, 2"
     )
     assert [len(axes.patches) for axes in figure.axes] == [4, 2]
     bars = figure.axes[0].containers
     assert len({(c[0].get_facecolor(), c[0].get_hatch()) for c in bars}) == len(bars)
-    assert figure.axes[0].get_ylabel() == "MACs"
+    assert figure.axes[0].get_ylabel() == "thousand"
 
 
 def test_winners_of_two_counts_the_differences():
@@ -86,8 +87,8 @@ def test_class_heat_map_sorts_channels_and_counts_extremes():
     chances = torch.tensor([[1.0, 0.0, 0.9, 0.2], [1.0, 0.0, 0.1, 0.3]])
     figure, sentence = plots.class_heat_map(chances)
     assert sentence == (
-        "Of 4 channels 1 never win, 1 always win, and 1 win for more than half more of one class "
-        "than of another."
+        "Of 4 channels 1 never win and 1 always win; for 1 the share differs by more than 0.5 "
+        "between two classes."
     )
     drawn = figure.axes[0].collections[0].get_array().reshape(2, 4)
     assert drawn.mean(0).argsort().tolist() == [0, 1, 2, 3]
@@ -96,7 +97,7 @@ def test_class_heat_map_sorts_channels_and_counts_extremes():
 def test_depth_lines_stop_where_values_overflow():
     panels = {"p": {"tame": [1.0, 2.0, 3.0], "wild": [1.0, float("inf"), float("nan")]}}
     figure, sentence = plots.depth_lines(panels, "size")
-    assert sentence == "p, tame: 3 at the end; p, wild: not finite from block 2 on."
+    assert sentence == "p, tame: 3 at the end.\np, wild: not finite from block 2 on."
     assert figure.axes[0].get_yscale() == "log"
 
 
