@@ -83,14 +83,13 @@ def gate_layer(
     overflow = 2 * shift.detach().abs().max().item() / torch.finfo(gamma.dtype).max
     scale = gamma.abs().clamp(min=max(SMALLEST_SCALE, overflow))
 
-    with torch.random.fork_rng(devices=[]):  # its random weights are replaced at once
-        layer = GatedConv2d(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            groups=conv.groups,
-            activation=True if type(activation) is nn.ReLU else activation,
-        ).to(**like)
+    layer = GatedConv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        groups=conv.groups,
+        activation=True if type(activation) is nn.ReLU else activation,
+    ).to(**like)
     with torch.no_grad():
         layer.conv = copy.deepcopy(conv)  # stride, padding and dilation come along
         layer.conv.bias = None
