@@ -66,8 +66,12 @@ def test_make_lab_serves_notebook_00_and_its_slider_moves_the_picture(lab):
         page = browser.new_page(viewport={"width": 1200, "height": 1000})
         errors = []
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(lab)
-        expect(page.locator(".jp-Notebook .jp-Cell").first).to_be_visible(timeout=60_000)
+        # Run All before the kernel answers would open a dialog that asks for one.
+        with page.expect_websocket(lambda s: "/api/kernels/" in s.url, timeout=120_000) as kernel:
+            page.goto(lab)
+        kernel.value.wait_for_event("framereceived", timeout=60_000)
+        idle = page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+        expect(idle).to_be_visible(timeout=60_000)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.locator('[data-command="runmenu:run-all"]').click()
 
