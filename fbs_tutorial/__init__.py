@@ -11,6 +11,7 @@ try:
     from .gated import ChannelPruning, GatedConv2d, saliency_penalty, set_density
     from .macs import count_macs
     from .saliency import channel_saliency
+    from .sparse import accelerate
     from .wta import active_channels, winner_take_all
 except ModuleNotFoundError as error:  # a notebook's Python without what the package needs
     raise ModuleNotFoundError(
@@ -22,6 +23,7 @@ except ModuleNotFoundError as error:  # a notebook's Python without what the pac
 __all__ = [
     "ChannelPruning",
     "GatedConv2d",
+    "accelerate",
     "active_channels",
     "channel_saliency",
     "convert",

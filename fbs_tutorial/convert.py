@@ -56,15 +56,18 @@ def convert(
             random_predictor(layer)
         for name, new in ((norm, nn.Identity()), (act, nn.Identity()), (conv, layer)):
             if name:
-                _replace(model, model.get_submodule(name), new)
+                replace(model, model.get_submodule(name), new)
     return model
 
 
-def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put ``new`` in the place of ``old``, under every name that it has."""
+def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+    """Put ``new`` in the place of ``old``, under every name that it has; returns the model."""
+    if old is model:
+        return new
     names = [n for n, module in model.named_modules(remove_duplicate=False) if module is old]
     for name in names:
         model.set_submodule(name, new)
+    return model
 
 
 def gate_layer(
@@ -133,14 +136,23 @@ class _Tracer(fx.Tracer):
         return isinstance(module, Gated) or super().is_leaf_module(module, name)
 
 
+def trace(model: nn.Module) -> list[fx.Node]:
+    """The data flow of ``model`` as it is called; gated layers and PyTorch's are single nodes.
+
+    Raises:
+        ValueError: the flow depends on values, so that it cannot be followed.
+    """
+    try:
+        return list(_Tracer().trace(model).nodes)
+    except Exception as error:  # fx raises many kinds, from inside the model's own code
+        raise ValueError(f"torch.fx cannot follow the data through model: {error}") from error
+
+
 def _conv_norm_chains(model: nn.Module) -> list[tuple[str, str, str | None]]:
     """Names of every (convolution, its batch norm, its activation or None) of ``model``."""
     if isinstance(model, Gated):
         return []
-    try:
-        nodes = list(_Tracer().trace(model).nodes)
-    except Exception as error:  # fx raises many kinds, from inside the model's own code
-        raise ValueError(f"torch.fx cannot follow the data through model: {error}") from error
+    nodes = trace(model)
     uses = [node.target for node in nodes if node.op == "call_module"]
     read = [node.target for node in nodes if node.op == "get_attr"]  # the model's own code does
 

@@ -57,8 +57,12 @@ class Gated(nn.Module):
             s = channel_saliency(x.to(dtype), self.reduce)  # [N, C_in]
             g = F.relu(F.linear(s, linear.weight.to(dtype), linear.bias.to(dtype)))  # [N, C_out]
             self.saliency = g
-            if self.forced is None:
-                return winner_take_all(g, self.density)  # [N, C_out]
+            return self.select(g)  # [N, C_out]
+
+    def select(self, g: Tensor) -> Tensor:
+        """The gate ``pi`` ``[N, C_out]``: the winners of ``g``, or what `forced_gates` says."""
+        if self.forced is None:
+            return winner_take_all(g, self.density)
         if self.forced.dtype == torch.bool:
             return torch.where(self.forced, g, 0.0)
         return self.forced.to(g).expand_as(g)

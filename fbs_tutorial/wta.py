@@ -28,17 +28,25 @@ def active_channels(channels: int, density: float) -> int:
     return max(1, math.ceil((density - SLIP) * channels))
 
 
+def rank_channels(g: Tensor) -> tuple[Tensor, Tensor]:
+    """The channels of each image, the most salient first: ``[N, C] -> [N, C], [N, C]``.
+
+    Their magnitudes, and their indices (int64). The one function that selects: the masked layer,
+    the MAC counter and the execution that skips all take their winners from the front of it.
+    Larger magnitude wins; among equals the lower index does, which ``topk`` does not promise.
+    """
+    return g.detach().abs().sort(dim=1, descending=True, stable=True)
+
+
 def winner_mask(g: Tensor, density: float | Tensor) -> Tensor:
     """Which channels win: ``[N, C] -> [N, C]`` bool, exactly ``active_channels(C, density)`` a row.
 
-    The one function that selects: the masked layer, the MAC counter and every faster form call it.
-    Larger magnitude wins; among equals the lower index does. Arguments and errors as
-    `winner_take_all`.
+    Arguments and errors as `winner_take_all`.
     """
     check_saliency(g)
     check_density(density, images=g.shape[0])
     channels = g.shape[1]
-    order = g.detach().abs().argsort(dim=1, descending=True, stable=True)  # topk promises no order
+    _, order = rank_channels(g)
     place = torch.arange(channels, device=g.device).expand_as(order)  # 0 is the first place
     if isinstance(density, Tensor):
         k = ((density.double() - SLIP) * channels).ceil().clamp(min=1)  # [N]

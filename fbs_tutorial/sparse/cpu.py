@@ -1,0 +1,174 @@
+"""Skipping on a CPU: gather the kernels of the live pairs, then one ordinary convolution."""
+
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layers import Compact, SparseConv
+
+# Measured on two cores with AVX-512, 3x3 kernels (benchmarks/): from so many pixels on ...
+CHANNELS_LAST_FROM = 24 * 24  # ... one image is faster in channels_last
+ONE_BY_ONE_FROM = 48 * 48  # ... images are faster one by one
+KERNELS_AT_ONCE = 1_500_000  # weights of a batch gathered at a time: what the caches hold
+
+
+class Workspace:
+    """Memory that all layers gather their kernels into, one after the other.
+
+    A fresh block of some megabytes a layer would cost more than skipping saves: the system hands
+    such blocks out in pages that are only made when they are first written to.
+    """
+
+    def __init__(self):
+        self.memory: dict[str, Tensor] = {}
+
+    def take(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """A tensor of this shape; its contents are undefined, and lost at the next call."""
+        size, memory = prod(shape), self.memory.get(name)
+        if memory is None or memory.numel() < size or memory.dtype != like.dtype:
+            memory = self.memory[name] = like.new_empty(size)
+        return memory[:size].view(shape)
+
+
+class CpuConv(SparseConv):
+    """Computes the winners from the live inputs in a few calls of PyTorch.
+
+    All images have as many winners, so a batch is one convolution whose groups are the images.
+    """
+
+    def __init__(self, workspace: Workspace, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None):
+        super().__init__(conv, norm)
+        self.workspace = workspace
+
+    def forward(
+        self, x: Compact, s: Tensor, winners: Tensor, pi: Tensor | None = None, relu: bool = False
+    ) -> Compact:
+        maps = self.pad(x.maps)
+        if self.groups > 1:
+            y = self.convolve_groups(self.pad(x.dense()), x.spread(s), winners)
+        else:
+            n, width, height, columns = maps.shape
+            step = max(1, KERNELS_AT_ONCE // (winners.shape[1] * width * prod(self.kernel_size)))
+            step = 1 if height * columns >= ONE_BY_ONE_FROM else min(step, n)
+            channels = [None] * n if x.channels is None else x.channels.split(step)
+            parts = zip(maps.split(step), channels, s.split(step), winners.split(step))
+            y = [self.convolve(*part) for part in parts]
+            y = torch.cat(y) if len(y) > 1 else y[0]
+        if pi is not None:
+            y.mul_(pi[:, :, None, None])
+        return Compact(y.relu_() if relu else y, winners, self.out_channels, relu)
+
+    def convolve(self, maps: Tensor, channels: Tensor | None, s: Tensor, winners: Tensor) -> Tensor:
+        """``W x + shift`` of the winners of some images, ``[n, k, H', W']``.
+
+        ``maps`` ``[n, width, H, W]`` are the inputs ``channels`` ``[n, width]``; None: all.
+        """
+        live = live_places(s)
+        if live is not None:
+            if live.shape[1] == 0:  # F.conv2d of no input channels is not 0
+                shift = self.shift[winners][:, :, None, None]
+                return shift.expand(*winners.shape, *self.output_size(maps)).contiguous()
+            maps = pick(maps, live)
+            channels = live if channels is None else channels.gather(1, live)
+        n, _, height, width = maps.shape
+        kernels = self.gather_kernels(winners, channels)
+        if n > 1:
+            maps = maps.reshape(1, -1, height, width)
+        else:
+            large = height * width >= CHANNELS_LAST_FROM
+            layout = torch.channels_last if large else torch.contiguous_format
+            maps = maps.contiguous(memory_format=layout)
+        bias = self.shift.index_select(0, winners.flatten())
+        y = F.conv2d(maps, kernels, bias, self.stride, self.padding, self.dilation, groups=n)
+        return y if n == 1 else y.view(n, -1, *y.shape[2:])
+
+    def gather_kernels(self, winners: Tensor, channels: Tensor | None) -> Tensor:
+        """The kernels from these inputs to the winners, ``[n * k, inputs, k, k]``."""
+        if channels is None:
+            table, rows = self.weight.view(self.out_channels, -1), winners.flatten()
+        else:  # row o * C_in + i is the kernel from input i to output o: one gather, not two
+            table = self.weight.view(-1, prod(self.kernel_size))
+            rows = torch.add(channels[:, None], winners[:, :, None], alpha=self.in_channels)
+            rows = rows.flatten()
+        kernels = self.workspace.take("kernels", (len(rows), table.shape[1]), table)
+        torch.index_select(table, 0, rows, out=kernels)
+        return kernels.view(winners.numel(), -1, *self.kernel_size)
+
+    def convolve_groups(self, x: Tensor, s: Tensor, winners: Tensor) -> Tensor:
+        """The same for a convolution with groups of its own, image by image; all inputs given."""
+        y = self.shift[winners][:, :, None, None].repeat(1, 1, *self.output_size(x))
+        inputs_per_group = self.in_channels // self.groups
+        group_of = winners // (self.out_channels // self.groups)  # [N, k]
+        arguments = (None, self.stride, self.padding, self.dilation)
+        for n in range(len(x)):
+            live = s[n].view(self.groups, inputs_per_group) != 0
+            if inputs_per_group == 1:  # depthwise: one call for all groups that have a winner
+                places = live[group_of[n], 0].nonzero()[:, 0]
+                if len(places):
+                    maps = x[n, group_of[n, places]][None]
+                    kernels = self.weight[winners[n, places]]
+                    y[n, places] += F.conv2d(maps, kernels, *arguments, groups=len(places))[0]
+                continue
+            for group in group_of[n].unique().tolist():
+                places = (group_of[n] == group).nonzero()[:, 0]
+                inputs = live[group].nonzero()[:, 0]
+                if len(inputs):
+                    maps = x[n, group * inputs_per_group + inputs][None]
+                    kernels = self.weight[winners[n, places]][:, inputs]
+                    y[n, places] += F.conv2d(maps, kernels, *arguments)[0]
+        return y
+
+
+def live_places(s: Tensor) -> Tensor | None:
+    """Where saliencies ``[n, width]`` are not 0, ``[n, live]``; None if that is everywhere.
+
+    In a batch, every image gets as many places as the one with the most, empty ones at the end.
+    """
+    if len(s) == 1:
+        places = s[0].nonzero()
+        return None if len(places) == s.shape[1] else places.view(1, -1)
+    empty = s == 0
+    fewest = int(empty.sum(dim=1).min())
+    if fewest == 0:
+        return None
+    return empty.to(torch.uint8).argsort(dim=1, stable=True)[:, : s.shape[1] - fewest]
+
+
+def pick(maps: Tensor, places: Tensor) -> Tensor:
+    """``[n, width, H, W] -> [n, live, H, W]``: each image's own channels."""
+    n, _, height, width = maps.shape
+    if n == 1 and maps.is_contiguous():
+        return maps.index_select(1, places[0])
+    if n == 1:  # in channels_last, where a plain index_select would change the layout
+        rows = maps.permute(0, 2, 3, 1).reshape(height * width, -1).index_select(1, places[0])
+        return rows.view(1, height, width, -1).permute(0, 3, 1, 2)
+    return maps.gather(1, places[:, :, None, None].expand(-1, -1, *maps.shape[2:]))
+
+
+class SparseLinear(nn.Module):
+    """An ``nn.Linear`` that reads only the columns of inputs that are not 0.
+
+    A batch reads the columns that some image of it needs.
+    """
+
+    COLUMNS = 256  # gathered at a time, so that they stay in the cache until they are used
+
+    def __init__(self, workspace: Workspace, linear: nn.Linear):
+        super().__init__()
+        self.register_buffer("columns", linear.weight.detach().t().contiguous())  # [in, out]
+        self.bias = linear.bias
+        self.workspace = workspace
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        live = (rows[0] if len(rows) == 1 else rows.abs().amax(dim=0)).nonzero()[:, 0]
+        y = rows.new_zeros(()) if self.bias is None else self.bias
+        y = y.expand(len(rows), self.columns.shape[1])
+        for part in live.split(self.COLUMNS):
+            columns = self.workspace.take("columns", (len(part), y.shape[1]), self.columns)
+            torch.index_select(self.columns, 0, part, out=columns)
+            y = torch.addmm(y, rows.index_select(1, part), columns)
+        return y.reshape(*x.shape[:-1], -1)

@@ -1,0 +1,217 @@
+"""What every way of executing a gated network has in common."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..gated import ChannelPruning, Gated, GatedConv2d
+from ..saliency import channel_saliency, check_feature_maps
+from ..wta import active_channels, rank_channels
+
+
+@dataclass
+class Compact:
+    """Feature maps without the channels that were not computed, which are 0.
+
+    Handed from layer to layer in place of ``[N, total, H, W]``, most of which would be zeros.
+    """
+
+    maps: Tensor  # [N, k, H, W]
+    channels: Tensor | None  # [N, k] int64: which of the ``total`` channels they are; None: all
+    total: int
+    positive: bool = False  # True if no value is below 0
+
+    def dense(self) -> Tensor:
+        """``[N, total, H, W]``."""
+        n, _, height, width = self.maps.shape
+        if self.channels is None:
+            return self.maps
+        full = self.maps.new_zeros(n, self.total, height, width)
+        if n == 1:  # copies whole maps, where scatter wants an index for each pixel
+            return full.index_copy_(1, self.channels[0], self.maps)
+        return full.scatter_(1, self.channels[:, :, None, None].expand_as(self.maps), self.maps)
+
+    def saliency(self, reduce: str = "l1") -> Tensor:
+        """`channel_saliency` of the maps, ``[N, k]``."""
+        if self.positive and reduce in ("l1", "avg"):
+            return self.maps.mean(dim=(2, 3))  # |x| would be a copy of all maps
+        return channel_saliency(self.maps, reduce)
+
+    def spread(self, s: Tensor) -> Tensor:
+        """Values of the channels that are here, ``[N, k]``, among all: ``[N, total]``."""
+        if self.channels is None:
+            return s
+        return s.new_zeros(len(s), self.total).scatter_(1, self.channels, s)
+
+
+Maps = Tensor | Compact
+
+
+class SparseConv(nn.Module):
+    """``W x + shift`` of one convolution, of which a part can be done: what a backend implements.
+
+    In eval mode batch norm multiplies every channel by a constant and adds another. Both go into
+    the kernel and the shift here, once.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None):
+        super().__init__()
+        weight = conv.weight.detach()
+        shift = weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
+        if norm is not None:
+            scale = (norm.running_var + norm.eps).rsqrt()
+            weight, shift = weight * scale[:, None, None, None], -norm.running_mean * scale
+        # [C_out, C_in / groups, k, k] and [C_out]
+        self.register_buffer("weight", weight.clone(memory_format=torch.contiguous_format))
+        self.register_buffer("shift", shift.clone())
+        self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
+        self.kernel_size, self.stride = conv.kernel_size, conv.stride
+        self.dilation, self.groups = conv.dilation, conv.groups
+        left, right, top, bottom = conv._reversed_padding_repeated_twice
+        self.padding, self.extra_padding = (top, left), None
+        if conv.padding_mode != "zeros" or (left, top) != (right, bottom):
+            mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+            self.padding, self.extra_padding = (0, 0), ((left, right, top, bottom), mode)
+
+    def forward(
+        self, x: Compact, s: Tensor, winners: Tensor, pi: Tensor | None = None, relu: bool = False
+    ) -> Compact:
+        """``pi * (W x + shift)`` of the winners, with ``relu`` its positive part.
+
+        Args:
+            x: the inputs, ``[N, width, H, W]``.
+            s: their measured saliency ``[N, width]``; an input of saliency 0 is empty.
+            winners: the output channels to compute, ``[N, k]`` int64.
+            pi: their gates ``[N, k]``; 1 when None.
+        """
+        raise NotImplementedError
+
+    def pad(self, maps: Tensor) -> Tensor:
+        """Do the padding that ``F.conv2d`` cannot: uneven, or not with zeros."""
+        return F.pad(maps, *self.extra_padding) if self.extra_padding else maps
+
+    def output_size(self, maps: Tensor) -> tuple[int, int]:
+        """Rows and columns of the output (the formula of ``nn.Conv2d``'s documentation)."""
+        shapes = (maps.shape[2:], self.padding, self.dilation, self.kernel_size, self.stride)
+        size = tuple(
+            (n + 2 * p - d * (k - 1) - 1) // step + 1
+            for n, p, d, k, step in zip(*shapes, strict=True)
+        )
+        if min(size) < 1:
+            raise ValueError(
+                f"maps of {list(maps.shape[2:])} with padding {self.padding} are smaller than the "
+                f"kernel {self.kernel_size}"
+            )
+        return size
+
+
+Backend = Callable[..., SparseConv]  # makes one from a convolution and its batch norm
+
+
+class SparseGatedConv2d(Gated):
+    """A `GatedConv2d` that computes its winners only, from the inputs that are not empty.
+
+    Its density can be set like the layer's. With ``keep_compact`` it returns the winners' maps
+    alone and not a tensor full of zeros.
+    """
+
+    def __init__(self, layer: GatedConv2d, backend: Backend, keep_compact: bool):
+        if layer.norm.running_mean is None:
+            raise ValueError("accelerate needs batch norms with running statistics")
+        super().__init__(layer.in_channels, layer.out_channels, layer.density, layer.reduce)
+        self.predictor = layer.predictor
+        self.conv = backend(layer.conv, layer.norm)
+        self.conv.shift += layer.beta.detach()
+        self.activation = layer.activation
+        self.keep_compact = keep_compact
+        self.eval()
+
+    @torch.no_grad()
+    def forward(self, x: Maps) -> Maps:
+        x = check_input(self, x, self.in_channels)
+        s = x.saliency(self.reduce)  # [N, width]
+        g = F.linear(x.spread(s), self.predictor.weight, self.predictor.bias)
+        self.saliency = g.relu_()  # [N, C_out]
+        winners, pi = choose(self)  # [N, k]
+        if self.reduce == "avg":  # a mean can be 0 where a map is not
+            s = x.saliency()
+        y = self.conv(x, s, winners, pi, relu=self.activation is True)
+        if isinstance(self.activation, nn.Module):
+            y.maps = self.activation(y.maps)
+        return y if self.keep_compact else y.dense()
+
+
+class SparseConv2d(nn.Module):
+    """An ``nn.Conv2d`` without a gate of its own; it leaves out empty inputs.
+
+    ``gate``: the `ChannelPruning` block whose last convolution this is, or None.
+    """
+
+    def __init__(
+        self, conv: nn.Conv2d, backend: Backend, gate: ChannelPruning | None, keep_compact: bool
+    ):
+        super().__init__()
+        self.conv = backend(conv)
+        self._gate = (gate,)  # in a tuple, because it is not a part of this module
+        self.keep_compact = keep_compact
+        self.eval()
+
+    @torch.no_grad()
+    def forward(self, x: Maps) -> Maps:
+        x = check_input(self, x, self.conv.in_channels)
+        s = x.saliency()
+        (gate,) = self._gate
+        if gate is None:
+            winners = torch.arange(self.conv.out_channels, device=s.device).expand(len(s), -1)
+        else:
+            winners, _ = choose(gate)
+        y = self.conv(x, s, winners)
+        return y if self.keep_compact else y.dense()
+
+
+class Channelwise(nn.Module):
+    """A module that works channel by channel and keeps 0 at 0, for maps in either form."""
+
+    def __init__(self, module: nn.Module, keep_compact: bool):
+        super().__init__()
+        self.module, self.keep_compact = module, keep_compact
+
+    def forward(self, x: Maps) -> Maps:
+        if isinstance(x, Tensor):
+            return self.module(x)
+        y = Compact(self.module(x.maps), x.channels, x.total, x.positive)
+        return y if self.keep_compact else y.dense()
+
+
+def choose(gate: Gated) -> tuple[Tensor, Tensor]:
+    """The winners among the saliencies of the last batch, and their gates: ``[N, k]``, ``[N, k]``.
+
+    With one density an image, ``k`` is that of the densest; what an image then has too many has
+    the gate 0.
+    """
+    g = gate.saliency
+    if gate.forced is None and isinstance(gate.density, float):
+        k = active_channels(gate.out_channels, gate.density)
+    else:
+        g = gate.select(g)
+        if gate.forced is None:
+            k = active_channels(gate.out_channels, gate.density.double().max().item())
+        else:
+            k = max(1, int((g != 0).sum(dim=1).max()))
+    pi, channels = rank_channels(g)  # saliencies have no sign, so their magnitudes are the gates
+    return channels[:, :k], pi[:, :k]
+
+
+def check_input(module: nn.Module, x: Maps, channels: int) -> Compact:
+    """``x`` as `Compact`; raise unless the module is in eval mode and ``x`` fits it."""
+    if module.training:
+        raise ValueError("an accelerated network is for inference only; call its eval()")
+    if isinstance(x, Compact):
+        return x
+    check_feature_maps(x, "x")
+    if x.shape[1] != channels:
+        raise ValueError(f"x must have {channels} channels, got {x.shape[1]}")
+    return Compact(x, None, channels)
