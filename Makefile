@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test lint unit nbval run notebooks digits clean
+.PHONY: help setup lab test lint unit nbval test-gpu run notebooks digits bench bench-gpu clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ unit: setup
 nbval: setup
 	$(BIN)/python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 60 --durations 5 $(NOTEBOOKS)
 
+test-gpu: setup ## the tests of the CUDA backend, those that need an NVIDIA GPU among them
+	$(BIN)/python -m pytest -q tests/test_cuda.py
+
 run: setup ## execute every notebook headless; the executed copies go to build/
 	$(BIN)/python tools/run_notebooks.py --out build $(NOTEBOOKS)
 
@@ -44,6 +47,14 @@ notebooks: setup ## refresh the committed outputs of the notebooks
 
 digits: setup ## train the shipped digits networks again, three seeds (2 minutes on 2 cores)
 	$(BIN)/python tools/ship_digits.py
+
+bench: setup ## measure times on this CPU into benchmarks/ and the README (10 minutes, idle machine)
+	$(BIN)/python -m fbs_tutorial bench --out benchmarks/cpu.json
+	$(BIN)/python tools/ship_bench.py
+
+bench-gpu: setup ## the same on this machine's NVIDIA GPU
+	$(BIN)/python -m fbs_tutorial bench --device cuda --out benchmarks/cuda.json
+	$(BIN)/python tools/ship_bench.py
 
 clean: ## remove what the other targets made, .venv too
 	rm -rf $(VENV) build *.egg-info .pytest_cache .hypothesis .ruff_cache

@@ -1,9 +1,14 @@
-"""``python -m fbs_tutorial train``: the command line."""
+"""``python -m fbs_tutorial train`` and ``bench``: the command line."""
 
 import argparse
+import json
+import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from .bench import DENSITIES, NETWORKS, bench, tables
+from .checkpoints import write_atomically
 from .fit import RECIPES
 from .runs import markdown_table
 from .training import train
@@ -11,14 +16,16 @@ from .training import train
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 when it worked, 2 with one clear line when it could not, 130 on Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
+    options.arguments = arguments
     try:
         return options.run(options)
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        print(f"\nstopped; {options.when_stopped}", file=sys.stderr)
         return 130
 
 
@@ -48,6 +55,33 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _bench(options: argparse.Namespace) -> int:
+    from .plots import time_and_macs
+
+    out = Path(options.out or f"build/bench-{options.device}.json")
+    if out.suffix != ".json":
+        raise ValueError(f"--out takes the name of a .json file, got {str(out)!r}")
+    out.parent.mkdir(parents=True, exist_ok=True)  # before minutes of work, not after
+    results = bench(
+        options.model,
+        layers=options.layers,
+        device=options.device,
+        batches=options.batch,
+        densities=options.densities,
+        quick=options.quick,
+        threads=options.threads,
+        anyway=options.anyway,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    results = {"command": f"python -m fbs_tutorial {shlex.join(options.arguments)}", **results}
+    write_atomically(out, (json.dumps(results, indent=1) + "\n").encode())
+    figure, sentence = time_and_macs(results)
+    figure.savefig(out.with_suffix(".png"), dpi=130)
+    print(tables(results))
+    print(f"\n{sentence}\nthe numbers are in {out}, the plot in {out.with_suffix('.png')}")
+    return 0
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         """One line, where argparse would print the whole usage first."""
@@ -72,15 +106,45 @@ def _parser() -> argparse.ArgumentParser:
     add("--density", type=float, help="with --from: the density to fine-tune at")
     add("--lr", type=float, help="with --from: the highest learning rate")
     add("--epochs", type=int, help="of every step, instead of the recipe's")
-    train_command.set_defaults(run=_train)
+    train_command.set_defaults(run=_train, when_stopped="the same command goes on from here")
+    _add_bench(commands)
     return parser
 
 
-def _densities(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(word) for word in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"takes numbers with commas, got {text!r}") from None
+def _add_bench(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "bench", help="time dense, masked and accelerated networks and layers, by turns"
+    )
+    add = command.add_argument
+    add("--model", type=_words, metavar="NAME,...", help=f"of {', '.join(NETWORKS)}; default: all")
+    add("--layers", action="store_true", help="single layers; with --model, as well")
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--batch", type=_numbers(int), metavar="1,32", help="images at a time")
+    add("--densities", type=_densities, metavar="0.5,0.25", default=DENSITIES)
+    add("--quick", action="store_true", help="a part of it, in less than a minute")
+    add("--threads", type=int, help="of PyTorch on the CPU (default: all)")
+    add("--out", metavar="FILE.json", help="the plot goes beside it (default: under build/)")
+    add("--anyway", action="store_true", help="measure although the machine is busy")
+    command.set_defaults(run=_bench, when_stopped="nothing was written")
+
+
+def _words(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _numbers(kind: type) -> Callable[[str], tuple]:
+    """A reader of numbers with commas between them."""
+
+    def read(text: str) -> tuple:
+        try:
+            return tuple(kind(word) for word in text.split(","))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"takes numbers with commas, got {text!r}") from None
+
+    return read
+
+
+_densities = _numbers(float)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ hatches repeat what the colours say.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
+
+from .timing import Timing, three_digits
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 GREY, BLACK = "#BBBBBB", "#222222"
@@ -308,6 +310,125 @@ def depth_lines(panels: dict[str, dict[str, Sequence[float]]], ylabel: str) -> t
         axes.grid(alpha=0.3)
     np.atleast_1d(row)[0].legend(fontsize=8, frameon=False, loc="upper left")
     return figure, ".\n".join(said) + "."
+
+
+def time_and_macs(results: dict) -> tuple[Figure, str]:
+    """Time against executed MACs, both as shares of the best dense, from what `bench` returns.
+
+    Filled markers are accelerated, one for each density, open ones the oracles; small grey ones
+    are single layers. Float32 in full precision; where CUDA graphs were recorded, these.
+    """
+    rows = [row for row in results["rows"] if row["precision"] == "fp32"]
+    rows = [row for row in rows if row["execution"] == "graph"] or rows
+    networks = [row for row in rows if row["kind"] == "network"]
+    layers = [row for row in rows if row["kind"] == "layer"]
+    figure, axes = plt.subplots(figsize=(6.5, 6.5), layout="constrained")
+    shares = [v["macs_share"] for row in rows for v in row["variants"]]
+    axes.plot([min(shares), 1], [min(shares), 1], "-", color=BLACK, label="ideal: time as MACs")
+    said = []
+    for i, row in enumerate(networks):
+        style = {"color": (BLUE, ORANGE, GREEN, PURPLE)[i % 4], "marker": "os^DvP"[i % 6]}
+        name = f"{row['name']}, batch {row['batch']}"
+        _time_points(axes, row, "accelerated", label=name, linestyle=":", **style)
+        _time_points(axes, row, "oracle", linestyle="", markerfacecolor="white", **style)
+        said += _said_times(row, name)
+    for i, row in enumerate(layers):
+        style = {"color": "#777777", "marker": ".", "linestyle": ""}
+        _time_points(axes, row, "accelerated", label="" if i else "single layers", **style)
+        _time_points(axes, row, "oracle", markerfacecolor="white", **style)
+        said += [] if networks else _said_times(row, row["name"])
+    axes.plot([], [], "o", color=BLACK, markerfacecolor="white", label="open: the oracle of each")
+    ticks = [0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5]
+    axes.set(xscale="log", yscale="log", title=f"{results['machine']['device']}, float32")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.set_ticks([], minor=True)
+    axes.set_xlabel("MACs executed, predictors included (share of dense)")
+    axes.set_ylabel("time (share of the best dense)")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+    return figure, "Share of the MACs executed and of the best dense time: " + "; ".join(said) + "."
+
+
+def _time_points(axes: Axes, row: dict, variant: str, **style) -> None:
+    """One point a density, with the quartiles as a bar."""
+    points = [v for v in row["variants"] if v["variant"] == variant]
+    if not points:
+        return
+    base = next(v for v in row["variants"] if v["variant"] == row["dense_best"])["median_ms"]
+    middle = np.array([v["time_share"] for v in points])
+    low = middle - [v["first_quartile_ms"] / base for v in points]
+    high = [v["third_quartile_ms"] / base for v in points] - middle
+    axes.errorbar([v["macs_share"] for v in points], middle, (low, high), **style)
+
+
+def _said_times(row: dict, name: str) -> list[str]:
+    """The accelerated network's shares, at the density nearest to a half."""
+    points = [v for v in row["variants"] if v["variant"] == "accelerated"]
+    if not points:
+        return []
+    v = min(points, key=lambda v: abs(v["density"] - 0.5))
+    return [f"{name} at density {v['density']:g} {v['macs_share']:.3f} and {v['time_share']:.3f}"]
+
+
+def time_bars(
+    times: Mapping[str, Timing], ideal: float | None = None, title: str = ""
+) -> tuple[Figure, str]:
+    """Medians in milliseconds with their quartiles, one bar a way of doing the same thing.
+
+    Args:
+        times: the first is what the others are compared with.
+        ideal: share of the first one's MACs that has to be done; a dashed line shows that share
+            of its time.
+    """
+    names = list(times)
+    first = 1000 * times[names[0]].median
+    middle = 1000 * np.array([t.median for t in times.values()])
+    low = middle - [1000 * t.first_quartile for t in times.values()]
+    high = [1000 * t.third_quartile for t in times.values()] - middle
+    figure, axes = plt.subplots(figsize=(7, 0.42 * len(names) + 1.5), layout="constrained")
+    colours = [GREY, ORANGE, BLUE, GREEN, PURPLE, BLACK][: len(names)]
+    bars = axes.barh(
+        names, middle, xerr=(low, high), color=colours, edgecolor=BLACK, ecolor=BLACK, capsize=3
+    )
+    axes.bar_label(bars, [f"{three_digits(ms)} ms" for ms in middle], fontsize=9, padding=4)
+    said = [
+        f"{name} {three_digits(ms)} ms ({100 * ms / first:.0f} %)"
+        for name, ms in zip(names, middle, strict=True)
+    ]
+    if ideal is not None:
+        axes.axvline(ideal * first, color=BLACK, linestyle="--", label="ideal: time as MACs")
+        figure.legend(loc="outside lower right", fontsize=9, frameon=False)
+        said.append(f"ideal {three_digits(ideal * first)} ms ({100 * ideal:.0f} %, as the MACs)")
+    axes.invert_yaxis()
+    axes.set(xlabel="milliseconds", title=title, xlim=(0, 1.2 * (middle + high).max()))
+    return figure, "; ".join(said) + "."
+
+
+def time_by_density(
+    densities: Sequence[float], shares: Mapping[str, Sequence[float]], title: str = ""
+) -> tuple[Figure, str]:
+    """Time as a share of the dense time against density, a line for each name, up to six."""
+    figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
+    colours = (BLUE, GREEN, PURPLE, ORANGE, BLACK, "#777777")
+    said = []
+    for (name, values), colour, marker in zip(shares.items(), colours, "os^DvP", strict=False):
+        axes.plot(densities, values, color=colour, marker=marker, label=name)
+        said.append(f"{name} " + ", ".join(f"{100 * value:.0f}" for value in values))
+    squares = [d * d for d in densities]
+    axes.plot(densities, squares, "--", color=BLACK, label="ideal: d²")
+    axes.axhline(1, color=BLACK, linewidth=0.8)
+    axes.text(max(densities), 1.03, "as slow as dense", fontsize=9)
+    ticks = [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 4]
+    axes.set(xlabel="density d (share of channels that win)", ylabel="time (share of dense)")
+    axes.set(yscale="log", xticks=densities, title=title)
+    axes.set_xlim(max(densities) + 0.04, min(densities) - 0.04)
+    axes.yaxis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.yaxis.set_ticks([], minor=True)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right center", fontsize=9, frameon=False)
+    at = ", ".join(f"{d:g}" for d in densities)
+    return figure, f"Percent of the dense time at d = {at}: {'; '.join(said)}."
 
 
 def number_line(

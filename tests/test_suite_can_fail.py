@@ -22,8 +22,9 @@ FAULTS = {  # what: file, text, fault, tests that must notice
     ),
     "an order that is not stable": (
         "wta.py",
-        "argsort(dim=1, descending=True, stable=True)",
-        "flip(1).argsort(dim=1, descending=True).mul(-1).add(g.shape[1] - 1)",
+        "return g.detach().abs().sort(dim=1, descending=True, stable=True)",
+        "g = g.detach().abs().flip(1).sort(dim=1, descending=True, stable=True)\n"
+        "    return g.values, g.values.shape[1] - 1 - g.indices",
         "test_wta.py::test_keeps_the_largest_magnitudes_and_among_equals_the_lower_index",
     ),
     "selection in place": (
@@ -49,6 +50,48 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "winner_mask(module.saliency, module.density)",
         "module.gate != 0",
         "test_macs.py::test_a_winner_with_gate_0_counts_by_gates_but_not_by_zeros",
+    ),
+    "execution: no shift": (
+        "sparse/reference.py",
+        "y[n, j] += self.shift[channel]",
+        "pass",
+        "test_sparse.py::test_a_network_equals_its_masked_form[a single layer]",
+    ),
+    "execution: no gates": (
+        "sparse/cpu.py",
+        "if pi is not None:",
+        "if False:",
+        "test_sparse.py::test_a_network_equals_its_masked_form[a single layer]",
+    ),
+    "execution: winners in one order, gates in another": (
+        "sparse/layers.py",
+        "return winners, g.gather(1, winners)",
+        "return winners, g.gather(1, channels[:, :k])",
+        "test_sparse.py::test_a_network_equals_its_masked_form[a single layer]",
+    ),
+    "execution: empty inputs are read": (
+        "sparse/cpu.py",
+        "live = live_places(s)",
+        "live = None",
+        "test_sparse.py::test_a_layer_behind_gates_of_0_gives_its_shift",
+    ),
+    "execution: the kernel of another pair": (
+        "sparse/cpu.py",
+        "alpha=self.in_channels",
+        "alpha=1",
+        "test_sparse.py::test_a_network_equals_its_masked_form[digits 0.5]",
+    ),
+    "execution: a block's last convolution is skipped whatever follows": (
+        "sparse/plan.py",
+        "known = isinstance(module, CHANNELWISE)",
+        "known = isinstance(module, nn.Module)",
+        "test_sparse.py::test_a_convolution_before_mixing_is_computed_in_full",
+    ),
+    "execution: works on the model itself": (
+        "sparse/plan.py",
+        "copy.deepcopy(model)",
+        "model",
+        "test_sparse.py::test_the_model_is_not_changed",
     ),
 }
 

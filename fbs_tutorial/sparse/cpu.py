@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from .layers import Compact, SparseConv
 
 # Measured on two cores with AVX-512, 3x3 kernels (benchmarks/): from so many pixels on ...
-CHANNELS_LAST_FROM = 24 * 24  # ... one image is faster in channels_last
+CHANNELS_LAST_FROM = 24 * 24
+TWO_HALVES_FROM = 16_384  # ... see `CpuConv.convolve`; in pairs of an input and a winner
 ONE_BY_ONE_FROM = 48 * 48  # ... images are faster one by one
 KERNELS_AT_ONCE = 1_500_000  # weights of a batch gathered at a time: what the caches hold
 
@@ -28,7 +29,9 @@ class Workspace:
         """A tensor of this shape; its contents are undefined, and lost at the next call."""
         size, memory = prod(shape), self.memory.get(name)
         if memory is None or memory.numel() < size or memory.dtype != like.dtype:
-            memory = self.memory[name] = like.new_empty(size)
+            memory = self.memory[name] = None  # the old block goes before the new one is made
+            with torch.inference_mode(False):  # so that it serves in any mode later
+                memory = self.memory[name] = torch.empty(size, dtype=like.dtype)
         return memory[:size].view(shape)
 
 
@@ -45,20 +48,28 @@ class CpuConv(SparseConv):
     def forward(
         self, x: Compact, s: Tensor, winners: Tensor, pi: Tensor | None = None, relu: bool = False
     ) -> Compact:
-        maps = self.pad(x.maps)
         if self.groups > 1:
             y = self.convolve_groups(self.pad(x.dense()), x.spread(s), winners)
+        elif len(s) == 1:
+            y = self.convolve(self.pad(x.maps), x.channels, s, winners)
         else:
-            n, width, height, columns = maps.shape
-            step = max(1, KERNELS_AT_ONCE // (winners.shape[1] * width * prod(self.kernel_size)))
-            step = 1 if height * columns >= ONE_BY_ONE_FROM else min(step, n)
-            channels = [None] * n if x.channels is None else x.channels.split(step)
-            parts = zip(maps.split(step), channels, s.split(step), winners.split(step))
-            y = [self.convolve(*part) for part in parts]
-            y = torch.cat(y) if len(y) > 1 else y[0]
+            y = self.convolve_batch(self.pad(x.maps), x.channels, s, winners)
         if pi is not None:
             y.mul_(pi[:, :, None, None])
         return Compact(y.relu_() if relu else y, winners, self.out_channels, relu)
+
+    def convolve_batch(
+        self, maps: Tensor, channels: Tensor | None, s: Tensor, winners: Tensor
+    ) -> Tensor:
+        """As `convolve`, as many images at a time as is fast."""
+        n, width, height, columns = maps.shape
+        step = max(1, KERNELS_AT_ONCE // (winners.shape[1] * width * prod(self.kernel_size)))
+        if height * columns >= ONE_BY_ONE_FROM:
+            step = 1
+        channels = [None] * n if channels is None else channels.split(step)
+        parts = zip(maps.split(step), channels, s.split(step), winners.split(step), strict=False)
+        y = [self.convolve(*part) for part in parts]
+        return torch.cat(y) if len(y) > 1 else y[0]
 
     def convolve(self, maps: Tensor, channels: Tensor | None, s: Tensor, winners: Tensor) -> Tensor:
         """``W x + shift`` of the winners of some images, ``[n, k, H', W']``.
@@ -72,24 +83,29 @@ class CpuConv(SparseConv):
                 return shift.expand(*winners.shape, *self.output_size(maps)).contiguous()
             maps = pick(maps, live)
             channels = live if channels is None else channels.gather(1, live)
-        n, _, height, width = maps.shape
+        n, inputs, height, width = maps.shape
         kernels = self.gather_kernels(winners, channels)
+        bias = self.shift.index_select(0, winners.flatten())
+        groups = n
         if n > 1:
             maps = maps.reshape(1, -1, height, width)
+        elif height * width >= CHANNELS_LAST_FROM:
+            maps = maps.contiguous(memory_format=torch.channels_last)
+        elif len(kernels) % 2 == 0 and len(kernels) * inputs >= TWO_HALVES_FROM:
+            # PyTorch gives so small an input to a slower routine unless there are groups: two
+            # halves of the winners, each with the inputs to itself, are the same convolution.
+            maps, groups = maps.expand(2, -1, -1, -1).reshape(1, -1, height, width), 2
         else:
-            large = height * width >= CHANNELS_LAST_FROM
-            layout = torch.channels_last if large else torch.contiguous_format
-            maps = maps.contiguous(memory_format=layout)
-        bias = self.shift.index_select(0, winners.flatten())
-        y = F.conv2d(maps, kernels, bias, self.stride, self.padding, self.dilation, groups=n)
+            maps = maps.contiguous()
+        y = F.conv2d(maps, kernels, bias, self.stride, self.padding, self.dilation, groups)
         return y if n == 1 else y.view(n, -1, *y.shape[2:])
 
     def gather_kernels(self, winners: Tensor, channels: Tensor | None) -> Tensor:
         """The kernels from these inputs to the winners, ``[n * k, inputs, k, k]``."""
         if channels is None:
-            table, rows = self.weight.view(self.out_channels, -1), winners.flatten()
+            table, rows = self.weight.reshape(self.out_channels, -1), winners.flatten()
         else:  # row o * C_in + i is the kernel from input i to output o: one gather, not two
-            table = self.weight.view(-1, prod(self.kernel_size))
+            table = self.weight.reshape(-1, prod(self.kernel_size))
             rows = torch.add(channels[:, None], winners[:, :, None], alpha=self.in_channels)
             rows = rows.flatten()
         kernels = self.workspace.take("kernels", (len(rows), table.shape[1]), table)
@@ -138,13 +154,14 @@ def live_places(s: Tensor) -> Tensor | None:
 
 def pick(maps: Tensor, places: Tensor) -> Tensor:
     """``[n, width, H, W] -> [n, live, H, W]``: each image's own channels."""
-    n, _, height, width = maps.shape
+    n, width, *size = maps.shape
     if n == 1 and maps.is_contiguous():
         return maps.index_select(1, places[0])
-    if n == 1:  # in channels_last, where a plain index_select would change the layout
-        rows = maps.permute(0, 2, 3, 1).reshape(height * width, -1).index_select(1, places[0])
-        return rows.view(1, height, width, -1).permute(0, 3, 1, 2)
-    return maps.gather(1, places[:, :, None, None].expand(-1, -1, *maps.shape[2:]))
+    if n == 1:  # in channels_last; a plain index_select would leave that layout
+        pixels = maps.permute(0, 2, 3, 1).reshape(-1, width)
+        pixels = pixels.gather(1, places.expand(len(pixels), -1))
+        return pixels.view(1, *size, -1).permute(0, 3, 1, 2)
+    return maps.gather(1, places[:, :, None, None].expand(-1, -1, *size))
 
 
 class SparseLinear(nn.Module):
@@ -157,18 +174,27 @@ class SparseLinear(nn.Module):
 
     def __init__(self, workspace: Workspace, linear: nn.Linear):
         super().__init__()
-        self.register_buffer("columns", linear.weight.detach().t().contiguous())  # [in, out]
+        self.register_buffer(
+            "columns", linear.weight.detach().t().clone(memory_format=torch.contiguous_format)
+        )
         self.bias = linear.bias
         self.workspace = workspace
 
-    @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        live = (rows[0] if len(rows) == 1 else rows.abs().amax(dim=0)).nonzero()[:, 0]
-        y = rows.new_zeros(()) if self.bias is None else self.bias
-        y = y.expand(len(rows), self.columns.shape[1])
+    @property
+    def weight(self) -> Tensor:
+        """As ``nn.Linear`` has it, ``[out_features, in_features]``."""
+        return self.columns.t()
+
+    def forward(self, input: Tensor) -> Tensor:
+        in_features, out_features = self.columns.shape
+        if input.shape[-1] != in_features:
+            raise ValueError(f"x must have {in_features} features, got {input.shape[-1]}")
+        x = input.reshape(-1, in_features)
+        live = (x[0] if len(x) == 1 else x.abs().amax(dim=0)).nonzero()[:, 0]
+        y = x.new_zeros(()) if self.bias is None else self.bias
+        y = y.expand(len(x), out_features)
         for part in live.split(self.COLUMNS):
-            columns = self.workspace.take("columns", (len(part), y.shape[1]), self.columns)
+            columns = self.workspace.take("columns", (len(part), out_features), self.columns)
             torch.index_select(self.columns, 0, part, out=columns)
-            y = torch.addmm(y, rows.index_select(1, part), columns)
-        return y.reshape(*x.shape[:-1], -1)
+            y = torch.addmm(y, x.index_select(1, part), columns)
+        return y.reshape(*input.shape[:-1], -1)

@@ -84,7 +84,7 @@ class SparseConv(nn.Module):
         Args:
             x: the inputs, ``[N, width, H, W]``.
             s: their measured saliency ``[N, width]``; an input of saliency 0 is empty.
-            winners: the output channels to compute, ``[N, k]`` int64.
+            winners: the output channels to compute, ``[N, k]`` int64, ascending.
             pi: their gates ``[N, k]``; 1 when None.
         """
         raise NotImplementedError
@@ -108,6 +108,8 @@ class SparseConv(nn.Module):
         return size
 
 
+ELEMENTWISE = (nn.ReLU, nn.ReLU6)  # activations that do not care which channels they are given
+
 Backend = Callable[..., SparseConv]  # makes one from a convolution and its batch norm
 
 
@@ -129,47 +131,63 @@ class SparseGatedConv2d(Gated):
         self.keep_compact = keep_compact
         self.eval()
 
-    @torch.no_grad()
     def forward(self, x: Maps) -> Maps:
         x = check_input(self, x, self.in_channels)
         s = x.saliency(self.reduce)  # [N, width]
-        g = F.linear(x.spread(s), self.predictor.weight, self.predictor.bias)
-        self.saliency = g.relu_()  # [N, C_out]
+        self.saliency = self.predict(x.spread(s))  # [N, C_out]
         winners, pi = choose(self)  # [N, k]
-        if self.reduce == "avg":  # a mean can be 0 where a map is not
+        if self.reduce != "l1":  # which can be 0 where a map is not empty
             s = x.saliency()
         y = self.conv(x, s, winners, pi, relu=self.activation is True)
-        if isinstance(self.activation, nn.Module):
+        if isinstance(self.activation, ELEMENTWISE):
             y.maps = self.activation(y.maps)
+        elif isinstance(self.activation, nn.Module):
+            y = Compact(self.activation(y.dense()), None, y.total)
         return y if self.keep_compact else y.dense()
+
+    def predict(self, s: Tensor) -> Tensor:
+        """``relu(predictor(s))``, ``[N, C_in] -> [N, C_out]``; never under autocast."""
+        if torch.is_autocast_enabled(s.device.type):
+            with torch.autocast(s.device.type, enabled=False):
+                return self.predict(s)
+        return F.linear(
+            s.to(self.predictor.weight), self.predictor.weight, self.predictor.bias
+        ).relu_()
 
 
 class SparseConv2d(nn.Module):
     """An ``nn.Conv2d`` without a gate of its own; it leaves out empty inputs.
 
-    ``gate``: the `ChannelPruning` block whose last convolution this is, or None.
+    ``gate``: the `ChannelPruning` block that runs, if this is the convolution it can skip in.
     """
 
-    def __init__(
-        self, conv: nn.Conv2d, backend: Backend, gate: ChannelPruning | None, keep_compact: bool
-    ):
+    def __init__(self, conv: nn.Conv2d, backend: Backend, keep_compact: bool):
         super().__init__()
         self.conv = backend(conv)
-        self._gate = (gate,)  # in a tuple, because it is not a part of this module
+        self.gate: list[Gated] = []  # in a list, because it is not a part of this module
         self.keep_compact = keep_compact
         self.eval()
 
-    @torch.no_grad()
-    def forward(self, x: Maps) -> Maps:
-        x = check_input(self, x, self.conv.in_channels)
+    def forward(self, input: Maps) -> Maps:
+        x = check_input(self, input, self.conv.in_channels)
         s = x.saliency()
-        (gate,) = self._gate
-        if gate is None:
-            winners = torch.arange(self.conv.out_channels, device=s.device).expand(len(s), -1)
+        if self.gate:
+            winners, _ = choose(self.gate[-1])
         else:
-            winners, _ = choose(gate)
+            winners = torch.arange(self.conv.out_channels, device=s.device).expand(len(s), -1)
         y = self.conv(x, s, winners)
-        return y if self.keep_compact else y.dense()
+        return y if self.keep_compact and not self.gate else y.dense()
+
+    def gate_by(self, block: ChannelPruning) -> None:
+        """While ``block`` runs, compute only the channels that win its gate."""
+        block.register_forward_pre_hook(self.begin)
+        block.register_forward_hook(self.end, always_call=True)
+
+    def begin(self, block: ChannelPruning, args: tuple) -> None:
+        self.gate.append(block)
+
+    def end(self, block: ChannelPruning, args: tuple, output: Tensor) -> None:
+        self.gate.clear()
 
 
 class Channelwise(nn.Module):
@@ -179,9 +197,10 @@ class Channelwise(nn.Module):
         super().__init__()
         self.module, self.keep_compact = module, keep_compact
 
-    def forward(self, x: Maps) -> Maps:
-        if isinstance(x, Tensor):
-            return self.module(x)
+    def forward(self, input: Maps) -> Maps:
+        if isinstance(input, Tensor):
+            return self.module(input)
+        x = input
         y = Compact(self.module(x.maps), x.channels, x.total, x.positive)
         return y if self.keep_compact else y.dense()
 
@@ -190,28 +209,28 @@ def choose(gate: Gated) -> tuple[Tensor, Tensor]:
     """The winners among the saliencies of the last batch, and their gates: ``[N, k]``, ``[N, k]``.
 
     With one density an image, ``k`` is that of the densest; what an image then has too many has
-    the gate 0.
+    the gate 0. Winners are in the order of their index, so that memory is read in its order.
     """
-    g = gate.saliency
-    if gate.forced is None and isinstance(gate.density, float):
-        k = active_channels(gate.out_channels, gate.density)
-    else:
+    g, density = gate.saliency, gate.density
+    if isinstance(density, Tensor):
+        density = density.double().max().item()
+    k = active_channels(gate.out_channels, density)
+    if gate.forced is not None or isinstance(gate.density, Tensor):
         g = gate.select(g)
-        if gate.forced is None:
-            k = active_channels(gate.out_channels, gate.density.double().max().item())
-        else:
-            k = max(1, int((g != 0).sum(dim=1).max()))
-    pi, channels = rank_channels(g)  # saliencies have no sign, so their magnitudes are the gates
-    return channels[:, :k], pi[:, :k]
+    if gate.forced is not None:
+        k = max(k, int((g != 0).sum(dim=1).max()))
+    _, channels = rank_channels(g)
+    winners, _ = channels[:, :k].sort(dim=1)
+    return winners, g.gather(1, winners)
 
 
 def check_input(module: nn.Module, x: Maps, channels: int) -> Compact:
     """``x`` as `Compact`; raise unless the module is in eval mode and ``x`` fits it."""
     if module.training:
         raise ValueError("an accelerated network is for inference only; call its eval()")
-    if isinstance(x, Compact):
-        return x
-    check_feature_maps(x, "x")
-    if x.shape[1] != channels:
-        raise ValueError(f"x must have {channels} channels, got {x.shape[1]}")
-    return Compact(x, None, channels)
+    if isinstance(x, Tensor):
+        check_feature_maps(x, "x")
+        x = Compact(x, None, x.shape[1])
+    if x.total != channels:
+        raise ValueError(f"x must have {channels} channels, got {x.total}")
+    return x

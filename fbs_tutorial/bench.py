@@ -1,0 +1,560 @@
+"""Measure what skipping saves: ``python -m fbs_tutorial bench``.
+
+Networks and single layers with random weights run by turns in one process, in six ways:
+
+- *dense*: the plain network, in PyTorch's two layouts, as it is and with its batch norms folded
+  into the convolutions. The fastest of these four is the *best dense*, and all shares refer to it.
+- *compiled*: the plain network through ``torch.compile``.
+- *masked*: the gated network, which computes every channel and multiplies losers by 0.
+- *accelerated*: `accelerate` of the gated network, with saliencies, predictors and selection.
+- *oracle*: a small plain network with only ``active_channels(C, d)`` channels in each layer. It
+  need not choose nor gather. In ResNet-18 only the inside of each block is narrow, since the sums
+  need their channels; it does more MACs than the gated network, so compare each with its own MACs.
+- *ideal*: not run; the share of MACs by gates, about d squared.
+"""
+
+import copy
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+
+from .convert import convert, random_predictor
+from .gated import gated_layers, set_density
+from .macs import count_macs
+from .models import mcifarnet
+from .sparse import accelerate
+from .sparse.layers import Compact, SparseConv
+from .timing import busy, check_device, cpu_seconds_of_others, machine, race, three_digits
+from .wta import active_channels, check_density
+
+DENSITIES = (0.8, 0.6, 0.5, 0.25)
+GAIN = 0.3  # of the random predictors: larger gates would grow from layer to layer and overflow
+INPUTS = 4  # batches that every variant goes round, so that its winners change from call to call
+CALIBRATION = 8  # images that set the batch norms' statistics
+# On a GPU the shapes of a recorded graph cannot depend on values: empty winners are computed with.
+EXECUTED = {"cpu": "zeros", "cuda": "gates"}
+DENSE = ("dense", "dense channels_last", "dense folded", "dense folded channels_last")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network to measure, or the layer ``part`` inside one.
+
+    ``make(width)`` gives the plain network with that share of its channels, in (0, 1].
+    """
+
+    name: str
+    make: Callable[[float], nn.Module]
+    shape: tuple[int, int, int]  # C, H, W of an image
+    batches: dict[str, tuple[int, ...]]  # for each device
+    part: str = ""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of executing a case. ``macs``: what one image costs so; ``ideal``: MACs by gates."""
+
+    kind: str
+    module: nn.Module
+    inputs: list
+    macs: float
+    density: float | None = None
+    ideal: float | None = None
+
+    @property
+    def name(self) -> str:
+        return self.kind if self.density is None else f"{self.kind} {self.density:g}"
+
+    def call(self) -> Callable[[], object]:
+        """A function that runs the module on its inputs, one after the other, for ever."""
+        turn = itertools.cycle(self.inputs)
+        return lambda: self.module(next(turn))
+
+
+def vgg16(width: float = 1.0) -> nn.Sequential:
+    """The convolutions of torchvision's VGG-16 with batch norm, ``[N, 3, H, W]``."""
+    from torchvision.models.vgg import cfgs, make_layers
+
+    blocks = [c if c == "M" else active_channels(c, width) for c in cfgs["D"]]
+    return make_layers(blocks, batch_norm=True)
+
+
+def resnet18(width: float = 1.0) -> nn.Module:
+    """torchvision's ResNet-18, narrow only between the two convolutions of each block."""
+    from torchvision.models import resnet
+    from torchvision.models.resnet import BasicBlock
+
+    model = resnet.resnet18(weights=None)
+    for block in model.modules():
+        if isinstance(block, BasicBlock):
+            first, second = block.conv1, block.conv2
+            k = active_channels(first.out_channels, width)
+            block.conv1 = nn.Conv2d(first.in_channels, k, 3, first.stride, 1, bias=False)
+            block.bn1 = nn.BatchNorm2d(k)
+            block.conv2 = nn.Conv2d(k, second.out_channels, 3, padding=1, bias=False)
+    return model
+
+
+def three_layers(channels: int, width: float = 1.0) -> nn.Sequential:
+    """A layer (``"1"``) between its neighbours: 3x3 convolution, batch norm, ReLU each."""
+    k, blocks = active_channels(channels, width), []
+    for c_in in (channels, k, k):
+        conv = nn.Conv2d(c_in, k, 3, padding=1, bias=False)
+        blocks.append(nn.Sequential(conv, nn.BatchNorm2d(k), nn.ReLU(inplace=True)))
+    return nn.Sequential(*blocks)
+
+
+NETWORKS = {
+    case.name: case
+    for case in (
+        Case("mcifarnet", partial(mcifarnet, 10), (3, 32, 32), {"cpu": (1, 32), "cuda": (1, 256)}),
+        Case("resnet18", resnet18, (3, 224, 224), {"cpu": (1,), "cuda": (1, 64)}),
+        Case("vgg16", vgg16, (3, 224, 224), {"cpu": (1,), "cuda": (1, 32)}),
+    )
+}
+LAYERS = [
+    Case(
+        f"{channels} ch, {size}x{size}",
+        partial(three_layers, channels),
+        (channels, size, size),
+        {"cpu": (1,), "cuda": (128,)},
+        part="1",
+    )
+    for channels, size in (
+        (64, 112), (128, 56), (256, 28), (512, 14), (512, 7), (64, 32), (128, 16), (192, 8)
+    )
+]  # fmt: skip
+
+
+def bench(
+    models: Sequence[str] | None = None,
+    *,
+    layers: bool = False,
+    device: str = "cpu",
+    batches: Sequence[int] | None = None,
+    densities: Sequence[float] = DENSITIES,
+    quick: bool = False,
+    threads: int | None = None,
+    anyway: bool = False,
+    say: Callable[[str], None] = print,
+) -> dict:
+    """Measure; returns what ``--out`` stores: provenance, and one row a case, batch and precision.
+
+    Args:
+        models: names from `NETWORKS`. Without ``models`` and ``layers``, all networks and layers.
+        batches: images at a time, instead of each case's own.
+        quick: less than a minute: M-CifarNet and the small layers, densities 0.5 and 0.25, few
+            rounds, nothing compiled.
+        threads: of PyTorch on the CPU; None leaves them as they are.
+        anyway: measure on a busy machine too, and record that it was.
+        say: gets a line of progress for each row.
+
+    Raises:
+        ValueError, TypeError: an unknown name or device, bad numbers, a busy machine.
+    """
+    check_device(device)
+    densities = (0.5, 0.25) if quick and tuple(densities) == DENSITIES else tuple(densities)
+    _check(models or (), batches or (), densities, threads)
+    cases = _cases(models, layers, quick)
+    reason = busy(device)
+    if reason and not anyway:
+        raise ValueError(f"the machine is busy, {reason}: wait, or add --anyway to measure now")
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(threads or threads_before)
+    try:
+        results = _provenance(device, reason, quick) | {"densities": list(densities), "rows": []}
+        for case in cases:
+            for batch in batches or (case.batches[device][:1] if quick else case.batches[device]):
+                for row in _rows(case, batch, device, densities, quick):
+                    results["rows"].append(row)
+                    say(_progress(row))
+    finally:
+        torch.set_num_threads(threads_before)
+    return results
+
+
+def _check(
+    models: Sequence[str],
+    batches: Sequence[int],
+    densities: Sequence[float],
+    threads: int | None,
+) -> None:
+    for name in models:
+        if name not in NETWORKS:
+            raise ValueError(f"model must be one of {', '.join(NETWORKS)}, got {name!r}")
+    if not densities:
+        raise ValueError("densities must hold at least one number in (0, 1], got none")
+    for density in densities:
+        check_density(density)
+    for name, number in [*(("batch", b) for b in batches), ("threads", threads)]:
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
+
+
+def _cases(models: Sequence[str] | None, layers: bool, quick: bool) -> list[Case]:
+    """What to measure. Quick leaves out large maps, unless a network is asked for by name."""
+    everything = not models and not layers
+    chosen = [NETWORKS[name] for name in (NETWORKS if everything else models or ())]
+    chosen += LAYERS if everything or layers else []
+    if quick:
+        chosen = [c for c in chosen if c.name in (models or ()) or prod(c.shape) <= 2**16]
+    return chosen
+
+
+def _provenance(device: str, reason: str | None, quick: bool) -> dict:
+    import torchvision
+
+    facts = machine(device)
+    facts["versions"]["torchvision"] = torchvision.__version__
+    return {
+        "machine": facts,
+        "device": device,
+        "backend": device,
+        "dtype": "float32",
+        "busy": reason,
+        "quick": quick,
+        "weights": "random, seed 0; batch norms set by smooth random images: times and MACs count, "
+        "accuracy does not",
+        "shares": "of the best dense median; MACs of dense MACs",
+        "macs_executed": f"count_macs by {EXECUTED[device]!r}, and the predictors",
+        "efficiency": "speed-up / reduction of executed MACs = macs_share / time_share",
+    }
+
+
+def _rows(
+    case: Case, batch: int, device: str, densities: Sequence[float], quick: bool
+) -> Iterator[dict]:
+    """The measurements of one case: on CUDA each precision, kernel by kernel and as a graph."""
+    variants, skipped = variants_of(case, batch, device, densities)
+    for precision in _precisions(device):
+        _set_kernels(variants, precision)
+        with _precision(precision):
+            for execution, ready, missing in _executions(variants, device):
+                compiled = {}
+                if not case.part and not quick and execution == "eager":
+                    ready, compiled = _with_compiled(ready)
+                yield {
+                    "name": case.name,
+                    "kind": "layer" if case.part else "network",
+                    "batch": batch,
+                    "shape": list(case.shape),
+                    "precision": precision,
+                    "execution": execution,
+                    "skipped": skipped | missing | compiled,
+                    **_race(ready, device, bool(case.part), quick),
+                }
+
+
+def variants_of(
+    case: Case, batch: int, device: str, densities: Sequence[float]
+) -> tuple[list[Variant], dict[str, str]]:
+    """Every variant of a case but the compiled one, and why any is missing."""
+    torch.manual_seed(0)
+    images = [smooth_images(batch, case.shape).to(device) for _ in range(INPUTS)]
+    calibration = smooth_images(CALIBRATION, case.shape).to(device)
+    plain = calibrate(case.make(1.0).to(device), calibration)
+    gated = convert(plain, gates="random")
+    for layer in gated_layers(gated).values():
+        random_predictor(layer, GAIN)
+    calibrate(gated, calibration)
+    variants, skipped = list(_dense(plain, images, case.part)), {}
+    for d in densities:
+        masked = set_density(copy.deepcopy(gated), d)
+        dense, active, overhead = count(masked, images, EXECUTED[device], case.part)
+        ideal = count(masked, images, "gates", case.part)[1]
+        inputs = inputs_of(masked, images, case.part)
+        module = masked.get_submodule(case.part)
+        variants.append(Variant("masked", module, inputs, dense + overhead, d, ideal))
+        try:
+            fast = accelerate(masked, device)
+        except (KeyError, ImportError) as error:  # a backend that is not there
+            skipped["accelerated"] = f"no backend for {device}: {error!r}"
+        else:
+            inputs = inputs_of(fast, images, case.part)
+            module = fast.get_submodule(case.part)
+            variants.append(Variant("accelerated", module, inputs, active + overhead, d, ideal))
+        small = calibrate(case.make(d).to(device), calibration)
+        fastest_layout = list(_dense(small, images, case.part))[-1]
+        variants.append(replace(fastest_layout, kind="oracle", density=d))
+    return variants, skipped
+
+
+def _dense(plain: nn.Module, images: list[Tensor], part: str) -> Iterator[Variant]:
+    """The plain network, or its part, in the four ways of `DENSE`."""
+    macs = count(plain, images[:1], "zeros", part)[0]
+    inputs = inputs_of(plain, images, part)
+    as_it_is = plain.get_submodule(part)
+    nhwc = [x.contiguous(memory_format=torch.channels_last) for x in inputs]
+    names = iter(DENSE)
+    for module in (as_it_is, fuse(as_it_is)):
+        yield Variant(next(names), module, inputs, macs)
+        other = copy.deepcopy(module).to(memory_format=torch.channels_last)
+        yield Variant(next(names), other, nhwc, macs)
+
+
+def smooth_images(n: int, shape: tuple[int, int, int]) -> Tensor:
+    """Random images in [0, 1] whose neighbouring pixels are alike, ``[n, C, H, W]``."""
+    channels, height, width = shape
+    coarse = torch.rand(n, channels, max(2, height // 8), max(2, width // 8))
+    return F.interpolate(coarse, (height, width), mode="bilinear", align_corners=False)
+
+
+def calibrate(model: nn.Module, images: Tensor) -> nn.Module:
+    """Set the statistics of every batch norm to those of ``images``; returns it in eval mode."""
+    model.eval().requires_grad_(False)
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.reset_running_stats()
+            norm.momentum = None  # then the statistics are a mean over batches, here of one
+            norm.train()
+    with torch.no_grad():
+        model(images)
+    return model.eval()
+
+
+def count(
+    model: nn.Module, images: list[Tensor], by: str, part: str = ""
+) -> tuple[float, float, float]:
+    """MACs of one image in the part: dense, mean active, predictors. ``by`` as in `count_macs`."""
+    reports = [count_macs(model, x, by) for x in images]
+    layers = [x for r in reports for x in r.layers if f"{x.name}.".startswith(part and f"{part}.")]
+    totals = (
+        sum(x.dense for x in layers),
+        sum(x.active.double().mean().item() for x in layers),
+        sum(x.overhead for x in layers),
+    )
+    return tuple(total / len(reports) for total in totals)
+
+
+def inputs_of(model: nn.Module, images: list[Tensor], part: str) -> list:
+    """What the part reads when the model runs on each batch; an accelerated one reads `Compact`."""
+    if not part:
+        return images
+    seen = []
+    module = model.get_submodule(part)
+    hook = module.register_forward_pre_hook(lambda _, args: seen.append(copy.deepcopy(args[0])))
+    with torch.no_grad():
+        for x in images:
+            model(x)
+    hook.remove()
+    return seen
+
+
+def _with_compiled(variants: list[Variant]) -> tuple[list[Variant], dict[str, str]]:
+    """With the last dense variant compiled, its weights made constants; or why that failed."""
+    dense = next(v for v in variants if v.kind == DENSE[-1])
+    torch.compiler.reset()  # what earlier cases compiled counts against a limit
+    try:
+        # under inference_mode, as in the race: another mode would compile again there
+        with torch.inference_mode():
+            module = torch.compile(dense.module, options={"freezing": True})
+            module(dense.inputs[0])
+    except Exception as error:  # no compiler, no triton, a version that cannot
+        words = " ".join(str(error).split())[:200]
+        return variants, {"compiled": f"{type(error).__name__}: {words}"}
+    return [*variants, replace(dense, kind="compiled", module=module)], {}
+
+
+def _executions(
+    variants: list[Variant], device: str
+) -> Iterator[tuple[str, list[Variant], dict[str, str]]]:
+    """Each way of starting the kernels: one by one, and on CUDA as a recorded graph."""
+    yield "eager", variants, {}
+    if device != "cuda":
+        return
+    try:
+        from .sparse.cuda import graphed
+    except ImportError:
+        return
+    ready, missing = [], {}
+    for v in variants:
+        try:
+            v = on_maps(v) if isinstance(v.inputs[0], Compact) else v
+            ready.append(replace(v, module=graphed(v.module, v.inputs[0])))
+        except Exception as error:  # such as a module that a graph cannot record
+            missing[v.name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    if any(v.kind in DENSE for v in ready):
+        yield "graph", ready, missing
+
+
+def on_maps(variant: Variant) -> Variant:
+    """The same for a layer that reads `Compact`, with the maps alone as inputs, as graphs want.
+
+    The inputs are then always of those channels that the first batch has.
+    """
+    return replace(
+        variant,
+        module=OnMaps(variant.module, variant.inputs[0]).eval(),
+        inputs=[x.maps for x in variant.inputs],
+    )
+
+
+class OnMaps(nn.Module):
+    """Calls a module that reads and returns `Compact`, with maps and for maps."""
+
+    def __init__(self, module: nn.Module, like: Compact):
+        super().__init__()
+        self.module, self.like = module, like
+
+    def forward(self, maps: Tensor) -> Tensor:
+        y = self.module(replace(self.like, maps=maps))
+        return y.maps if isinstance(y, Compact) else y
+
+
+def _set_kernels(variants: list[Variant], precision: str) -> None:
+    """Tell the accelerated modules' own kernels, which PyTorch's switches do not reach."""
+    for v in variants:
+        for module in v.module.modules():
+            if isinstance(module, SparseConv) and hasattr(module, "precision"):
+                module.precision = "tf32" if precision == "tf32" else "ieee"
+
+
+def _precisions(device: str) -> tuple[str, ...]:
+    if device == "cpu":
+        return ("fp32",)
+    return ("fp32", "tf32") if torch.cuda.get_device_capability() >= (8, 0) else ("fp32",)
+
+
+@contextmanager
+def _precision(name: str) -> Iterator[None]:
+    """Products of float32 in full precision, or rounded to TF32, in all libraries."""
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = name == "tf32"
+    torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])
+
+
+def _race(variants: list[Variant], device: str, layer: bool, quick: bool) -> dict:
+    """Time the variants by turns; their times and MACs, absolute and as shares."""
+    seconds, rounds = (1.0, 3) if quick else (5.0, 20)
+    others, began = cpu_seconds_of_others(), time.perf_counter()
+    timings = race(
+        {v.name: v.call() for v in variants},
+        seconds,
+        device,
+        rounds=rounds,
+        flush=layer and device == "cuda",  # inside a network, other layers have used the cache
+    )
+    took = time.perf_counter() - began
+    if others is not None:
+        others = (cpu_seconds_of_others() - others) / took
+    best = min((v for v in variants if v.kind in DENSE), key=lambda v: timings[v.name].median)
+    measured = []
+    for v in variants:
+        t, base = timings[v.name], timings[best.name].median
+        time_share, macs_share = t.median / base, v.macs / best.macs
+        measured.append(
+            {
+                "variant": v.kind,
+                "density": v.density,
+                "median_ms": 1000 * t.median,
+                "first_quartile_ms": 1000 * t.first_quartile,
+                "third_quartile_ms": 1000 * t.third_quartile,
+                "count": t.count,
+                "time_share": time_share,
+                "macs": v.macs,
+                "macs_share": macs_share,
+                "ideal_share": None if v.ideal is None else v.ideal / best.macs,
+                "efficiency": macs_share / time_share,
+            }
+        )
+    return {
+        "dense_best": best.kind,
+        "dense_macs": best.macs,
+        "cores_used_by_others": others,
+        "variants": measured,
+    }
+
+
+def find(row: dict, variant: str, density: float | None = None) -> dict | None:
+    """The measurement of one variant in a row of the results, None if it was skipped."""
+    found = (v for v in row["variants"] if (v["variant"], v["density"]) == (variant, density))
+    return next(found, None)
+
+
+def _progress(row: dict) -> str:
+    best = three_digits(find(row, row["dense_best"])["median_ms"])
+    shares = [
+        f", {v['time_share']:.2f} of it at density {v['density']:g}"
+        for v in row["variants"]
+        if v["variant"] == "accelerated"
+    ]
+    return f"{title(row)}: {row['dense_best']} {best} ms" + "".join(shares)
+
+
+def title(row: dict) -> str:
+    """What a row of the results measured, in a few words."""
+    words = [row["name"], f"batch {row['batch']}"]
+    words += [row["precision"]] * (row["precision"] != "fp32")
+    words += [row["execution"]] * (row["execution"] != "eager")
+    return ", ".join(words)
+
+
+def tables(results: dict) -> str:
+    """Two Markdown tables that can be read as they are: dense times, and shares of the best."""
+    head = ["", *(name.removeprefix("dense ") for name in DENSE), "compiled"]
+    lines = []
+    for row in results["rows"]:
+        measured = [find(row, kind) for kind in (*DENSE, "compiled")]
+        lines.append([title(row), *(_milliseconds(m) if m else "" for m in measured)])
+    dense = "Dense, milliseconds a call, median (quartiles):\n\n" + _table(head, lines)
+    head = ["", "density", "masked", "accelerated", "oracle", "ideal"]
+    head += ["MACs executed", "oracle's MACs", "efficiency", "oracle's"]
+    lines = [
+        [title(row), f"{d:g}", *_shares(row, d)]
+        for row in results["rows"]
+        for d in results["densities"]
+    ]
+    shares = (
+        "Time as a share of the best dense, median (quartiles); MACs as a share of dense MACs; "
+        "efficiency is the speed-up divided by the reduction of executed MACs:\n\n"
+    )
+    return f"{dense}\n\n{shares}{_table(head, lines)}"
+
+
+def _shares(row: dict, density: float) -> list[str]:
+    kinds = ("masked", "accelerated", "oracle")
+    masked, fast, oracle = (find(row, kind, density) for kind in kinds)
+    cells = [_share(row, m) if m else "" for m in (masked, fast, oracle)]
+    cells.append(f"{masked['ideal_share']:.3f}" if masked else "")
+    for key, form in (("macs_share", ".3f"), ("efficiency", ".2f")):
+        cells += [f"{m[key]:{form}}" if m else "" for m in (fast, oracle)]
+    return cells
+
+
+def _share(row: dict, measured: dict) -> str:
+    base = find(row, row["dense_best"])["median_ms"]
+    low, high = (measured[f"{which}_quartile_ms"] / base for which in ("first", "third"))
+    return f"{measured['time_share']:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _milliseconds(measured: dict) -> str:
+    middle, low, high = (
+        three_digits(measured[f"{which}_ms"])
+        for which in ("median", "first_quartile", "third_quartile")
+    )
+    return f"{middle} ({low} to {high})"
+
+
+def _table(head: list[str], lines: Iterable[list[str]]) -> str:
+    lines = [head, *lines]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    lines.insert(1, ["-" * max(3, width) for width in widths])
+    widths = [max(3, width) for width in widths]
+    return "\n".join(
+        "| " + " | ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    )

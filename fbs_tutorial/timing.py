@@ -1,0 +1,253 @@
+"""Time several ways of doing the same thing fairly: in one process, by turns, with quartiles.
+
+A clock says little alone. Processors change their speed, other programs come and go, and a first
+call pays for caches and memory. So all candidates run in short turns, again and again, and what
+counts is the ratio of their medians.
+"""
+
+import os
+import platform
+import random
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from . import __version__
+
+WARM_UP = 3  # calls, before anything is timed
+TURN = 0.015  # seconds of calls in a turn
+MOST_CALLS = 1000  # in a turn
+FLUSH_BYTES = 256 * 2**20  # more than the second-level cache of any GPU holds
+BUSY_SHARE = 0.1  # of all cores, used by others
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long one call takes, in seconds; prints in milliseconds.
+
+    Attributes:
+        median, first_quartile, third_quartile: of the timed calls.
+        count: how many calls were timed. seconds: how long they took together.
+    """
+
+    median: float
+    first_quartile: float
+    third_quartile: float
+    count: int
+    seconds: float
+
+    @classmethod
+    def of(cls, times: list[float]) -> "Timing":
+        first, median, third = np.percentile(times, (25, 50, 75)).tolist()
+        return cls(median, first, third, len(times), sum(times))
+
+    def __str__(self) -> str:
+        times = self.first_quartile, self.median, self.third_quartile
+        low, middle, high = (three_digits(1000 * t) for t in times)
+        return f"{middle} ms ({low} to {high})"
+
+
+def three_digits(number: float) -> str:
+    """Three digits that mean something, never an exponent for a large number."""
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
+
+
+def race(
+    variants: Mapping[str, Callable[[], object]],
+    seconds: float = 2.0,
+    device: str = "cpu",
+    *,
+    rounds: int = 10,
+    flush: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timing]:
+    """Time every variant, by turns, without gradients.
+
+    Each is warmed up. Then, in every round, each has one turn, in a new random order: a call that
+    is not counted, which brings the caches into the state that this variant leaves them in, then as
+    many timed calls as fit in about 15 ms, at least one.
+
+    Args:
+        variants: functions without arguments.
+        seconds: how long all of them together run, at least, once they are warm.
+        device: ``"cuda"`` times each call with a pair of events, and synchronises after a round.
+        rounds: how many at least.
+        flush: on CUDA, overwrite the second-level cache before each call.
+        clock: seconds, for a CPU.
+
+    Raises:
+        ValueError: no variant, fewer than 1 round, negative seconds, an unknown device, or
+            ``"cuda"`` where there is none.
+    """
+    if not variants:
+        raise ValueError("variants must hold at least one function, got none")
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {rounds}")
+    if not seconds >= 0:
+        raise ValueError(f"seconds must be a number >= 0, got {seconds}")
+    watch = CudaWatch(flush) if check_device(device) == "cuda" else CpuWatch(clock)
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    shuffle = random.Random(0).shuffle
+    with torch.inference_mode():
+        calls = {name: _calls_a_turn(call, watch) for name, call in variants.items()}
+        began, done, order = clock(), 0, list(variants)
+        while done < rounds or clock() - began < seconds:
+            shuffle(order)
+            for name in order:
+                variants[name]()
+                for _ in range(calls[name]):
+                    watch.time(variants[name], times[name])
+            watch.finish()
+            done += 1
+    return {name: Timing.of(taken) for name, taken in times.items()}
+
+
+def check_device(device: str) -> str:
+    """Return ``device``, or raise unless it is ``"cpu"``, or ``"cuda"`` where there is one."""
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"device must be 'cpu' or 'cuda', got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda', but PyTorch finds no CUDA device here")
+    return device
+
+
+class CpuWatch:
+    """Times calls that have done their work when they return."""
+
+    def __init__(self, clock: Callable[[], float]):
+        self.clock = clock
+
+    def time(self, call: Callable[[], object], times: list[float]) -> None:
+        """Call once; append the seconds it took."""
+        began = self.clock()
+        call()
+        times.append(self.clock() - began)
+
+    def finish(self) -> None:
+        """Nothing is under way."""
+
+
+class CudaWatch:
+    """Times calls that only hand work to the GPU; the times are there after `finish`."""
+
+    def __init__(self, flush: bool):
+        self.pending: list[tuple[list[float], torch.cuda.Event, torch.cuda.Event]] = []
+        size = FLUSH_BYTES if flush else 0
+        self.cache = torch.empty(size, dtype=torch.uint8, device="cuda")
+
+    def time(self, call: Callable[[], object], times: list[float]) -> None:
+        """Call once; note the events around it."""
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        if len(self.cache):
+            self.cache.zero_()
+        start.record()
+        call()
+        end.record()
+        self.pending.append((times, start, end))
+
+    def finish(self) -> None:
+        """Wait for the GPU, then append the seconds that each call took."""
+        torch.cuda.synchronize()
+        for times, start, end in self.pending:
+            times.append(start.elapsed_time(end) / 1000)
+        self.pending.clear()
+
+
+def _calls_a_turn(call: Callable[[], object], watch: CpuWatch | CudaWatch) -> int:
+    """Warm up; how many calls fit in one turn, at least 1."""
+    for _ in range(WARM_UP):
+        call()
+    watch.finish()
+    times: list[float] = []
+    for _ in range(2):
+        watch.time(call, times)
+    watch.finish()
+    return max(1, min(int(TURN / max(min(times), 1e-9)), MOST_CALLS))
+
+
+def machine(device: str = "cpu") -> dict:
+    """What a time depends on: the machine, its load, the versions; ready for JSON."""
+    load = os.getloadavg() if hasattr(os, "getloadavg") else ()
+    facts = {
+        "device": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "system": platform.platform(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "load": [round(x, 2) for x in load],  # mean of 1, 5 and 15 minutes
+        "versions": {
+            "fbs_tutorial": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+    }
+    if device == "cuda":
+        facts |= {"host": facts["device"], "device": torch.cuda.get_device_name()}
+        facts["versions"]["cuda"] = torch.version.cuda
+        facts |= _nvidia_smi("driver_version", "clocks.sm", "clocks.mem", "power.draw")
+    return facts
+
+
+def busy(device: str = "cpu", seconds: float = 0.5) -> str | None:
+    """Why times measured now would say little, or None; takes ``seconds`` to find out.
+
+    On Linux others are busy if they use more than a tenth of all cores; elsewhere a load average
+    over a tenth of the cores counts. A GPU is busy if more than a tenth of the time it works.
+    """
+    if device == "cuda":
+        used = str(_nvidia_smi("utilization.gpu").get("utilization.gpu", "0")).split()[0]
+        if used.isdigit() and int(used) > 100 * BUSY_SHARE:
+            return f"the GPU is {used} % busy"
+    cores = os.cpu_count() or 1
+    before = cpu_seconds_of_others()
+    if before is not None:
+        began = time.perf_counter()
+        time.sleep(seconds)
+        used = (cpu_seconds_of_others() - before) / (time.perf_counter() - began)
+        what = f"other programs use {used:.1f} of {cores} cores"
+    elif hasattr(os, "getloadavg"):
+        used = os.getloadavg()[0]
+        what = f"the load average of the last minute is {used:.1f} with {cores} cores"
+    else:
+        return None
+    return what if used > BUSY_SHARE * cores else None
+
+
+def cpu_seconds_of_others() -> float | None:
+    """Processor time since the start of the machine that was not this process's.
+
+    None where ``/proc/stat`` does not tell (proc(5): user, nice, system, idle, iowait, irq,
+    softirq, steal, ...).
+    """
+    try:
+        fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+        ticks = sum(int(fields[i]) for i in (0, 1, 2, 5, 6, 7))
+    except (OSError, IndexError, ValueError):
+        return None
+    own = os.times()
+    return ticks / os.sysconf("SC_CLK_TCK") - own.user - own.system if ticks else None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _nvidia_smi(*fields: str) -> dict[str, str]:
+    """What nvidia-smi says about the first GPU; nothing where it is missing."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return dict(zip(fields, done.stdout.partition("\n")[0].split(", "), strict=False))

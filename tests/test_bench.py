@@ -1,0 +1,312 @@
+"""What the benchmark runs, counts and writes. No test asserts on how long anything took."""
+
+import itertools
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from fbs_tutorial import active_channels, bench, count_macs, plots, timing
+from fbs_tutorial.__main__ import main
+from fbs_tutorial.models import digitsnet
+from fbs_tutorial.timing import Timing, race
+
+ROOT = Path(__file__).parents[1]
+TINY = bench.Case("tiny", partial(digitsnet, 10), (1, 16, 16), {"cpu": (1, 3)})
+TINY_LAYER = bench.Case(
+    "8 ch, 6x6", partial(bench.three_layers, 8), (8, 6, 6), {"cpu": (1,)}, part="1"
+)
+
+
+class Clock:
+    """Seconds that pass only while a variant runs."""
+
+    def __init__(self):
+        self.now, self.calls = 0.0, []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def variant(self, name, *durations):
+        """A function that takes these seconds, one after the other, the last again and again."""
+        left = list(durations)
+
+        def call():
+            self.calls.append(name)
+            self.now += left.pop(0) if len(left) > 1 else left[0]
+            return torch.is_inference_mode_enabled()
+
+        return call
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """One small network and one small layer, on a machine that is idle."""
+    monkeypatch.setattr(bench, "NETWORKS", {"tiny": TINY})
+    monkeypatch.setattr(bench, "LAYERS", [TINY_LAYER])
+    monkeypatch.setattr(bench, "busy", lambda device: None)
+
+
+@pytest.fixture
+def small(tiny, monkeypatch):
+    """The same, and every variant runs once only, with an invented time."""
+
+    def quick_race(variants, seconds, device, *, rounds, flush):
+        for call in variants.values():
+            call()
+        return {name: Timing(1.0 + i, 0.5, 2.0 + i, 3, 9.0) for i, name in enumerate(variants)}
+
+    monkeypatch.setattr(bench, "race", quick_race)
+
+
+def test_race_takes_turns_and_measures_with_the_clock():
+    clock = Clock()
+    variants = {"fast": clock.variant("fast", 0.004), "slow": clock.variant("slow", 0.1)}
+    timings = race(variants, 0, rounds=4, clock=clock)
+    assert timings["slow"].median == pytest.approx(0.1) and timings["slow"].count == 4
+    assert timings["fast"].median == pytest.approx(0.004) and timings["fast"].count == 4 * 3
+    assert timings["slow"].seconds == pytest.approx(0.4)
+    warm = 2 * (timing.WARM_UP + 2)
+    turns = clock.calls[warm:]
+    changes = sum(a != b for a, b in itertools.pairwise(turns))
+    assert 4 <= changes <= 7  # 8 turns, of which two of the same can meet between rounds
+    assert turns.count("slow") == 4 * 2 and turns.count("fast") == 4 * (1 + 3)
+
+
+def test_race_goes_on_for_the_seconds_it_is_given():
+    clock = Clock()
+    timings = race({"a": clock.variant("a", 0.5)}, 10, rounds=2, clock=clock)
+    assert timings["a"].count == 10  # an uncounted call and a timed one a second
+
+
+def test_a_slow_call_moves_the_quartile_not_the_median():
+    clock = Clock()
+    slow_once = [0.02] * (timing.WARM_UP + 2) + [0.02, 5.0, 0.02]
+    result = race({"a": clock.variant("a", *slow_once)}, 0, rounds=5, clock=clock)["a"]
+    assert result.median == pytest.approx(0.02)
+    assert result.first_quartile <= result.median <= result.third_quartile
+    assert str(Timing.of([0.001, 0.002, 0.003])) == "2 ms (1.5 to 2.5)"
+
+
+def test_race_runs_without_gradients():
+    seen = []
+    race({"a": lambda: seen.append(torch.is_inference_mode_enabled())}, 0, rounds=1)
+    assert all(seen)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (({},), "variants"),
+        (({"a": int}, -1.0), "seconds must be a number >= 0, got -1.0"),
+        (({"a": int}, 1.0, "tpu"), "device must be 'cpu' or 'cuda', got 'tpu'"),
+    ],
+)
+def test_race_refuses(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        race(*arguments)
+
+
+def test_race_wants_a_round():
+    with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
+        race({"a": int}, rounds=0)
+
+
+def test_busy_names_what_others_use(monkeypatch):
+    monkeypatch.setattr(timing.os, "cpu_count", lambda: 4)
+    used = iter([0.0, 3600.0, 0.0, 0.0])
+    monkeypatch.setattr(timing, "cpu_seconds_of_others", lambda: next(used))
+    assert "of 4 cores" in timing.busy(seconds=0.01)
+    assert timing.busy(seconds=0.01) is None
+    monkeypatch.setattr(timing, "cpu_seconds_of_others", lambda: None)
+    monkeypatch.setattr(timing.os, "getloadavg", lambda: (3.0, 0, 0), raising=False)
+    assert "load average of the last minute is 3.0 with 4 cores" in timing.busy()
+
+
+def test_machine_can_be_written_as_json():
+    facts = json.loads(json.dumps(timing.machine()))
+    assert facts["threads"] == torch.get_num_threads()
+    assert facts["device"] and facts["versions"]["torch"] == torch.__version__
+
+
+def test_command_measures_prints_and_stores(tiny, tmp_path, capsys):
+    out = tmp_path / "new" / "times.json"
+    assert main(["bench", "--quick", "--out", str(out)]) == 0
+    results = json.loads(out.read_text())
+    assert (out.parent / "times.png").stat().st_size > 1000
+    assert results["command"].startswith("python -m fbs_tutorial bench --quick --out ")
+    assert "random" in results["weights"] and results["densities"] == [0.5, 0.25]
+    assert [row["name"] for row in results["rows"]] == ["tiny", "8 ch, 6x6"]
+    for row in results["rows"]:
+        kinds = [v["variant"] for v in row["variants"]]
+        assert kinds == [*bench.DENSE, *["masked", "accelerated", "oracle"] * 2]
+        for v in row["variants"]:
+            assert v["efficiency"] == pytest.approx(v["macs_share"] / v["time_share"])
+        best = bench.find(row, row["dense_best"])
+        assert best["time_share"] == best["macs_share"] == 1
+        assert row["skipped"] == {}
+    printed = capsys.readouterr().out
+    assert "| tiny, batch 1 " in printed and str(out) in printed
+
+
+def test_a_busy_machine_is_refused_unless_told(small, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bench, "busy", lambda device: "other programs use 2.0 of 2 cores")
+    out = tmp_path / "times.json"
+    command = ["bench", "--model", "tiny", "--densities", "0.5", "--quick", "--out", str(out)]
+    assert main(command) == 2
+    errors = capsys.readouterr().err
+    assert "2.0 of 2 cores" in errors and "--anyway" in errors and errors.count("\n") == 1
+    assert not out.exists()
+    assert main([*command, "--anyway"]) == 0
+    assert json.loads(out.read_text())["busy"] == "other programs use 2.0 of 2 cores"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model", "lenet"], "model must be one of tiny, got 'lenet'"),
+        (["--device", "tpu"], "device must be 'cpu' or 'cuda', got 'tpu'"),
+        (["--densities", "1.5"], "1.5"),
+        (["--batch", "0"], "batch must be at least 1, got 0"),
+        (["--threads", "0"], "threads must be at least 1, got 0"),
+        (["--out", "times.txt"], "--out takes the name of a .json file, got 'times.txt'"),
+    ],
+)
+def test_bad_options_end_with_one_line(small, options, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", *options]) == 2
+    errors = capsys.readouterr().err
+    assert words in errors and errors.count("\n") == 1
+
+
+def test_threads_are_set_for_the_measurement_only(small):
+    before = torch.get_num_threads()
+    results = bench.bench(threads=before + 1, quick=True, say=lambda line: None)
+    assert results["machine"]["threads"] == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_batches_and_layers_can_be_chosen(small):
+    def rows(**options):
+        results = bench.bench(quick=True, densities=(0.3,), say=lambda line: None, **options)
+        return [(row["name"], row["batch"]) for row in results["rows"]]
+
+    assert rows(models=["tiny"], batches=[2, 4]) == [("tiny", 2), ("tiny", 4)]
+    assert rows(layers=True) == [("8 ch, 6x6", 1)]
+    assert rows(models=["tiny"], layers=True) == [("tiny", 1), ("8 ch, 6x6", 1)]
+
+
+@pytest.mark.parametrize("case", [TINY, TINY_LAYER], ids=lambda case: case.name)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_all_gated_variants_compute_the_same(case, batch):
+    variants, skipped = bench.variants_of(case, batch, "cpu", (1.0, 0.5))
+    by_name = {v.name: v for v in variants}
+    assert not skipped
+    with torch.inference_mode():
+        dense = [by_name[name].module(by_name[name].inputs[0]) for name in bench.DENSE]
+        for other in dense[1:]:
+            torch.testing.assert_close(dense[0], other, rtol=1e-4, atol=1e-4)
+        for d in ("1", "0.5"):
+            masked, fast = (by_name[f"{kind} {d}"] for kind in ("masked", "accelerated"))
+            for x, small_x in zip(masked.inputs, fast.inputs, strict=True):
+                y = fast.module(small_x)
+                y = y.dense() if hasattr(y, "dense") else y
+                torch.testing.assert_close(masked.module(x), y, rtol=1e-4, atol=1e-4)
+
+
+def test_macs_of_a_layer_case_are_those_of_its_layer():
+    variants, _ = bench.variants_of(TINY_LAYER, 1, "cpu", (0.5,))
+    by_name = {v.name: v for v in variants}
+    full = 8 * 8 * 9 * 6 * 6
+    assert by_name["dense"].macs == full
+    assert by_name["masked 0.5"].macs == full + 64
+    assert by_name["masked 0.5"].ideal == by_name["oracle 0.5"].macs == full / 4
+    assert by_name["accelerated 0.5"].macs <= full / 4 + 64
+    assert by_name["accelerated 0.5"].inputs[0].maps.shape[1] == 4
+
+
+def test_a_layer_can_run_on_maps_alone_as_a_graph_needs():
+    variants, _ = bench.variants_of(TINY_LAYER, 1, "cpu", (0.5,))
+    fast = next(v for v in variants if v.kind == "accelerated")
+    alone = bench.on_maps(fast)
+    torch.testing.assert_close(
+        alone.module(alone.inputs[0]), fast.module(fast.inputs[0]).maps, rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize(
+    "make", [bench.vgg16, bench.resnet18, *(case.make for case in bench.LAYERS[-1:])]
+)
+def test_oracles_have_the_winners_channels(make):
+    channels = 192 if isinstance(make, partial) else 3
+    x = torch.rand(1, channels, 32, 32)
+    dense, small = (count_macs(make(width).eval(), x).layers for width in (1.0, 0.3))
+    for big, little in zip(dense, small, strict=True):
+        assert big.name == little.name
+    share = sum(x.dense for x in small) / sum(x.dense for x in dense)
+    if make is bench.resnet18:
+        block = make(0.3).layer4[1]
+        assert block.conv1.out_channels == active_channels(512, 0.3)
+        assert block.conv2.out_channels == 512 and 0.3 < share < 0.4
+    elif make is bench.vgg16:
+        assert share == pytest.approx(0.3**2, rel=0.05)
+    else:  # the first of three layers reads all channels
+        k = active_channels(channels, 0.3)
+        assert share == pytest.approx((channels * k + 2 * k * k) / (3 * channels**2))
+
+
+def test_images_are_smooth_and_norms_fit_them():
+    images = bench.smooth_images(8, (3, 32, 32))
+    assert images.shape == (8, 3, 32, 32) and images.min() >= 0 and images.max() <= 1
+    steps = images.diff(dim=-1).abs().mean()
+    assert steps < 0.5 * (images[..., :16] - images[..., 16:]).abs().mean()
+    net = bench.calibrate(bench.three_layers(3), images)
+    assert not net.training
+    seen = bench.inputs_of(net, [images], "0.2")[0]
+    torch.testing.assert_close(seen.mean(dim=(0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-3)
+    torch.testing.assert_close(seen.std(dim=(0, 2, 3)), torch.ones(3), rtol=0, atol=1e-2)
+
+
+def test_a_failed_compilation_is_recorded(monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("no compiler\nhere")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    variants, _ = bench.variants_of(TINY, 1, "cpu", (0.5,))
+    same, skipped = bench._with_compiled(variants)
+    assert same == variants and skipped == {"compiled": "RuntimeError: no compiler here"}
+
+
+def test_plot_says_the_shares(small):
+    results = bench.bench(quick=True, say=lambda line: None)
+    figure, sentence = plots.time_and_macs(results)
+    fast = bench.find(results["rows"][0], "accelerated", 0.5)
+    assert f"density 0.5 {fast['macs_share']:.3f} and {fast['time_share']:.3f}" in sentence
+    (axes,) = figure.axes
+    assert "share" in axes.get_xlabel() and "share" in axes.get_ylabel()
+    labels = axes.get_legend_handles_labels()[1]
+    assert {"ideal: time as MACs", "tiny, batch 1", "single layers"} <= set(labels)
+    plots.plt.close(figure)
+
+
+def test_tables_go_between_the_marks_of_the_readme(small, tmp_path):
+    sys.path.insert(0, str(ROOT / "tools"))
+    from ship_bench import with_tables
+
+    results = {"command": "python …", **bench.bench(quick=True, say=lambda line: None)}
+    (tmp_path / "cpu.json").write_text(json.dumps(results))
+    readme = "a\n<!-- bench cpu: made -->\nold\n<!-- /bench cpu -->\nb\n"
+    once = with_tables(readme, tmp_path)
+    assert "\nold\n" not in once and "| tiny, batch 1 " in once and once.endswith("-->\nb\n")
+    assert with_tables(once, tmp_path) == once
+
+
+def test_readme_shows_the_results_in_benchmarks():
+    sys.path.insert(0, str(ROOT / "tools"))
+    from ship_bench import with_tables
+
+    readme = (ROOT / "README.md").read_text()
+    assert with_tables(readme) == readme
