@@ -4,8 +4,8 @@ Networks and single layers with random weights run by turns in one process, in s
 
 - *dense*: the plain network, in PyTorch's two layouts, as it is and with its batch norms folded
   into the convolutions. The fastest of these four is the *best dense*, and all shares refer to it.
-- *compiled*: the plain network through ``torch.compile``.
-- *masked*: the gated network, which computes every channel and multiplies losers by 0.
+- *compiled*: the plain network through ``torch.compile``; it is not among those four.
+- *masked*: the gated network as it is, which computes every channel and multiplies losers by 0.
 - *accelerated*: `accelerate` of the gated network, with saliencies, predictors and selection.
 - *oracle*: a small plain network with only ``active_channels(C, d)`` channels in each layer. It
   need not choose nor gather. In ResNet-18 only the inside of each block is narrow, since the sums
@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
+from torch.utils.flop_counter import FlopCounterMode
 
 from .convert import convert, random_predictor
 from .gated import gated_layers, set_density
@@ -40,8 +41,6 @@ DENSITIES = (0.8, 0.6, 0.5, 0.25)
 GAIN = 0.3  # of the random predictors: larger gates would grow from layer to layer and overflow
 INPUTS = 4  # batches that every variant goes round, so that its winners change from call to call
 CALIBRATION = 8  # images that set the batch norms' statistics
-# On a GPU the shapes of a recorded graph cannot depend on values: empty winners are computed with.
-EXECUTED = {"cpu": "zeros", "cuda": "gates"}
 DENSE = ("dense", "dense channels_last", "dense folded", "dense folded channels_last")
 
 
@@ -225,7 +224,7 @@ def _provenance(device: str, reason: str | None, quick: bool) -> dict:
         "weights": "random, seed 0; batch norms set by smooth random images: times and MACs count, "
         "accuracy does not",
         "shares": "of the best dense median; MACs of dense MACs",
-        "macs_executed": f"count_macs by {EXECUTED[device]!r}, and the predictors",
+        "macs_executed": "of the convolutions and linear layers that run, and the predictors",
         "efficiency": "speed-up / reduction of executed MACs = macs_share / time_share",
     }
 
@@ -234,7 +233,7 @@ def _rows(
     case: Case, batch: int, device: str, densities: Sequence[float], quick: bool
 ) -> Iterator[dict]:
     """The measurements of one case: on CUDA each precision, kernel by kernel and as a graph."""
-    variants, skipped = variants_of(case, batch, device, densities)
+    variants = variants_of(case, batch, device, densities)
     for precision in _precisions(device):
         _set_kernels(variants, precision)
         with _precision(precision):
@@ -249,15 +248,13 @@ def _rows(
                     "shape": list(case.shape),
                     "precision": precision,
                     "execution": execution,
-                    "skipped": skipped | missing | compiled,
+                    "skipped": missing | compiled,
                     **_race(ready, device, bool(case.part), quick),
                 }
 
 
-def variants_of(
-    case: Case, batch: int, device: str, densities: Sequence[float]
-) -> tuple[list[Variant], dict[str, str]]:
-    """Every variant of a case but the compiled one, and why any is missing."""
+def variants_of(case: Case, batch: int, device: str, densities: Sequence[float]) -> list[Variant]:
+    """Every variant of a case but the compiled one."""
     torch.manual_seed(0)
     images = [smooth_images(batch, case.shape).to(device) for _ in range(INPUTS)]
     calibration = smooth_images(CALIBRATION, case.shape).to(device)
@@ -266,31 +263,27 @@ def variants_of(
     for layer in gated_layers(gated).values():
         random_predictor(layer, GAIN)
     calibrate(gated, calibration)
-    variants, skipped = list(_dense(plain, images, case.part)), {}
+    variants = list(_dense(plain, images, case.part))
     for d in densities:
-        masked = set_density(copy.deepcopy(gated), d)
-        dense, active, overhead = count(masked, images, EXECUTED[device], case.part)
-        ideal = count(masked, images, "gates", case.part)[1]
+        masked = calibrate(set_density(copy.deepcopy(gated), d), calibration)
+        dense, ideal, overhead = count(masked, images, case.part)
         inputs = inputs_of(masked, images, case.part)
         module = masked.get_submodule(case.part)
         variants.append(Variant("masked", module, inputs, dense + overhead, d, ideal))
-        try:
-            fast = accelerate(masked, device)
-        except (KeyError, ImportError) as error:  # a backend that is not there
-            skipped["accelerated"] = f"no backend for {device}: {error!r}"
-        else:
-            inputs = inputs_of(fast, images, case.part)
-            module = fast.get_submodule(case.part)
-            variants.append(Variant("accelerated", module, inputs, active + overhead, d, ideal))
+        fast = accelerate(masked, device)
+        inputs = inputs_of(fast, images, case.part)
+        module = fast.get_submodule(case.part)
+        macs = executed_macs(module, inputs, batch)
+        variants.append(Variant("accelerated", module, inputs, macs, d, ideal))
         small = calibrate(case.make(d).to(device), calibration)
-        fastest_layout = list(_dense(small, images, case.part))[-1]
-        variants.append(replace(fastest_layout, kind="oracle", density=d))
-    return variants, skipped
+        oracle = list(_dense(small, images, case.part))[-1]  # folded, in channels_last
+        variants.append(replace(oracle, kind="oracle", density=d))
+    return variants
 
 
 def _dense(plain: nn.Module, images: list[Tensor], part: str) -> Iterator[Variant]:
     """The plain network, or its part, in the four ways of `DENSE`."""
-    macs = count(plain, images[:1], "zeros", part)[0]
+    macs = count(plain, images[:1], part)[0]
     inputs = inputs_of(plain, images, part)
     as_it_is = plain.get_submodule(part)
     nhwc = [x.contiguous(memory_format=torch.channels_last) for x in inputs]
@@ -321,11 +314,9 @@ def calibrate(model: nn.Module, images: Tensor) -> nn.Module:
     return model.eval()
 
 
-def count(
-    model: nn.Module, images: list[Tensor], by: str, part: str = ""
-) -> tuple[float, float, float]:
-    """MACs of one image in the part: dense, mean active, predictors. ``by`` as in `count_macs`."""
-    reports = [count_macs(model, x, by) for x in images]
+def count(model: nn.Module, images: list[Tensor], part: str = "") -> tuple[float, float, float]:
+    """MACs of one image in the part, by gates: dense, mean active, predictors."""
+    reports = [count_macs(model, x) for x in images]
     layers = [x for r in reports for x in r.layers if f"{x.name}.".startswith(part and f"{part}.")]
     totals = (
         sum(x.dense for x in layers),
@@ -333,6 +324,28 @@ def count(
         sum(x.overhead for x in layers),
     )
     return tuple(total / len(reports) for total in totals)
+
+
+def executed_macs(module: nn.Module, inputs: list, batch: int) -> float:
+    """MACs of one image that an accelerated module really does, mean over the inputs.
+
+    In a batch every image is computed with as many inputs as the one with the most needs.
+    """
+    in_kernels = 0  # PyTorch's counter does not see into a Triton kernel
+
+    def add(conv: SparseConv, args: tuple, output: Compact) -> None:
+        nonlocal in_kernels
+        if hasattr(conv, "precision"):
+            pairs = args[0].maps.shape[1] * prod(conv.kernel_size)
+            in_kernels += pairs * output.maps.numel()
+
+    hooks = [m.register_forward_hook(add) for m in module.modules() if isinstance(m, SparseConv)]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        for x in inputs:
+            module(x)
+    for hook in hooks:
+        hook.remove()
+    return (counter.get_total_flops() // 2 + in_kernels) / (len(inputs) * batch)
 
 
 def inputs_of(model: nn.Module, images: list[Tensor], part: str) -> list:
@@ -371,10 +384,8 @@ def _executions(
     yield "eager", variants, {}
     if device != "cuda":
         return
-    try:
-        from .sparse.cuda import graphed
-    except ImportError:
-        return
+    from .sparse.cuda import graphed
+
     ready, missing = [], {}
     for v in variants:
         try:
@@ -519,7 +530,8 @@ def tables(results: dict) -> str:
         for d in results["densities"]
     ]
     shares = (
-        "Time as a share of the best dense, median (quartiles); MACs as a share of dense MACs; "
+        "Time as a share of the best dense (not compiled), median (quartiles); MACs as a share of "
+        "dense MACs; "
         "efficiency is the speed-up divided by the reduction of executed MACs:\n\n"
     )
     return f"{dense}\n\n{shares}{_table(head, lines)}"

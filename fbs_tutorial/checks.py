@@ -12,7 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from math import ceil
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import __version__
 from .saliency import channel_saliency
@@ -319,6 +321,137 @@ def check_chain_macs(function: Callable) -> CheckResult:
             )
 
     return _check(function, cases(), "right for 4 chains, the first layer and rounding included.")
+
+
+def check_pair_index(function: Callable) -> CheckResult:
+    """``pair_index(winners, live, in_channels)``: ``[N, k]``, ``[N, i]`` -> rows ``[N, k, i]``."""
+
+    def cases() -> Iterator[_Case]:
+        row = "the table has C_in rows for each output: o * C_in + i"
+        each = "every image has its own winners and live inputs; the result is [N, k, i]"
+        for n, k, i, channels, hint in [(1, 2, 3, 5, row), (3, 4, 2, 7, each), (4, 4, 4, 9, each)]:
+            winners, live = (
+                torch.rand(n, channels).argsort(dim=1)[:, :size].sort(dim=1).values
+                for size in (k, i)
+            )
+            expected = winners[:, :, None] * channels + live[:, None, :]
+            yield _Case((winners, live, channels), expected, hint)
+
+    return _check(function, cases(), "every pair has its row, for 1, 3 and 4 images.")
+
+
+def check_batch_as_groups(function: Callable) -> CheckResult:
+    """``batch_as_groups(x, kernels)``: ``[N, i, H, W]``, ``[N, k, i, 3, 3]`` -> ``[N, k, H, W]``.
+
+    Convolutions with padding 1, all images in one call.
+    """
+
+    def answer_or_calls(x: Tensor, kernels: Tensor) -> Tensor | int:
+        if len(x) < 5:
+            return function(x, kernels)
+        with _CountConvolutions() as counter:
+            function(x, kernels)
+        return counter.calls
+
+    answer_or_calls.__name__ = getattr(function, "__name__", "the function")
+
+    def cases() -> Iterator[_Case]:
+        one = "a 3x3 convolution with padding 1"
+        own = "image n with kernels n: fold the images into the channels, and give each its group"
+        calls = "this is the number of convolutions that ran: one call for the batch, not one each"
+        for n, k, i, hint in [(1, 2, 3, one), (2, 3, 3, own), (4, 5, 2, own), (5, 2, 2, calls)]:
+            sizes = [(n, i, 4, 6), (n, k, i, 3, 3)]
+            x, kernels = (torch.randint(-3, 4, size).float() for size in sizes)  # sums are exact
+            each = [F.conv2d(x[[m]], kernels[m], padding=1) for m in range(n)]
+            yield _Case((x, kernels), 1 if n == 5 else torch.cat(each), hint)
+
+    return _check(answer_or_calls, cases(), "each image has its own kernels, all in one call.")
+
+
+class _CountConvolutions(TorchDispatchMode):
+    """Counts the convolutions that PyTorch runs inside the ``with``."""
+
+    calls = 0
+
+    def __torch_dispatch__(self, operator, types, arguments=(), keywords=None):
+        self.calls += operator is torch.ops.aten.convolution.default
+        return operator(*arguments, **(keywords or {}))
+
+
+def check_break_even(function: Callable) -> CheckResult:
+    """``break_even(dense, fixed, growing)``: ``[L]`` each; where fixed + growing d² = dense."""
+
+    def cases() -> Iterator[_Case]:
+        solve = "solve fixed + growing * d**2 = dense for d"
+        never = "fixed alone costs more than dense: never worth it, say 0 (not NaN)"
+        always = "cheaper than dense even at d = 1: a density is at most 1"
+        for dense, fixed, growing, hint in [
+            ([5.0, 2.0], [0.5, 0.2], [5.5, 2.5], solve),
+            ([4.0, 0.02], [0.3, 0.05], [4.2, 0.03], never),
+            ([4.0, 3.0], [0.3, 0.1], [3.1, 4.0], always),
+        ]:
+            times = tuple(torch.tensor(values) for values in (dense, fixed, growing))
+            d = ((times[0] - times[1]) / times[2]).clamp(0, 1).sqrt()
+            yield _Case(times, d, hint)
+
+    return _check(function, cases(), "right for six layers, never and always included.")
+
+
+def check_weight_addresses(function: Callable) -> CheckResult:
+    """``weight_addresses(tap, channels, winners, in_channels, out_channels)``: ``[k_in, k_out]``.
+
+    Places in the flat copy of a weight ``[taps, in_channels, out_channels]``.
+    """
+
+    def as_lists(*arguments: object) -> object:  # a message can show them whole
+        got = function(*arguments)
+        return got.tolist() if isinstance(got, Tensor) else got
+
+    as_lists.__name__ = getattr(function, "__name__", "the function")
+
+    def cases() -> Iterator[_Case]:
+        row = "a row for each channel, a column for each winner; one channel further is " + (
+            "out_channels numbers further, one winner further is the next number"
+        )
+        taps = "one tap further is in_channels * out_channels numbers further"
+        for tap, k_in, k_out, hint in [(0, 2, 3, row), (0, 2, 2, row), (5, 3, 2, taps)]:
+            channels, winners = (torch.rand(6).argsort()[:k].sort().values for k in (k_in, k_out))
+            expected = torch.arange(9 * 6 * 7).view(9, 6, 7)[tap][channels[:, None], winners]
+            yield _Case((tap, channels, winners, 6, 7), expected.tolist(), hint)
+
+    return _check(as_lists, cases(), "every weight is found, for three pairs of lists.")
+
+
+def check_tile_count(function: Callable) -> CheckResult:
+    """``tile_count(images, pixels, winners, block_m, block_n)``: programs of one launch."""
+
+    def cases() -> Iterator[_Case]:
+        up = "a tile that is only partly filled is a tile: round up, in both directions"
+        own = "a tile belongs to one image: round up for each image, then multiply"
+        for images, pixels, winners, m, n, hint in [
+            (1, 64, 32, 32, 16, up),
+            (1, 50, 24, 16, 16, up),
+            (3, 49, 40, 64, 32, own),
+            (128, 225, 64, 128, 64, own),
+        ]:
+            expected = images * ceil(Fraction(pixels, m)) * ceil(Fraction(winners, n))
+            yield _Case((images, pixels, winners, m, n), expected, hint)
+
+    return _check(function, cases(), "right for 4 layers, tiles at the edges included.")
+
+
+def check_least_time(function: Callable) -> CheckResult:
+    """``least_time(macs, moved, peak, bandwidth)``: the roofline's bound in seconds, ``[L]``."""
+
+    def cases() -> Iterator[_Case]:
+        flops = "a MAC is two FLOPs: 2 * macs / peak seconds of arithmetic"
+        longer = "both go on at the same time: the longer of the two decides, for each layer"
+        for moved, hint in [([1.0, 1.0], flops), ([9e9, 1.0], longer), ([3e9, 8e9], longer)]:
+            macs, moved = torch.tensor([4e9, 1e9]), torch.tensor(moved)
+            bound = torch.maximum(2 * macs / 4e9, moved / 1e9)
+            yield _Case((macs, moved, 4e9, 1e9), bound, hint)
+
+    return _check(function, cases(), "right for layers on both sides of the ridge.")
 
 
 def _draw(low: int, high: int) -> list[int]:

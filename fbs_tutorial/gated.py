@@ -51,13 +51,17 @@ class Gated(nn.Module):
         check_feature_maps(x, "x")
         if x.shape[1] != self.in_channels:
             raise ValueError(f"x must have {self.in_channels} channels, got {x.shape[1]}")
-        linear = self.predictor
-        dtype = torch.promote_types(linear.weight.dtype, torch.float32)
+        dtype = torch.promote_types(self.predictor.weight.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
             s = channel_saliency(x.to(dtype), self.reduce)  # [N, C_in]
-            g = F.relu(F.linear(s, linear.weight.to(dtype), linear.bias.to(dtype)))  # [N, C_out]
-            self.saliency = g
+            g = self.saliency = self.predict(s)  # [N, C_out]
             return self.select(g)  # [N, C_out]
+
+    def predict(self, s: Tensor) -> Tensor:
+        """``relu(predictor(s))``, ``[N, C_in] -> [N, C_out]``, in float32 or finer."""
+        linear = self.predictor
+        dtype = torch.promote_types(linear.weight.dtype, torch.float32)
+        return F.relu(F.linear(s.to(dtype), linear.weight.to(dtype), linear.bias.to(dtype)))
 
     def select(self, g: Tensor) -> Tensor:
         """The gate ``pi`` ``[N, C_out]``: the winners of ``g``, or what `forced_gates` says."""

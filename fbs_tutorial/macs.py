@@ -9,7 +9,7 @@ from math import inf, prod
 import torch
 from torch import Tensor, nn
 
-from .gated import Gated, GatedConv2d, evaluating
+from .gated import ChannelPruning, Gated, GatedConv2d, evaluating
 from .saliency import check_feature_maps
 from .wta import winner_mask
 
@@ -132,6 +132,9 @@ def count_macs(model: nn.Module, images: Tensor, by: str = "gates") -> MacReport
     check_feature_maps(images, "images")
     if by not in ("gates", "zeros"):
         raise ValueError(f"by must be 'gates' or 'zeros', got {by!r}")
+    for module in model.modules():
+        if isinstance(module, Gated) and not isinstance(module, (GatedConv2d, ChannelPruning)):
+            raise ValueError("count_macs takes the network itself, not what accelerate made of it")
     with evaluating(model):
         calls, winners = _run(model, images)
         if by == "gates":

@@ -371,6 +371,9 @@ def _said_times(row: dict, name: str) -> list[str]:
     return [f"{name} at density {v['density']:g} {v['macs_share']:.3f} and {v['time_share']:.3f}"]
 
 
+BARS = {"dense": GREY, "masked": ORANGE, "loops": PURPLE, "oracle": GREEN}  # others are blue
+
+
 def time_bars(
     times: Mapping[str, Timing], ideal: float | None = None, title: str = ""
 ) -> tuple[Figure, str]:
@@ -387,7 +390,7 @@ def time_bars(
     low = middle - [1000 * t.first_quartile for t in times.values()]
     high = [1000 * t.third_quartile for t in times.values()] - middle
     figure, axes = plt.subplots(figsize=(7, 0.42 * len(names) + 1.5), layout="constrained")
-    colours = [GREY, ORANGE, BLUE, GREEN, PURPLE, BLACK][: len(names)]
+    colours = [BARS.get(name, BLUE) for name in names]
     bars = axes.barh(
         names, middle, xerr=(low, high), color=colours, edgecolor=BLACK, ecolor=BLACK, capsize=3
     )
@@ -418,10 +421,11 @@ def time_by_density(
     squares = [d * d for d in densities]
     axes.plot(densities, squares, "--", color=BLACK, label="ideal: d²")
     axes.axhline(1, color=BLACK, linewidth=0.8)
-    axes.text(max(densities), 1.03, "as slow as dense", fontsize=9)
+    axes.text(min(densities) - 0.03, 1.06, "as slow as dense", fontsize=9, ha="right")
     ticks = [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 4]
     axes.set(xlabel="density d (share of channels that win)", ylabel="time (share of dense)")
-    axes.set(yscale="log", xticks=densities, title=title)
+    axes.set(yscale="log", title=title)
+    axes.set_xticks(densities, [f"{d:g}" for d in densities])
     axes.set_xlim(max(densities) + 0.04, min(densities) - 0.04)
     axes.yaxis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.yaxis.set_ticks([], minor=True)
@@ -429,6 +433,106 @@ def time_by_density(
     figure.legend(loc="outside right center", fontsize=9, frameon=False)
     at = ", ".join(f"{d:g}" for d in densities)
     return figure, f"Percent of the dense time at d = {at}: {'; '.join(said)}."
+
+
+def weight_reads(
+    channels: Tensor, winners: Tensor, shape: tuple[int, int], sector: int, title: str = ""
+) -> tuple[Figure, str]:
+    """What one image reads of a weight ``[C_in, C_out]``, whose rows come in pieces of ``sector``.
+
+    Args:
+        channels, winners: the rows and columns that are needed, ``[k_in]`` and ``[k_out]``.
+    """
+    needed = np.zeros(shape, dtype=bool)
+    needed[np.ix_(channels.numpy(), winners.numpy())] = True
+    pieces = np.add.reduceat(needed, range(0, shape[1], sector), axis=1) > 0
+    read = pieces.repeat(sector, axis=1)[:, : shape[1]]
+    figure, axes = plt.subplots(figsize=(7.5, 4), layout="constrained")
+    axes.pcolormesh(
+        read.astype(int) + needed, cmap=ListedColormap(["white", ORANGE, BLUE]), vmin=0, vmax=2,
+        edgecolors="white", linewidth=0.3,
+    )  # fmt: skip
+    axes.vlines(range(0, shape[1] + 1, sector), 0, shape[0], BLACK, linewidth=0.8)
+    axes.invert_yaxis()
+    axes.set(xlabel="output channel", ylabel="input channel", title=title)
+    colours = [(BLUE, "needed"), (ORANGE, "read with it"), ("white", "not read")]
+    figure.legend(
+        [Patch(facecolor=colour, edgecolor=GREY) for colour, _ in colours],
+        [name for _, name in colours],
+        loc="outside lower center", ncols=3, fontsize=9, frameon=False,
+    )  # fmt: skip
+    sentence = (
+        f"Needed are {100 * needed.mean():.0f} % of the {needed.size} weights, read are "
+        f"{100 * read.mean():.0f} %."
+    )
+    return figure, sentence
+
+
+def roofline(
+    peaks: Mapping[str, float],
+    bandwidth: float,
+    intensities: Mapping[str, Mapping[str, tuple[float, float]]],
+    shares: Mapping[str, Mapping[str, float]],
+    ideal: float,
+    measured: Mapping[str, float],
+    title: str = "",
+) -> tuple[Figure, str]:
+    """Where layers lie under a GPU's roofs, and the shares of the dense time that follow.
+
+    Args:
+        peaks: FLOP/s, a roof for each precision, up to three. bandwidth: bytes/s.
+        intensities: ``{precision: {layer: (dense, skipping)}}`` in FLOP a byte.
+        shares: ``{precision: {layer: least time as a share of the dense layer's}}``.
+        ideal: the density squared. measured: ``{layer: share}``, of the first precision; may be {}.
+    """
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(10, 4.4), width_ratios=(1.15, 1), layout="constrained"
+    )
+    layers = list(next(iter(shares.values())))
+    grid, width, said = np.logspace(-0.3, 3.7, 200), 0.8 / len(peaks), []
+    looks = zip((BLUE, ORANGE, GREEN), ("-", "--", ":"), ("", "///", "..."), strict=True)
+    for i, ((name, peak), (colour, line, hatch)) in enumerate(zip(peaks.items(), looks)):  # noqa: B905
+        roof = np.minimum(peak, grid * bandwidth) / 1e12
+        left.loglog(
+            grid, roof, line, color=colour, label=f"{name}: at most {peak / 1e12:g} TFLOP/s"
+        )
+        for layer, marker in zip(layers, "os^DvP", strict=False):
+            at = np.array(intensities[name][layer])
+            reached = np.minimum(peak, at * bandwidth) / 1e12
+            left.plot(at, reached, color=colour, linewidth=3, alpha=0.3)
+            left.plot(at[:1], reached[:1], marker, color=colour, markerfacecolor="white")
+            left.plot(at[1:], reached[1:], marker, color=colour, markersize=7)
+        place = np.arange(len(layers)) - 0.4 + (i + 0.5) * width
+        values = [shares[name][layer] for layer in layers]
+        right.bar(place, values, width, color=colour, hatch=hatch, edgecolor="white")
+        if not i and measured:
+            points = [measured.get(layer, np.nan) for layer in layers]
+            right.plot(place, points, "D", color=BLACK, label=f"measured, {name}")
+        said.append(f"{name} " + ", ".join(f"{100 * value:.0f}" for value in values))
+    for layer, marker in zip(layers, "os^DvP", strict=False):
+        left.plot([], [], marker, color=BLACK, linestyle="", label=layer)
+    left.plot([], [], "o", color=BLACK, markerfacecolor="white", linestyle="", label="open: dense")
+    left.set(xlabel="arithmetic intensity (FLOP per byte moved)", ylabel="TFLOP/s at most")
+    left.set(xlim=(grid[0], grid[-1]), ylim=(1, 2000))
+    left.legend(fontsize=7, frameon=False, ncols=2, loc="lower right")
+    right.axhline(ideal, color=BLACK, linestyle="--", label=f"ideal: d² = {ideal:.3g}")
+    right.axhline(1, color=BLACK, linewidth=0.8)
+    ticks = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]
+    right.set(ylabel="least time (share of dense)", yscale="log", ylim=(0.005, 12))
+    right.yaxis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    right.yaxis.set_ticks([], minor=True)
+    right.set_xticks(
+        range(len(layers)), [layer.replace(", ", "\n") for layer in layers], fontsize=8
+    )
+    right.legend(fontsize=8, frameon=False, loc="upper left", ncols=2)
+    left.grid(alpha=0.3)
+    figure.suptitle(title, fontsize=11)
+    sentence = f"Least time in percent of the dense layer's, for {'; '.join(layers)}: "
+    sentence += f"{'; '.join(said)}. d² is {100 * ideal:.3g} %."
+    if measured:
+        points = (f"{layer} {100 * share:.0f}" for layer, share in measured.items())
+        sentence += f" Measured, {next(iter(peaks))}: {'; '.join(points)}."
+    return figure, sentence
 
 
 def number_line(

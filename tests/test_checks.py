@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from fbs_tutorial import active_channels, channel_saliency, checks, winner_take_all
 from fbs_tutorial.wta import winner_mask
@@ -41,6 +42,12 @@ def density_schedule(start, stop, step):
     return [round(start - i * step, 6) for i in range(round((start - stop) / step) + 1)]
 
 
+def batch_as_groups(x, kernels):
+    n, _, height, width = x.shape
+    y = F.conv2d(x.reshape(1, -1, height, width), kernels.flatten(0, 1), padding=1, groups=n)
+    return y.view(n, -1, height, width)
+
+
 RIGHT = [
     (checks.check_conv_macs, lambda a, b, k, h, w: a * b * k * k * h * w),
     (checks.check_shared_winners, lambda a, b: ((a != 0) & (b != 0)).sum()),
@@ -63,6 +70,21 @@ RIGHT = [
         lambda live, won, k, hw: sum(live[i] * won[i] * k * k * hw for i in range(len(won))),
     ),
     (checks.check_chain_macs, lambda c, d, hw: chain(c, d, hw, active_channels)),
+    (checks.check_pair_index, lambda o, i, c: torch.add(i[:, None], o[:, :, None], alpha=c)),
+    (checks.check_batch_as_groups, lambda x, w: batch_as_groups(x, w)),
+    (
+        checks.check_break_even,
+        lambda dense, fixed, growing: ((dense - fixed) / growing).clamp(0, 1) ** 0.5,
+    ),
+    (
+        checks.check_weight_addresses,
+        lambda tap, i, o, c_in, c_out: (tap * c_in * c_out + i * c_out).unsqueeze(1) + o,
+    ),
+    (checks.check_tile_count, lambda n, p, k, m, b: n * -(-p // m) * -(-k // b)),
+    (
+        checks.check_least_time,
+        lambda f, b, peak, rate: torch.stack([2 * f / peak, b / rate]).amax(0),
+    ),
 ]
 
 WRONG = [
@@ -145,6 +167,42 @@ WRONG = [
         lambda c, d, hw: chain(c, d, hw, lambda n, share: math.ceil(n * share)),
         "use active_channels",
     ),
+    (checks.check_pair_index, lambda o, i, c: i[:, None] * c + o[:, :, None], "o \\* C_in \\+ i"),
+    (
+        checks.check_pair_index,
+        lambda o, i, c: (o[0, :, None] * c + i[0])[None],
+        r"expected shape \[3, 4, 2\], got \[1, 4, 2\].*every image has its own",
+    ),
+    (
+        checks.check_batch_as_groups,
+        lambda x, w: torch.cat([F.conv2d(x[[n]], w[n], padding=1) for n in range(len(x))]),
+        "expected 1, got 5.*one call for the batch",
+    ),
+    (checks.check_batch_as_groups, lambda x, w: F.conv2d(x, w[0], padding=1), "image .*its group"),
+    (checks.check_batch_as_groups, lambda x, w: F.conv2d(x, w[0]), "3x3 convolution with padding"),
+    (checks.check_break_even, lambda a, b, c: (a - b) / c, "solve fixed"),
+    (checks.check_break_even, lambda a, b, c: ((a - b) / c).sqrt(), "got nan.*never worth it"),
+    (checks.check_break_even, lambda a, b, c: ((a - b) / c).relu() ** 0.5, "at most 1"),
+    (
+        checks.check_weight_addresses,
+        lambda tap, i, o, c_in, c_out: (tap * c_in + i) * c_out + o[:, None],
+        r"expected \[\[.*got \[\[.*a column for each winner",
+    ),
+    (
+        checks.check_weight_addresses,
+        lambda tap, i, o, c_in, c_out: (tap * c_in + i[:, None]) * c_in + o,
+        "out_channels numbers further",
+    ),
+    (
+        checks.check_weight_addresses,
+        lambda tap, i, o, c_in, c_out: (tap + i[:, None]) * c_out + o,
+        r"in_channels \* out_channels",
+    ),
+    (checks.check_tile_count, lambda n, p, k, m, b: n * (p // m) * (k // b), "round up"),
+    (checks.check_tile_count, lambda n, p, k, m, b: -(-n * p // m) * -(-k // b), "each image"),
+    (checks.check_least_time, lambda f, b, p, r: torch.maximum(f / p, b / r), "two FLOPs"),
+    (checks.check_least_time, lambda f, b, p, r: 2 * f / p + b / r, "the longer of the two"),
+    (checks.check_least_time, lambda f, b, p, r: 2 * f / p, "the longer of the two"),
 ]
 
 

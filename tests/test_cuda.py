@@ -47,7 +47,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
 
 def accelerated_here(net):
     """What the backend makes of a network, although that is on a CPU."""
-    with patch("fbs_tutorial.sparse.plan.check_cuda"):
+    with patch("fbs_tutorial.sparse.plan.check_device"):
         return accelerate(net, "cuda")
 
 
@@ -98,7 +98,7 @@ def test_the_cuda_backend_needs_a_cuda_device_and_the_model_on_it():
         accelerate(net, "cuda")
     with (
         patch("torch.cuda.is_available", return_value=True),
-        pytest.raises(ValueError, match=r"call model.cuda\(\) first, got one on cpu"),
+        pytest.raises(ValueError, match="needs the model on cuda, got one on cpu"),
     ):
         accelerate(net, "cuda")
 

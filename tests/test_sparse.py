@@ -4,6 +4,7 @@ import copy
 import gc
 import io
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -21,11 +22,13 @@ from fbs_tutorial import (
     accelerate,
     convert,
     count_macs,
+    how_dynamic,
     load_data,
     load_pretrained,
     set_density,
 )
 from fbs_tutorial.convert import gate_layer
+from fbs_tutorial.data import as_tensors
 from fbs_tutorial.gated import Gated, forced_gates, gated_layers
 from fbs_tutorial.models import mcifarnet
 from fbs_tutorial.wta import winner_mask
@@ -803,6 +806,129 @@ class ScaledConv(nn.Conv2d):
 class ScaledLinear(nn.Linear):
     def forward(self, x):
         return 2 * super().forward(x)
+
+
+class ScaledGate(GatedConv2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class TwiceTheBlock(ChannelPruning):
+    def forward(self, x):
+        return super().forward(x) + self.block(x)
+
+
+class RollingReLU(nn.ReLU):
+    def forward(self, x):
+        return super().forward(x).roll(1, dims=1)
+
+
+class ReadsAKernel(nn.Module):
+    """Uses the weight of a gated layer by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.gated = GatedConv2d(8, 8, 3, padding=1, density=0.5)
+
+    def forward(self, x):
+        return F.conv2d(self.gated(x), self.gated.conv.weight)
+
+
+class AsksForKinds(nn.Module):
+    """Collects the maps before each pooling, as segmentation networks do."""
+
+    def __init__(self):
+        super().__init__()
+        gated = [GatedConv2d(8, 8, 3, padding=1, density=0.5) for _ in range(2)]
+        self.layers = nn.Sequential(gated[0], nn.MaxPool2d(2), gated[1], nn.MaxPool2d(2))
+
+    def forward(self, x):
+        sums = 0
+        for layer in self.layers:
+            if isinstance(layer, nn.MaxPool2d):
+                sums = sums + x.sum(dim=(2, 3))
+            x = layer(x)
+        return sums + x.sum(dim=(2, 3))
+
+
+def with_part(**parts):
+    layer = GatedConv2d(8, 8, 3, density=0.5)
+    for name, part in parts.items():
+        setattr(layer, name, part)
+    return layer
+
+
+def affine_norm():
+    norm = nn.BatchNorm2d(8)
+    nn.init.uniform_(norm.weight)
+    return with_part(norm=norm)
+
+
+def hooked(which):
+    net = nn.Sequential(
+        GatedConv2d(8, 8, 3, density=0.5), nn.ReLU(), nn.Conv2d(8, 8, 1), GatedConv2d(8, 8, 1)
+    )
+    net[which].register_forward_hook(lambda module, args, output: output.flip(1))
+    return net
+
+
+def hook_in_a_block():
+    block = ChannelPruning(nn.Conv2d(8, 8, 3), nn.ReLU(), density=0.5)
+    block[1].register_forward_hook(lambda module, args, output: output.flip(1))
+    return block
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: nn.Sequential(ScaledGate(8, 8, 3, density=0.5), GatedConv2d(8, 8, 3, density=0.5)),
+        lambda: with_part(conv=ScaledConv(8, 8, 3, bias=False)),
+        affine_norm,
+        lambda: with_part(norm=nn.GroupNorm(2, 8)),
+        lambda: TwiceTheBlock(nn.Conv2d(8, 8, 3), nn.ReLU(), density=0.5),
+        lambda: with_part(activation=RollingReLU()),
+        ReadsAKernel,
+        AsksForKinds,
+        lambda: hooked(0),
+        lambda: hooked(1),
+        lambda: hooked(2),
+        hook_in_a_block,
+    ],
+    ids=[
+        "a subclass", "a convolution", "a norm with a scale", "another norm", "a block",
+        "an activation", "a kernel read", "isinstance", "hook on a layer", "hook on a ReLU",
+        "hook on a convolution", "hook in a block",
+    ],
+)  # fmt: skip
+def test_what_is_not_plain_is_left_as_it_is(build):
+    net = used(build().double())
+    assert_accelerated(net, torch.rand(2, 8, 12, 12, dtype=torch.float64))
+
+
+def test_threads_do_not_share_memory():
+    net = used(nn.Sequential(GatedConv2d(3, 32, 3, density=0.5), GatedConv2d(32, 64, 3)).double())
+    for layer in gated_layers(net).values():  # the same gates for all: only memory is shared
+        nn.init.zeros_(layer.predictor.weight)
+    accelerated, images = accelerate(net, "cpu"), torch.rand(40, 1, 3, 16, 16).double()
+    with torch.no_grad():
+        expected = [accelerated(x) for x in images]
+        with ThreadPoolExecutor(4) as pool:
+            outputs = list(pool.map(torch.no_grad()(accelerated), images))
+    for y, alone in zip(outputs, expected, strict=True):
+        assert_same(y, alone)
+
+
+def test_what_is_accelerated_reports_its_gates_but_is_not_counted_or_accelerated_again():
+    net, (images, labels) = load_pretrained("digits", 0.3), as_tensors(load_data("digits")[1])
+    accelerated = accelerate(net)
+    accelerated(images), net(images)
+    for name, layer in gated_layers(accelerated).items():
+        assert_same(layer.gate, gated_layers(net)[name].gate.detach())
+    assert how_dynamic(accelerated, images, labels).own == how_dynamic(net, images, labels).own
+    with pytest.raises(ValueError, match="the network itself"):
+        count_macs(accelerated, images)
+    with pytest.raises(ValueError, match="accelerated already"):
+        accelerate(accelerated)
 
 
 class FirstOf(nn.Module):

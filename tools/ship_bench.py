@@ -1,7 +1,7 @@
-"""Show the times in benchmarks/ in the README: python tools/ship_bench.py, after `make bench`.
+"""Show the times in benchmarks/ as tables: python tools/ship_bench.py, after `make bench`.
 
-The tables of benchmarks/cpu.json stand between the marks ``<!-- bench cpu: ... -->`` and
-``<!-- /bench cpu -->``, those of benchmarks/cuda.json between the same with ``cuda``.
+All rows of benchmarks/cpu.json go to benchmarks/cpu.md; those of whole networks stand in the README
+between the marks ``<!-- bench cpu: ... -->`` and ``<!-- /bench cpu -->``. The same with ``cuda``.
 """
 
 import json
@@ -15,13 +15,17 @@ ROOT = Path(__file__).parents[1]
 
 def main() -> None:
     readme = ROOT / "README.md"
+    for path in sorted((ROOT / "benchmarks").glob("*.json")):
+        results = json.loads(path.read_text())
+        path.with_suffix(".md").write_text(f"{provenance(results)}\n\n{tables(results)}\n")
     readme.write_text(with_tables(readme.read_text()))
 
 
 def with_tables(readme: str, folder: Path = ROOT / "benchmarks") -> str:
-    """The README's text with the tables of every result in ``folder`` that it has marks for."""
+    """The README's text with the networks' tables of the results in ``folder`` it has marks for."""
     for path in sorted(folder.glob("*.json")):
         results, name = json.loads(path.read_text()), path.stem
+        results["rows"] = [row for row in results["rows"] if row["kind"] == "network"]
         section = f"{provenance(results)}\n\n{tables(results)}"
         marks = rf"(<!-- bench {name}: .*? -->\n).*?(<!-- /bench {name} -->)"
         found = re.compile(marks, re.S)

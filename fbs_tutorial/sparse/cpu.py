@@ -1,5 +1,6 @@
 """Skipping on a CPU: gather the kernels of the live pairs, then one ordinary convolution."""
 
+import threading
 from math import prod
 
 import torch
@@ -15,8 +16,8 @@ ONE_BY_ONE_FROM = 48 * 48  # ... images are faster one by one
 KERNELS_AT_ONCE = 1_500_000  # weights of a batch gathered at a time: what the caches hold
 
 
-class Workspace:
-    """Memory that all layers gather their kernels into, one after the other.
+class Workspace(threading.local):
+    """Memory of a thread, that all layers gather their kernels into, one after the other.
 
     A fresh block of some megabytes a layer would cost more than skipping saves: the system hands
     such blocks out in pages that are only made when they are first written to.
@@ -35,20 +36,23 @@ class Workspace:
         return memory[:size].view(shape)
 
 
+WORKSPACE = Workspace()
+
+
 class CpuConv(SparseConv):
     """Computes the winners from the live inputs in a few calls of PyTorch.
 
     All images have as many winners, so a batch is one convolution whose groups are the images.
     """
 
-    def __init__(self, workspace: Workspace, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None):
-        super().__init__(conv, norm)
-        self.workspace = workspace
-
     def forward(
         self, x: Compact, s: Tensor, winners: Tensor, pi: Tensor | None = None, relu: bool = False
     ) -> Compact:
-        if self.groups > 1:
+        everything = x.channels is None and winners.shape[1] == self.out_channels
+        if everything and live_places(s) is None:  # nothing to skip, so nothing to gather
+            arguments = (self.stride, self.padding, self.dilation, self.groups)
+            y = F.conv2d(self.pad(x.maps), self.weight, self.shift, *arguments)
+        elif self.groups > 1:
             y = self.convolve_groups(self.pad(x.dense()), x.spread(s), winners)
         elif len(s) == 1:
             y = self.convolve(self.pad(x.maps), x.channels, s, winners)
@@ -108,7 +112,7 @@ class CpuConv(SparseConv):
             table = self.weight.reshape(-1, prod(self.kernel_size))
             rows = torch.add(channels[:, None], winners[:, :, None], alpha=self.in_channels)
             rows = rows.flatten()
-        kernels = self.workspace.take("kernels", (len(rows), table.shape[1]), table)
+        kernels = WORKSPACE.take("kernels", (len(rows), table.shape[1]), table)
         torch.index_select(table, 0, rows, out=kernels)
         return kernels.view(winners.numel(), -1, *self.kernel_size)
 
@@ -172,13 +176,12 @@ class SparseLinear(nn.Module):
 
     COLUMNS = 256  # gathered at a time, so that they stay in the cache until they are used
 
-    def __init__(self, workspace: Workspace, linear: nn.Linear):
+    def __init__(self, linear: nn.Linear):
         super().__init__()
         self.register_buffer(
             "columns", linear.weight.detach().t().clone(memory_format=torch.contiguous_format)
         )
         self.bias = linear.bias
-        self.workspace = workspace
 
     @property
     def weight(self) -> Tensor:
@@ -190,11 +193,13 @@ class SparseLinear(nn.Module):
         if input.shape[-1] != in_features:
             raise ValueError(f"x must have {in_features} features, got {input.shape[-1]}")
         x = input.reshape(-1, in_features)
-        live = (x[0] if len(x) == 1 else x.abs().amax(dim=0)).nonzero()[:, 0]
+        live = (x[0] if len(x) == 1 else (x != 0).any(dim=0)).nonzero()[:, 0]
+        if len(live) == in_features:
+            return F.linear(input, self.weight, self.bias)
         y = x.new_zeros(()) if self.bias is None else self.bias
         y = y.expand(len(x), out_features)
         for part in live.split(self.COLUMNS):
-            columns = self.workspace.take("columns", (len(part), out_features), self.columns)
+            columns = WORKSPACE.take("columns", (len(part), out_features), self.columns)
             torch.index_select(self.columns, 0, part, out=columns)
             y = torch.addmm(y, x.index_select(1, part), columns)
         return y.reshape(*input.shape[:-1], -1)

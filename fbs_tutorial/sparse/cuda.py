@@ -353,6 +353,7 @@ class Graphed(nn.Module):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
+        self.gates = [module for module in model.modules() if isinstance(module, Gated)]
         self.recorded: tuple | None = None  # what the graph is good for
 
     @torch.no_grad()
@@ -388,7 +389,6 @@ class Graphed(nn.Module):
             raise ValueError(f"a CUDA graph needs images on a CUDA device, got {images.device}")
         if self.model.training:
             raise ValueError("a CUDA graph is for inference only: call model.eval() first")
-        gates = [module for module in self.model.modules() if isinstance(module, Gated)]
-        if any(g.forced is not None or isinstance(g.density, Tensor) for g in gates):
+        if any(g.forced is not None or isinstance(g.density, Tensor) for g in self.gates):
             raise ValueError("a CUDA graph takes one density for all images and no forced gates")
-        return images.shape, images.dtype, images.device, *(gate.density for gate in gates)
+        return images.shape, images.dtype, images.device, *(gate.density for gate in self.gates)

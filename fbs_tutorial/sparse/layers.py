@@ -26,13 +26,17 @@ class Compact:
 
     def dense(self) -> Tensor:
         """``[N, total, H, W]``."""
-        n, _, height, width = self.maps.shape
         if self.channels is None:
             return self.maps
-        full = self.maps.new_zeros(n, self.total, height, width)
-        if n == 1:  # copies whole maps, where scatter wants an index for each pixel
-            return full.index_copy_(1, self.channels[0], self.maps)
-        return full.scatter_(1, self.channels[:, :, None, None].expand_as(self.maps), self.maps)
+        n, k, height, width = self.maps.shape
+        if self.maps.is_contiguous():
+            full = self.maps.new_zeros(n, self.total, height, width)
+            index = self.channels[:, :, None, None].expand_as(self.maps)
+            return full.scatter_(1, index, self.maps)
+        pixels = self.maps.permute(0, 2, 3, 1).reshape(n, -1, k)  # and stay in channels_last
+        full = pixels.new_zeros(n, height * width, self.total)
+        full.scatter_(2, self.channels[:, None].expand_as(pixels), pixels)
+        return full.view(n, height, width, -1).permute(0, 3, 1, 2)
 
     def saliency(self, reduce: str = "l1") -> Tensor:
         """`channel_saliency` of the maps, ``[N, k]``."""
@@ -131,52 +135,58 @@ class SparseGatedConv2d(Gated):
         self.keep_compact = keep_compact
         self.eval()
 
+    @property
+    def gate(self) -> Tensor | None:
+        """The gate ``[N, out_channels]`` of the last batch; None before a forward."""
+        return None if self.saliency is None else self.select(self.saliency)
+
+    @gate.setter
+    def gate(self, gate: Tensor | None) -> None:
+        """Nothing: the gate follows from the saliency."""
+
     def forward(self, x: Maps) -> Maps:
         x = check_input(self, x, self.in_channels)
         s = x.saliency(self.reduce)  # [N, width]
-        self.saliency = self.predict(x.spread(s))  # [N, C_out]
-        winners, pi = choose(self)  # [N, k]
+        g = self.saliency = self.predict(x.spread(s))  # [N, C_out]
+        winners, pi = choose(self, g)  # [N, k]
         if self.reduce != "l1":  # which can be 0 where a map is not empty
             s = x.saliency()
         y = self.conv(x, s, winners, pi, relu=self.activation is True)
-        if isinstance(self.activation, ELEMENTWISE):
+        if type(self.activation) in ELEMENTWISE:
             y.maps = self.activation(y.maps)
         elif isinstance(self.activation, nn.Module):
             y = Compact(self.activation(y.dense()), None, y.total)
         return y if self.keep_compact else y.dense()
 
     def predict(self, s: Tensor) -> Tensor:
-        """``relu(predictor(s))``, ``[N, C_in] -> [N, C_out]``; never under autocast."""
-        if torch.is_autocast_enabled(s.device.type):
-            with torch.autocast(s.device.type, enabled=False):
-                return self.predict(s)
-        return F.linear(
-            s.to(self.predictor.weight), self.predictor.weight, self.predictor.bias
-        ).relu_()
+        if not torch.is_autocast_enabled(s.device.type):  # a context costs time
+            return super().predict(s)
+        with torch.autocast(s.device.type, enabled=False):
+            return super().predict(s)
 
 
 class SparseConv2d(nn.Module):
     """An ``nn.Conv2d`` without a gate of its own; it leaves out empty inputs.
 
-    ``gate``: the `ChannelPruning` block that runs, if this is the convolution it can skip in.
+    ``blocks``: the `ChannelPruning` block that is running, if this convolution can skip in it.
     """
 
     def __init__(self, conv: nn.Conv2d, backend: Backend, keep_compact: bool):
         super().__init__()
         self.conv = backend(conv)
-        self.gate: list[Gated] = []  # in a list, because it is not a part of this module
+        self.blocks: list[ChannelPruning] = []  # in a list, because it is not a part of this module
         self.keep_compact = keep_compact
         self.eval()
 
     def forward(self, input: Maps) -> Maps:
         x = check_input(self, input, self.conv.in_channels)
         s = x.saliency()
-        if self.gate:
-            winners, _ = choose(self.gate[-1])
+        if self.blocks:
+            winners, _ = choose(self.blocks[0], self.blocks[0].saliency)
         else:
             winners = torch.arange(self.conv.out_channels, device=s.device).expand(len(s), -1)
         y = self.conv(x, s, winners)
-        return y if self.keep_compact and not self.gate else y.dense()
+        return y if self.keep_compact and not self.blocks else y.dense()
 
     def gate_by(self, block: ChannelPruning) -> None:
         """While ``block`` runs, compute only the channels that win its gate."""
@@ -184,34 +194,42 @@ class SparseConv2d(nn.Module):
         block.register_forward_hook(self.end, always_call=True)
 
     def begin(self, block: ChannelPruning, args: tuple) -> None:
-        self.gate.append(block)
+        self.blocks.append(block)
 
     def end(self, block: ChannelPruning, args: tuple, output: Tensor) -> None:
-        self.gate.clear()
+        self.blocks.clear()
 
 
-class Channelwise(nn.Module):
-    """A module that works channel by channel and keeps 0 at 0, for maps in either form."""
-
-    def __init__(self, module: nn.Module, keep_compact: bool):
-        super().__init__()
-        self.module, self.keep_compact = module, keep_compact
-
-    def forward(self, input: Maps) -> Maps:
-        if isinstance(input, Tensor):
-            return self.module(input)
-        x = input
-        y = Compact(self.module(x.maps), x.channels, x.total, x.positive)
-        return y if self.keep_compact else y.dense()
+def accept_compact(module: nn.Module, keep_compact: bool) -> None:
+    """Let a module that works channel by channel, and keeps 0 at 0, take maps in either form."""
+    module.keep_compact = keep_compact
+    module.register_forward_pre_hook(unwrap)
+    module.register_forward_hook(wrap)
 
 
-def choose(gate: Gated) -> tuple[Tensor, Tensor]:
-    """The winners among the saliencies of the last batch, and their gates: ``[N, k]``, ``[N, k]``.
+def unwrap(module: nn.Module, args: tuple[Maps]) -> tuple[Tensor] | None:
+    (x,) = args
+    if isinstance(x, Tensor):
+        return None
+    x.maps.left_out = x.channels, x.total, x.positive  # for `wrap`, which sees these maps again
+    return (x.maps,)
+
+
+def wrap(module: nn.Module, args: tuple[Tensor], output: Tensor) -> Maps | None:
+    left_out = vars(args[0]).pop("left_out", None)
+    if left_out is None:
+        return None
+    y = Compact(output, *left_out)
+    return y if module.keep_compact else y.dense()
+
+
+def choose(gate: Gated, g: Tensor) -> tuple[Tensor, Tensor]:
+    """The winners among saliencies ``g`` ``[N, C]``, and their gates: ``[N, k]``, ``[N, k]``.
 
     With one density an image, ``k`` is that of the densest; what an image then has too many has
     the gate 0. Winners are in the order of their index, so that memory is read in its order.
     """
-    g, density = gate.saliency, gate.density
+    density = gate.density
     if isinstance(density, Tensor):
         density = density.double().max().item()
     k = active_channels(gate.out_channels, density)

@@ -4,7 +4,6 @@ import copy
 import operator
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +12,8 @@ from torch import fx, nn
 from ..convert import replace, trace
 from ..gated import ChannelPruning, Gated, GatedConv2d, gated_layers
 from ..macs import CHANNELWISE
-from .cpu import CpuConv, SparseLinear, Workspace
-from .layers import Channelwise, SparseConv2d, SparseGatedConv2d
+from .cpu import CpuConv, SparseLinear
+from .layers import SparseConv2d, SparseGatedConv2d, accept_compact
 from .reference import ReferenceConv
 
 BACKENDS = ("auto", "reference", "cpu", "cuda")
@@ -55,45 +54,74 @@ def accelerate(model: nn.Module, backend: str = "auto") -> nn.Module:
 
     Raises:
         TypeError: ``model`` is not a module, or has a dtype that the backend does not do.
-        ValueError: an unknown backend, or one without its device; a model in training mode or
-            without a gated layer.
+        ValueError: an unknown backend, or a model that is not on its device; a model in training
+            mode, without a gated layer, or accelerated already.
     """
-    gated_layers(model)
+    check_model(model)
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    if model.training:
-        raise ValueError("accelerate is for inference only: call model.eval() first")
-    tensors = [*model.parameters(), *model.buffers()]
-    device = tensors[0].device.type
+    device = check_tensors(model)
     if backend == "auto":
         backend = "cuda" if device == "cuda" else "cpu"
-    if backend == "cuda":
-        check_cuda(device)
-    for tensor in tensors:
-        if tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"accelerate takes float32 and float64, the model has {tensor.dtype}")
+    check_device(backend, device)
     model = copy.deepcopy(model).requires_grad_(False).eval()
-    inside = inside_gated(model)
-    keeps = compact_handoff(model, inside) if backend != "reference" else {}
-    for old, new in list(replacements(model, backend, inside, keeps)):
+    keeps = compact_handoff(model) if backend != "reference" else {}
+    for old, new in list(replacements(model, backend, keeps)):
         model = replace(model, old, new)
+    for module, keep in keeps.items():
+        if type(module) in KEEPS_EMPTY:
+            accept_compact(module, keep)
     model.register_forward_pre_hook(detach, with_kwargs=True)
     return model
 
 
+def check_model(model: nn.Module) -> None:
+    """Raise unless the model is in eval mode, and has gated layers of the ordinary kinds."""
+    layers = gated_layers(model)
+    if model.training:
+        raise ValueError("accelerate is for inference only: call model.eval() first")
+    for name, layer in layers.items():
+        if isinstance(layer, SparseGatedConv2d):
+            raise ValueError("model is accelerated already; give the network it was made from")
+        norm = getattr(layer, "norm", None)
+        if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is None:
+            raise ValueError(f"accelerate needs batch norms with running statistics, see {name!r}")
+
+
+def check_tensors(model: nn.Module) -> str:
+    """The type of device that all of the model is on; raise unless its dtypes can be executed."""
+    tensors = [*model.parameters(), *model.buffers()]
+    devices = {tensor.device for tensor in tensors}
+    if len(devices) > 1:
+        raise ValueError(f"model must be on one device, got {', '.join(map(str, devices))}")
+    for tensor in tensors:
+        if tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"accelerate takes float32 and float64, the model has {tensor.dtype}")
+    return devices.pop().type
+
+
+def check_device(backend: str, device: str) -> None:
+    """Raise unless the backend's device is there and the model, which is on ``device``, on it."""
+    needed = "cuda" if backend == "cuda" else "cpu"
+    if needed == "cuda" and not torch.cuda.is_available():
+        raise ValueError("backend='cuda' needs a CUDA device, and PyTorch finds none here")
+    if device != needed:
+        raise ValueError(f"backend={backend!r} needs the model on {needed}, got one on {device}")
+
+
 def replacements(
-    model: nn.Module, backend: str, inside: set[nn.Module], keeps: dict[nn.Module, bool]
+    model: nn.Module, backend: str, keeps: dict[nn.Module, bool]
 ) -> Iterator[tuple[nn.Module, nn.Module]]:
     """Every module that is executed differently, and what by."""
-    workspace = Workspace()
     if backend == "cuda":
         from .cuda import cuda_conv as kind  # here, because Triton takes a while to import
     else:
-        kind = ReferenceConv if backend == "reference" else partial(CpuConv, workspace)
-    skipping = [(last_convolution(m), m) for m in model.modules() if isinstance(m, ChannelPruning)]
-    for module in model.modules():
+        kind = ReferenceConv if backend == "reference" else CpuConv
+    plain, inside = plain_modules(model), inside_gated(model)
+    skipping = [(last_convolution(m), m) for m in plain if type(m) is ChannelPruning]
+    for module in plain:
         keep = keeps.get(module, False)
-        if isinstance(module, GatedConv2d):
+        if type(module) is GatedConv2d:
             yield module, SparseGatedConv2d(module, kind, keep)
         elif module in inside:
             continue
@@ -103,17 +131,39 @@ def replacements(
                 new.gate_by(block)
             yield module, new
         elif type(module) is nn.Linear and backend != "cuda":  # where shapes cannot follow values
-            yield module, SparseLinear(workspace, module)
+            yield module, SparseLinear(module)
         elif type(module) in NOTHING:
             yield module, nn.Identity()
-        elif module in keeps:
-            yield module, Channelwise(module, keep)
+
+
+def plain_modules(model: nn.Module) -> list[nn.Module]:
+    """The modules that do what their type says: without hooks or parts of another kind, and whose
+    weights nothing else reads. All others stay as they are, which is right, only not faster."""
+    try:
+        read = [node.target for node in trace(model) if node.op == "get_attr"]
+    except ValueError:
+        read = []
+    plain = []
+    for name, module in model.named_modules():
+        parts = module.modules() if isinstance(module, GatedConv2d) else [module]
+        if any(map(hooked, parts)) or any(target.startswith(f"{name}.") for target in read):
+            continue
+        if type(module) is GatedConv2d:
+            ordinary = type(module.conv) is nn.Conv2d and type(module.norm) is nn.BatchNorm2d
+            if not ordinary or module.norm.affine:
+                continue
+        plain.append(module)
+    return plain
+
+
+def hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def inside_gated(model: nn.Module) -> set[nn.Module]:
     """The modules that belong to a gated layer, which replaces or keeps them itself."""
     layers = [m for m in model.modules() if isinstance(m, Gated)]
-    parts = {m for layer in layers if isinstance(layer, GatedConv2d) for m in layer.modules()}
+    parts = {m for x in layers if isinstance(x, GatedConv2d) for m in x.modules() if m is not x}
     return parts | {layer.predictor for layer in layers}
 
 
@@ -126,18 +176,7 @@ def detach(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     return tuple(map(cut, args)), {name: cut(x) for name, x in kwargs.items()}
 
 
-def check_cuda(device: str) -> None:
-    """Raise unless there is a CUDA device and ``device``, where the model is, is of that type."""
-    if not torch.cuda.is_available():
-        raise ValueError("backend='cuda' needs a CUDA device, and PyTorch finds none here")
-    if device != "cuda":
-        raise ValueError(
-            f"backend='cuda' needs the model on a CUDA device: call model.cuda() first, "
-            f"got one on {device}"
-        )
-
-
-def compact_handoff(model: nn.Module, inside: set[nn.Module]) -> dict[nn.Module, bool]:
+def compact_handoff(model: nn.Module) -> dict[nn.Module, bool]:
     """The modules that may meet compact maps, and whether they hand them on as they are.
 
     A convolution hands on compact maps if all that read them can take those; so does a channelwise
@@ -149,16 +188,17 @@ def compact_handoff(model: nn.Module, inside: set[nn.Module]) -> dict[nn.Module,
         return {}  # every layer then gives and takes full maps
     module = {node: model.get_submodule(node.target) for node in nodes}
     uses = Counter(module.values())
+    known = set(plain_modules(model)) - inside_gated(model)
 
     def takes(node: fx.Node) -> bool:
         kind = type(module.get(node))
+        if module.get(node) not in known:
+            return False
         if kind in CONVOLUTIONS:
             return True
         if kind in NOTHING:
             return hands_on(node)
-        if kind not in KEEPS_EMPTY or module[node] in inside:
-            return False
-        if getattr(module[node], "return_indices", False):
+        if kind not in KEEPS_EMPTY or getattr(module[node], "return_indices", False):
             return False
         return uses[module[node]] == 1 or hands_on(node)
 
@@ -167,8 +207,7 @@ def compact_handoff(model: nn.Module, inside: set[nn.Module]) -> dict[nn.Module,
 
     keeps = {}
     for node in nodes:
-        once = uses[module[node]] == 1
-        if once if type(module[node]) in CONVOLUTIONS else takes(node):
+        if takes(node) and not (type(module[node]) in CONVOLUTIONS and uses[module[node]] > 1):
             keeps[module[node]] = hands_on(node)
     return keeps
 
@@ -185,8 +224,8 @@ def last_convolution(gate: ChannelPruning) -> nn.Conv2d | None:
     modules = [gate.block.get_submodule(n.target) if n.op == "call_module" else n for n in nodes]
     for i, module in reversed(list(enumerate(modules))):
         if type(module) is nn.Conv2d:
-            return module if modules.count(module) == 1 else None
-        known = isinstance(module, CHANNELWISE) or nodes[i].op == "output"
-        if not known and nodes[i].target not in CHANNELWISE_FUNCTIONS:
+            return module if modules.count(module) == 1 and not hooked(gate.block) else None
+        known = isinstance(module, CHANNELWISE) and not hooked(module)
+        if not known and nodes[i].op != "output" and nodes[i].target not in CHANNELWISE_FUNCTIONS:
             return None
     return None
