@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from .layers import Compact, SparseConv
 
-# Measured on two cores with AVX-512, 3x3 kernels (benchmarks/): from so many pixels on ...
-CHANNELS_LAST_FROM = 24 * 24
-TWO_HALVES_FROM = 16_384  # ... see `CpuConv.convolve`; in pairs of an input and a winner
-ONE_BY_ONE_FROM = 48 * 48  # ... images are faster one by one
+# Where one way becomes faster than another: measured on two cores with AVX-512, 3x3 kernels.
+CHANNELS_LAST_FROM = 24 * 24  # pixels of one image
+ONE_BY_ONE_FROM = 48 * 48  # pixels from which on the images of a batch are better off alone
 KERNELS_AT_ONCE = 1_500_000  # weights of a batch gathered at a time: what the caches hold
+TWO_HALVES_FROM = 16_384  # pairs of an input and a winner, see `CpuConv.convolve`
+SMALL_INPUT = 20_480  # values of one image up to which PyTorch takes another routine
 
 
 class Workspace(threading.local):
@@ -91,16 +92,16 @@ class CpuConv(SparseConv):
         kernels = self.gather_kernels(winners, channels)
         bias = self.shift.index_select(0, winners.flatten())
         groups = n
-        if n > 1:
-            maps = maps.reshape(1, -1, height, width)
-        elif height * width >= CHANNELS_LAST_FROM:
+        if n == 1 and height * width >= CHANNELS_LAST_FROM:
             maps = maps.contiguous(memory_format=torch.channels_last)
-        elif len(kernels) % 2 == 0 and len(kernels) * inputs >= TWO_HALVES_FROM:
-            # PyTorch gives so small an input to a slower routine unless there are groups: two
-            # halves of the winners, each with the inputs to itself, are the same convolution.
-            maps, groups = maps.expand(2, -1, -1, -1).reshape(1, -1, height, width), 2
         else:
-            maps = maps.contiguous()
+            pairs = len(kernels) * inputs
+            slow = n == 1 and maps.numel() <= SMALL_INPUT and pairs >= TWO_HALVES_FROM
+            if slow and len(kernels) % 2 == 0:
+                # That routine is slow for many kernels, and is not taken if there are groups. Two
+                # halves of the winners, each with the inputs to itself, are the same convolution.
+                maps, groups = maps.expand(2, -1, -1, -1), 2
+            maps = maps.reshape(1, -1, height, width)
         y = F.conv2d(maps, kernels, bias, self.stride, self.padding, self.dilation, groups)
         return y if n == 1 else y.view(n, -1, *y.shape[2:])
 

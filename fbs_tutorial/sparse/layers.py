@@ -125,8 +125,6 @@ class SparseGatedConv2d(Gated):
     """
 
     def __init__(self, layer: GatedConv2d, backend: Backend, keep_compact: bool):
-        if layer.norm.running_mean is None:
-            raise ValueError("accelerate needs batch norms with running statistics")
         super().__init__(layer.in_channels, layer.out_channels, layer.density, layer.reduce)
         self.predictor = layer.predictor
         self.conv = backend(layer.conv, layer.norm)
