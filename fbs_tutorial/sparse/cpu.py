@@ -101,7 +101,7 @@ class CpuConv(SparseConv):
                 # That routine is slow for many kernels, and is not taken if there are groups. Two
                 # halves of the winners, each with the inputs to itself, are the same convolution.
                 maps, groups = maps.expand(2, -1, -1, -1), 2
-            maps = maps.reshape(1, -1, height, width)
+            maps = maps.reshape(1, -1, height, width).contiguous()
         y = F.conv2d(maps, kernels, bias, self.stride, self.padding, self.dilation, groups)
         return y if n == 1 else y.view(n, -1, *y.shape[2:])
 
