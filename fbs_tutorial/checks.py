@@ -43,11 +43,16 @@ class _WrongError(Exception):
 
 @dataclass(frozen=True)
 class _Case:
-    """One call ``function(*arguments)``, what it should return, and a hint if it does not."""
+    """One call ``function(*arguments)``, what it should return, and a hint if it does not.
+
+    ``entry``: what a place in a vector stands for. ``unit``: of an expected number.
+    """
 
     arguments: tuple
     expected: Tensor | int | list
     hint: str
+    entry: str = "channel"
+    unit: str = ""
 
 
 def environment() -> CheckResult:
@@ -327,7 +332,7 @@ def check_pair_index(function: Callable) -> CheckResult:
     """``pair_index(winners, live, in_channels)``: ``[N, k]``, ``[N, i]`` -> rows ``[N, k, i]``."""
 
     def cases() -> Iterator[_Case]:
-        row = "the table has C_in rows for each output: o * C_in + i"
+        row = "the table has C_in rows for each output: row o * C_in + i; the result is [N, k, i]"
         each = "every image has its own winners and live inputs; the result is [N, k, i]"
         for n, k, i, channels, hint in [(1, 2, 3, 5, row), (3, 4, 2, 7, each), (4, 4, 4, 9, each)]:
             winners, live = (
@@ -363,7 +368,8 @@ def check_batch_as_groups(function: Callable) -> CheckResult:
             sizes = [(n, i, 4, 6), (n, k, i, 3, 3)]
             x, kernels = (torch.randint(-3, 4, size).float() for size in sizes)  # sums are exact
             each = [F.conv2d(x[[m]], kernels[m], padding=1) for m in range(n)]
-            yield _Case((x, kernels), 1 if n == 5 else torch.cat(each), hint)
+            expected = 1 if n == 5 else torch.cat(each)
+            yield _Case((x, kernels), expected, hint, unit=" convolution")
 
     return _check(answer_or_calls, cases(), "each image has its own kernels, all in one call.")
 
@@ -392,7 +398,7 @@ def check_break_even(function: Callable) -> CheckResult:
         ]:
             times = tuple(torch.tensor(values) for values in (dense, fixed, growing))
             d = ((times[0] - times[1]) / times[2]).clamp(0, 1).sqrt()
-            yield _Case(times, d, hint)
+            yield _Case(times, d, hint, entry="layer")
 
     return _check(function, cases(), "right for six layers, never and always included.")
 
@@ -449,7 +455,7 @@ def check_least_time(function: Callable) -> CheckResult:
         for moved, hint in [([1.0, 1.0], flops), ([9e9, 1.0], longer), ([3e9, 8e9], longer)]:
             macs, moved = torch.tensor([4e9, 1e9]), torch.tensor(moved)
             bound = torch.maximum(2 * macs / 4e9, moved / 1e9)
-            yield _Case((macs, moved, 4e9, 1e9), bound, hint)
+            yield _Case((macs, moved, 4e9, 1e9), bound, hint, entry="layer")
 
     return _check(function, cases(), "right for layers on both sides of the ridge.")
 
@@ -474,29 +480,31 @@ def _run_case(function: Callable, case: _Case) -> None:
     """Call the reader's function on copies and raise `_WrongError` with an explanation."""
     copies = [a.clone() if isinstance(a, Tensor) else a for a in case.arguments]
     call = ", ".join(_short(argument) for argument in case.arguments)
+    how = f"\n  called with {call}\n  hint: {case.hint}"
     try:
         got = function(*copies)
     except Exception as error:  # whatever a reader's code may raise
         if isinstance(error, NotImplementedError) and not error.args:  # PyTorch's have a text
             raise _WrongError("not written yet: replace the line that raises") from None
-        raise _WrongError(f"raised {type(error).__name__}: {error}\n  called with {call}") from None
+        raise _WrongError(f"raised {type(error).__name__}: {error}{how}") from None
     if got is None:
         raise _WrongError("returned None; is there a return?")
     for before, after in zip(case.arguments, copies, strict=True):
         if isinstance(before, Tensor) and not torch.equal(before, after):
             raise _WrongError("changed its input in place; work on a new tensor")
-    difference = _difference(got, case.expected)
+    difference = _difference(got, case)
     if difference:
-        raise _WrongError(f"{difference}\n  called with {call}\n  hint: {case.hint}")
+        raise _WrongError(f"{difference}{how}")
 
 
-def _difference(got: object, expected: Tensor | int | list) -> str:
+def _difference(got: object, case: _Case) -> str:
     """What is wrong with ``got``, empty if nothing is."""
+    expected = case.expected
     if isinstance(expected, (int, list)):
         try:
-            return "" if got == expected else f"expected {expected}, got {_short(got)}"
+            return "" if got == expected else f"expected {expected}{case.unit}, got {_short(got)}"
         except Exception:
-            return f"expected {expected}, got {type(got).__name__}"
+            return f"expected {expected}{case.unit}, got {type(got).__name__}"
     if not isinstance(got, Tensor):
         return f"expected a tensor {list(expected.shape)}, got {type(got).__name__}"
     if got.shape != expected.shape:
@@ -505,7 +513,7 @@ def _difference(got: object, expected: Tensor | int | list) -> str:
     if not wrong.any():
         return ""
     place = tuple(wrong.nonzero()[0].tolist())  # () for a single number
-    names = ("image", "channel", "row", "column") if len(place) > 1 else ("channel",)
+    names = ("image", "channel", "row", "column") if len(place) > 1 else (case.entry,)
     where = ", ".join(f"{name} {index}" for name, index in zip(names, place, strict=False))
     values = f"expected {_short(expected[place].item())}, got {_short(got[place].item())}"
     return f"first wrong value: {where}: {values}" if where else values

@@ -129,9 +129,14 @@ def layer_bars(
         styles = zip((BLUE, ORANGE, GREEN, PURPLE), ("", "///", "...", "xx"), strict=True)
         for i, ((name, values), (colour, hatch)) in enumerate(zip(series.items(), styles)):  # noqa: B905
             left = middle - 0.4 + (i + 0.5) * width
-            axes.bar(left, values, width, color=colour, hatch=hatch, edgecolor="white", label=name)
-            numbers = ", ".join(f"{value:,.{digits}f}" for value in values)
-            said.append(f"  {name}: {numbers}")
+            bars = axes.bar(
+                left, values, width, color=colour, hatch=hatch, edgecolor="white", label=name
+            )
+            numbers = [f"{value:,.{digits}f}" for value in values]
+            said.append(f"  {name}: {', '.join(numbers)}")
+            if len(series) == 1:
+                axes.bar_label(bars, numbers, fontsize=9, padding=2)
+                axes.margins(y=0.1)
         if level is not None:
             axes.hlines(level, middle - 0.45, middle + 0.45, BLACK, "--", label=level_name)
         sentences += [f"{title}, {ylabel} for {', '.join(layers)}:", *said]
@@ -141,9 +146,10 @@ def layer_bars(
         axes.set_ylim(top=top)
     row[0][0].set_ylabel(ylabel)
     handles, names = row[0][0].get_legend_handles_labels()
-    figure.legend(
-        handles, names, loc="outside lower center", ncols=len(names), fontsize=9, frameon=False
-    )
+    if len(names) > 1:
+        figure.legend(
+            handles, names, loc="outside lower center", ncols=len(names), fontsize=9, frameon=False
+        )
     return figure, "\n".join(sentences)
 
 
@@ -417,7 +423,8 @@ def time_by_density(
     said = []
     for (name, values), colour, marker in zip(shares.items(), colours, "os^DvP", strict=False):
         axes.plot(densities, values, color=colour, marker=marker, label=name)
-        said.append(f"{name} " + ", ".join(f"{100 * value:.0f}" for value in values))
+        by_density = sorted(zip(densities, values, strict=True), reverse=True)  # as in the figure
+        said.append(f"  {name}: " + ", ".join(f"{100 * value:.0f}" for _, value in by_density))
     squares = [d * d for d in densities]
     axes.plot(densities, squares, "--", color=BLACK, label="ideal: d²")
     axes.axhline(1, color=BLACK, linewidth=0.8)
@@ -431,8 +438,8 @@ def time_by_density(
     axes.yaxis.set_ticks([], minor=True)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right center", fontsize=9, frameon=False)
-    at = ", ".join(f"{d:g}" for d in densities)
-    return figure, f"Percent of the dense time at d = {at}: {'; '.join(said)}."
+    at = ", ".join(f"{d:g}" for d in sorted(densities, reverse=True))
+    return figure, "\n".join([f"Percent of the dense time at d = {at}:", *said])
 
 
 def weight_reads(

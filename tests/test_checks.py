@@ -170,17 +170,22 @@ WRONG = [
     (checks.check_pair_index, lambda o, i, c: i[:, None] * c + o[:, :, None], "o \\* C_in \\+ i"),
     (
         checks.check_pair_index,
+        lambda o, i, c: o[:, None] * c + i,
+        r"raised RuntimeError.*called with .*hint: .*the result is \[N, k, i\]",
+    ),
+    (
+        checks.check_pair_index,
         lambda o, i, c: (o[0, :, None] * c + i[0])[None],
         r"expected shape \[3, 4, 2\], got \[1, 4, 2\].*every image has its own",
     ),
     (
         checks.check_batch_as_groups,
         lambda x, w: torch.cat([F.conv2d(x[[n]], w[n], padding=1) for n in range(len(x))]),
-        "expected 1, got 5.*one call for the batch",
+        "expected 1 convolution, got 5.*one call for the batch",
     ),
     (checks.check_batch_as_groups, lambda x, w: F.conv2d(x, w[0], padding=1), "image .*its group"),
     (checks.check_batch_as_groups, lambda x, w: F.conv2d(x, w[0]), "3x3 convolution with padding"),
-    (checks.check_break_even, lambda a, b, c: (a - b) / c, "solve fixed"),
+    (checks.check_break_even, lambda a, b, c: (a - b) / c, "value: layer 0: .*solve fixed"),
     (checks.check_break_even, lambda a, b, c: ((a - b) / c).sqrt(), "got nan.*never worth it"),
     (checks.check_break_even, lambda a, b, c: ((a - b) / c).relu() ** 0.5, "at most 1"),
     (

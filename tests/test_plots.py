@@ -6,6 +6,7 @@ import torch
 
 from fbs_tutorial import plots
 from fbs_tutorial.checkpoints import load_metrics
+from fbs_tutorial.timing import Timing
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +58,38 @@ def test_layer_bars_says_every_value():
     bars = figure.axes[0].containers
     assert len({(c[0].get_facecolor(), c[0].get_hatch()) for c in bars}) == len(bars)
     assert figure.axes[0].get_ylabel() == "thousand"
+
+
+def test_layer_bars_of_one_series_carry_their_values_and_need_no_legend():
+    figure, _ = plots.layer_bars(["a", "b"], {"": {"price": [0.25, 12.0]}}, digits=1)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0.2", "12.0"]
+    assert not figure.legends
+
+
+def test_time_bars_say_medians_shares_and_the_ideal():
+    times = {
+        "dense": Timing.of([0.001, 0.002, 0.003]),
+        "masked": Timing.of([0.003]),
+        "accelerated": Timing.of([0.0005]),
+    }
+    figure, sentence = plots.time_bars(times, 0.125, "title")
+    assert sentence == (
+        "dense 2 ms (100 %); masked 3 ms (150 %); accelerated 0.5 ms (25 %); "
+        "ideal 0.25 ms (12 %, as the MACs)."
+    )
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [2, 3, 0.5]
+    assert len({bar.get_facecolor() for bar in figure.axes[0].patches}) == 3
+    assert figure.axes[0].get_xlabel() == "milliseconds"
+    assert len(plots.time_bars(times)[0].legends) == 0
+
+
+def test_time_by_density_says_one_line_a_layer_from_dense_to_sparse():
+    figure, sentence = plots.time_by_density([0.5, 1.0], {"a": [0.3, 1.1], "b": [1.5, 2.0]})
+    assert sentence == "Percent of the dense time at d = 1, 0.5:\n  a: 110, 30\n  b: 200, 150"
+    axes = figure.axes[0]
+    assert axes.get_yscale() == "log" and axes.get_xlim()[0] > axes.get_xlim()[1]
+    assert [line.get_label() for line in axes.lines[:3]] == ["a", "b", "ideal: d²"]
+    assert axes.lines[0].get_marker() != axes.lines[1].get_marker()
 
 
 def test_winners_of_two_counts_the_differences():
@@ -113,3 +146,35 @@ def test_depth_lines_stop_where_values_overflow():
 def test_number_line_compares_guess_and_truth(guess, verdict):
     _, sentence = plots.number_line("How many?", 0, 100, "%", 50.0, guess)
     assert sentence.startswith("The answer is 50 %") and sentence.endswith(verdict)
+
+
+def test_weight_reads_counts_what_shares_a_sector_with_a_winner():
+    channels, winners = torch.tensor([0, 2]), torch.tensor([1, 8, 9])
+    figure, sentence = plots.weight_reads(channels, winners, (4, 10), 4, "title")
+    assert sentence == "Needed are 15 % of the 40 weights, read are 30 %."
+    drawn = figure.axes[0].collections[0].get_array().reshape(4, 10)
+    assert drawn[0].tolist() == drawn[2].tolist() == [1, 2, 1, 1, 0, 0, 0, 0, 2, 2]
+    assert not drawn[1].any() and not drawn[3].any()
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["needed", "read with it", "not read"]
+
+
+def test_roofline_says_the_shares_and_shows_measurements_only_where_there_are_any():
+    peaks, ats = {"fp32": 60e12, "TF32": 480e12}, {"a": (100.0, 20.0), "b": (50.0, 5.0)}
+    shares = {"fp32": {"a": 0.25, "b": 0.5}, "TF32": {"a": 1.0, "b": 2.0}}
+    at = dict.fromkeys(peaks, ats)
+    figure, sentence = plots.roofline(peaks, 4e12, at, shares, 0.25, {}, "title")
+    assert sentence == (
+        "Least time in percent of the dense layer's, for a; b: fp32 25, 50; TF32 100, 200. "
+        "d² is 25 %."
+    )
+    left, right = figure.axes
+    assert "byte" in left.get_xlabel() and "share" in right.get_ylabel()
+    roof = next(line for line in left.lines if line.get_label().startswith("fp32"))
+    assert max(roof.get_ydata()) == 60 and min(roof.get_ydata()) < 4
+    assert len({(c[0].get_facecolor(), c[0].get_hatch()) for c in right.containers}) == 2
+    assert not any("measured" in str(line.get_label()) for line in right.lines)
+
+    figure, sentence = plots.roofline(peaks, 4e12, at, shares, 0.25, {"b": 0.7})
+    assert sentence.endswith("d² is 25 %. Measured, fp32: b 70.")
+    assert any(line.get_label() == "measured, fp32" for line in figure.axes[1].lines)

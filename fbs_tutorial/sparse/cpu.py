@@ -13,7 +13,7 @@ from .layers import Compact, SparseConv
 CHANNELS_LAST_FROM = 24 * 24  # pixels of one image
 ONE_BY_ONE_FROM = 48 * 48  # pixels from which on the images of a batch are better off alone
 KERNELS_AT_ONCE = 1_500_000  # weights of a batch gathered at a time: what the caches hold
-TWO_HALVES_FROM = 16_384  # pairs of an input and a winner, see `CpuConv.convolve`
+TWO_HALVES_FROM = 16_384  # pairs of an input and a winner, see `CpuConv.run`
 SMALL_INPUT = 20_480  # values of one image up to which PyTorch takes another routine
 
 
@@ -51,8 +51,7 @@ class CpuConv(SparseConv):
     ) -> Compact:
         everything = x.channels is None and winners.shape[1] == self.out_channels
         if everything and live_places(s) is None:  # nothing to skip, so nothing to gather
-            arguments = (self.stride, self.padding, self.dilation, self.groups)
-            y = F.conv2d(self.pad(x.maps), self.weight, self.shift, *arguments)
+            y = self.run(self.pad(x.maps), self.weight, self.shift, self.groups)
         elif self.groups > 1:
             y = self.convolve_groups(self.pad(x.dense()), x.spread(s), winners)
         elif len(s) == 1:
@@ -88,22 +87,30 @@ class CpuConv(SparseConv):
                 return shift.expand(*winners.shape, *self.output_size(maps)).contiguous()
             maps = pick(maps, live)
             channels = live if channels is None else channels.gather(1, live)
-        n, inputs, height, width = maps.shape
+        n, _, height, width = maps.shape
         kernels = self.gather_kernels(winners, channels)
         bias = self.shift.index_select(0, winners.flatten())
-        groups = n
-        if n == 1 and height * width >= CHANNELS_LAST_FROM:
-            maps = maps.contiguous(memory_format=torch.channels_last)
-        else:
-            pairs = len(kernels) * inputs
-            slow = n == 1 and maps.numel() <= SMALL_INPUT and pairs >= TWO_HALVES_FROM
-            if slow and len(kernels) % 2 == 0:
-                # That routine is slow for many kernels, and is not taken if there are groups. Two
-                # halves of the winners, each with the inputs to itself, are the same convolution.
-                maps, groups = maps.expand(2, -1, -1, -1), 2
-            maps = maps.reshape(1, -1, height, width).contiguous()
-        y = F.conv2d(maps, kernels, bias, self.stride, self.padding, self.dilation, groups)
+        if n > 1:
+            maps = maps.reshape(1, -1, height, width)
+        y = self.run(maps, kernels, bias, groups=n)
         return y if n == 1 else y.view(n, -1, *y.shape[2:])
+
+    def run(self, maps: Tensor, kernels: Tensor, bias: Tensor, groups: int) -> Tensor:
+        """``F.conv2d`` in the layout and by the routine that is fastest."""
+        if groups == 1 == len(maps):
+            _, _, height, width = maps.shape
+            if height * width >= CHANNELS_LAST_FROM:
+                maps = maps.contiguous(memory_format=torch.channels_last)
+            else:
+                maps = maps.contiguous()
+                pairs = kernels.shape[0] * kernels.shape[1]
+                slow = maps.numel() <= SMALL_INPUT and pairs >= TWO_HALVES_FROM
+                if slow and len(kernels) % 2 == 0:
+                    # The routine for small inputs is slow for many kernels, and is not taken if
+                    # there are groups. Two halves of the winners, each with the inputs to itself,
+                    # are the same convolution.
+                    maps, groups = maps.expand(2, -1, -1, -1).reshape(1, -1, height, width), 2
+        return F.conv2d(maps, kernels, bias, self.stride, self.padding, self.dilation, groups)
 
     def gather_kernels(self, winners: Tensor, channels: Tensor | None) -> Tensor:
         """The kernels from these inputs to the winners, ``[n * k, inputs, k, k]``."""
