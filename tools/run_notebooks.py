@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from queue import Empty
 
 import nbformat
 from nbclient import NotebookClient
@@ -48,6 +49,7 @@ def run(path: Path, out: Path | None) -> bool:
             client.setup_kernel(),
             tqdm(notebook.cells, desc=path.name, unit="cell") as cells,
         ):
+            look_again(client.kc.shell_channel)
             for index, cell in enumerate(cells):
                 client.execute_cell(cell, index)
     except CellExecutionError as error:
@@ -61,6 +63,26 @@ def run(path: Path, out: Path | None) -> bool:
     nbformat.write(notebook, temporary)
     os.replace(temporary, target)
     return True
+
+
+def look_again(channel: object) -> None:
+    """Ask the channel for a reply every second anew.
+
+    When the client answers a widget on it, the news that a reply has come can be lost, and it
+    would wait until the cell's time is over.
+    """
+    get_msg = channel.get_msg
+
+    async def get_msg_in_turns(timeout: float) -> dict:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                return await get_msg(timeout=min(1.0, max(0.0, deadline - time.monotonic())))
+            except Empty:
+                if time.monotonic() >= deadline:
+                    raise
+
+    channel.get_msg = get_msg_in_turns
 
 
 def without_widgets(notebook: nbformat.NotebookNode) -> None:
