@@ -7,10 +7,16 @@ Networks and single layers with random weights run by turns in one process, in s
 - *compiled*: the plain network through ``torch.compile``; it is not among those four.
 - *masked*: the gated network as it is, which computes every channel and multiplies losers by 0.
 - *accelerated*: `accelerate` of the gated network, with saliencies, predictors and selection.
-- *oracle*: a small plain network with only ``active_channels(C, d)`` channels in each layer. It
-  need not choose nor gather. In ResNet-18 only the inside of each block is narrow, since the sums
-  need their channels; it does more MACs than the gated network, so compare each with its own MACs.
+- *oracle*: a small plain network with only ``active_channels(C, d)`` channels in each layer, its
+  batch norms folded. It need not choose nor gather. In ResNet-18 only the inside of each block is
+  narrow, since the sums need their channels; it does more MACs than the gated network, so compare
+  each with its own MACs.
 - *ideal*: not run; the share of MACs by gates, about d squared.
+
+On a GPU float32 comes first, its products in full precision, then a second table: TF32 and
+bfloat16, or float16 where the GPU has neither. All six ways have the same precision each time, and
+predictors stay in float32. cuDNN chooses its routines by trying. Networks run kernel by kernel and
+as CUDA graphs; layers, and the second table, as graphs alone.
 """
 
 import copy
@@ -20,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from math import prod
+from math import inf, prod
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +40,15 @@ from .macs import count_macs
 from .models import mcifarnet
 from .sparse import accelerate
 from .sparse.layers import Compact, SparseConv
-from .timing import busy, check_device, cpu_seconds_of_others, machine, race, three_digits
+from .timing import (
+    Timing,
+    busy,
+    check_device,
+    cpu_seconds_of_others,
+    machine,
+    race,
+    three_digits,
+)
 from .wta import active_channels, check_density
 
 DENSITIES = (0.8, 0.6, 0.5, 0.25)
@@ -42,6 +56,10 @@ GAIN = 0.3  # of the random predictors: larger gates would grow from layer to la
 INPUTS = 4  # batches that every variant goes round, so that its winners change from call to call
 CALIBRATION = 8  # images that set the batch norms' statistics
 DENSE = ("dense", "dense channels_last", "dense folded", "dense folded channels_last")
+OTHER_ORACLE = "oracle in the other layout"  # the slower of the two is not recorded
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # of maps and weights; else float32
+ROUNDS = {"cpu": (5.0, 20), "cuda": (1.0, 5)}  # of a race: at least so many seconds and rounds
+TIME = {"cuda": 390}  # seconds after which no other case begins
 
 
 @dataclass(frozen=True)
@@ -76,7 +94,22 @@ class Variant:
     def call(self) -> Callable[[], object]:
         """A function that runs the module on its inputs, one after the other, for ever."""
         turn = itertools.cycle(self.inputs)
+        if hasattr(self.module, "replay"):
+            return Replay(self.module, turn)
         return lambda: self.module(next(turn))
+
+
+class Replay:
+    """A call of a recorded graph; its input is put in place before, as without a graph."""
+
+    def __init__(self, graph: nn.Module, inputs: Iterator[Tensor]):
+        self.graph, self.inputs = graph, inputs
+
+    def prepare(self) -> None:
+        self.graph.load(next(self.inputs))
+
+    def __call__(self) -> None:
+        self.graph.replay()
 
 
 def vgg16(width: float = 1.0) -> nn.Sequential:
@@ -116,7 +149,7 @@ NETWORKS = {
     case.name: case
     for case in (
         Case("mcifarnet", partial(mcifarnet, 10), (3, 32, 32), {"cpu": (1, 32), "cuda": (1, 256)}),
-        Case("resnet18", resnet18, (3, 224, 224), {"cpu": (1,), "cuda": (1, 64)}),
+        Case("resnet18", resnet18, (3, 224, 224), {"cpu": (1,), "cuda": (64,)}),
         Case("vgg16", vgg16, (3, 224, 224), {"cpu": (1,), "cuda": (1, 32)}),
     )
 }
@@ -171,14 +204,41 @@ def bench(
     torch.set_num_threads(threads or threads_before)
     try:
         results = _provenance(device, reason, quick) | {"densities": list(densities), "rows": []}
-        for case in cases:
-            for batch in batches or (case.batches[device][:1] if quick else case.batches[device]):
-                for row in _rows(case, batch, device, densities, quick):
+        results["left_out"] = left_out = {}
+        began = time.monotonic()
+        for precision, case, batch in _plan(cases, batches, device, quick):
+            if time.monotonic() - began > TIME.get(device, inf):
+                left_out[_what(case.name, batch, precision)] = f"{TIME[device]} s were over"
+                continue
+            try:
+                for row in _rows(case, batch, device, densities, quick, precision):
                     results["rows"].append(row)
                     say(_progress(row))
+            except Exception as error:  # such as too little memory on a GPU
+                if device == "cpu":
+                    raise
+                left_out[_what(case.name, batch, precision)] = _in_a_line(error)
     finally:
         torch.set_num_threads(threads_before)
     return results
+
+
+def _plan(
+    cases: Sequence[Case], batches: Sequence[int] | None, device: str, quick: bool
+) -> Iterator[tuple[str, Case, int]]:
+    """What to measure one after the other: the precision, the case, the batch.
+
+    What does not belong to the first precision has only its largest batch.
+    """
+    for i, precision in enumerate(_precisions(device)):
+        for case in cases:
+            own = case.batches[device]
+            for batch in batches or (own[:1] if quick else own[-1:] if i else own):
+                yield precision, case, batch
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _check(
@@ -218,7 +278,7 @@ def _provenance(device: str, reason: str | None, quick: bool) -> dict:
         "machine": facts,
         "device": device,
         "backend": device,
-        "dtype": "float32",
+        "dtype": "float32" if device == "cpu" else ", ".join(_precisions(device)),
         "busy": reason,
         "quick": quick,
         "weights": "random, seed 0; batch norms set by smooth random images: times and MACs count, "
@@ -230,74 +290,88 @@ def _provenance(device: str, reason: str | None, quick: bool) -> dict:
 
 
 def _rows(
-    case: Case, batch: int, device: str, densities: Sequence[float], quick: bool
+    case: Case, batch: int, device: str, densities: Sequence[float], quick: bool, precision: str
 ) -> Iterator[dict]:
-    """The measurements of one case: on CUDA each precision, kernel by kernel and as a graph."""
-    variants = variants_of(case, batch, device, densities)
-    for precision in _precisions(device):
-        _set_kernels(variants, precision)
-        with _precision(precision):
-            for execution, ready, missing in _executions(variants, device):
-                compiled = {}
-                if not case.part and not quick and execution == "eager":
-                    ready, compiled = _with_compiled(ready)
-                yield {
-                    "name": case.name,
-                    "kind": "layer" if case.part else "network",
-                    "batch": batch,
-                    "shape": list(case.shape),
-                    "precision": precision,
-                    "execution": execution,
-                    "skipped": missing | compiled,
-                    **_race(ready, device, bool(case.part), quick),
-                }
+    """The measurements of one case: on CUDA kernel by kernel and as a graph."""
+    if precision != "fp32":
+        densities = densities[-2:]
+    with _precision(precision):
+        variants = variants_of(case, batch, device, densities, precision)
+        executions = list(_executions(variants, device))
+        if case.part or precision != "fp32":
+            executions = executions[-1:]  # the graph, where there is one
+        for execution, ready, missing in executions:
+            compiled = {}
+            if not case.part and not quick and execution == "eager" and precision == "fp32":
+                ready, compiled = _with_compiled(ready)
+            yield {
+                "name": case.name,
+                "kind": "layer" if case.part else "network",
+                "batch": batch,
+                "shape": list(case.shape),
+                "precision": precision,
+                "execution": execution,
+                "skipped": missing | compiled,
+                **_race(ready, device, bool(case.part), quick),
+            }
 
 
-def variants_of(case: Case, batch: int, device: str, densities: Sequence[float]) -> list[Variant]:
-    """Every variant of a case but the compiled one."""
+def variants_of(
+    case: Case, batch: int, device: str, densities: Sequence[float], precision: str = "fp32"
+) -> list[Variant]:
+    """Every variant of a case but the compiled one.
+
+    Those in 16 bits are made and counted in float32, folded, and then rounded.
+    """
     torch.manual_seed(0)
-    images = [smooth_images(batch, case.shape).to(device) for _ in range(INPUTS)]
-    calibration = smooth_images(CALIBRATION, case.shape).to(device)
+    dtype = DTYPES.get(precision, torch.float32)
+    images = [smooth_images(batch, case.shape, device) for _ in range(INPUTS)]
+    calibration = smooth_images(CALIBRATION, case.shape, device)
     plain = calibrate(case.make(1.0).to(device), calibration)
     gated = convert(plain, gates="random")
     for layer in gated_layers(gated).values():
         random_predictor(layer, GAIN)
     calibrate(gated, calibration)
-    variants = list(_dense(plain, images, case.part))
+    variants = list(_dense(plain, images, case.part, dtype))
     for d in densities:
         masked = calibrate(set_density(copy.deepcopy(gated), d), calibration)
         dense, ideal, overhead = count(masked, images, case.part)
-        inputs = inputs_of(masked, images, case.part)
+        rounded = [x.to(dtype) for x in images]
+        inputs = inputs_of(masked.to(dtype), rounded, case.part)
         module = masked.get_submodule(case.part)
         variants.append(Variant("masked", module, inputs, dense + overhead, d, ideal))
-        fast = accelerate(masked, device)
-        inputs = inputs_of(fast, images, case.part)
+        fast = _set_kernels(accelerate(masked, device), precision)
+        inputs = inputs_of(fast, rounded, case.part)
         module = fast.get_submodule(case.part)
         macs = executed_macs(module, inputs, batch)
         variants.append(Variant("accelerated", module, inputs, macs, d, ideal))
         small = calibrate(case.make(d).to(device), calibration)
-        oracle = list(_dense(small, images, case.part))[-1]  # folded, in channels_last
-        variants.append(replace(oracle, kind="oracle", density=d))
+        *_, nchw, nhwc = _dense(small, images, case.part, dtype)
+        variants.append(replace(nhwc, kind="oracle", density=d))
+        if device == "cuda":  # where either layout may be the faster one
+            variants.append(replace(nchw, kind=OTHER_ORACLE, density=d))
     return variants
 
 
-def _dense(plain: nn.Module, images: list[Tensor], part: str) -> Iterator[Variant]:
+def _dense(
+    plain: nn.Module, images: list[Tensor], part: str, dtype: torch.dtype
+) -> Iterator[Variant]:
     """The plain network, or its part, in the four ways of `DENSE`."""
     macs = count(plain, images[:1], part)[0]
-    inputs = inputs_of(plain, images, part)
-    as_it_is = plain.get_submodule(part)
+    inputs = [x.to(dtype) for x in inputs_of(plain, images, part)]
+    as_it_is = copy.deepcopy(plain.get_submodule(part))
     nhwc = [x.contiguous(memory_format=torch.channels_last) for x in inputs]
     names = iter(DENSE)
-    for module in (as_it_is, fuse(as_it_is)):
-        yield Variant(next(names), module, inputs, macs)
+    for module in (as_it_is, fuse(as_it_is)):  # folded before they are rounded
+        yield Variant(next(names), module.to(dtype), inputs, macs)
         other = copy.deepcopy(module).to(memory_format=torch.channels_last)
         yield Variant(next(names), other, nhwc, macs)
 
 
-def smooth_images(n: int, shape: tuple[int, int, int]) -> Tensor:
+def smooth_images(n: int, shape: tuple[int, int, int], device: str = "cpu") -> Tensor:
     """Random images in [0, 1] whose neighbouring pixels are alike, ``[n, C, H, W]``."""
     channels, height, width = shape
-    coarse = torch.rand(n, channels, max(2, height // 8), max(2, width // 8))
+    coarse = torch.rand(n, channels, max(2, height // 8), max(2, width // 8)).to(device)
     return F.interpolate(coarse, (height, width), mode="bilinear", align_corners=False)
 
 
@@ -372,8 +446,7 @@ def _with_compiled(variants: list[Variant]) -> tuple[list[Variant], dict[str, st
             module = torch.compile(dense.module, options={"freezing": True})
             module(dense.inputs[0])
     except Exception as error:  # no compiler, no triton, a version that cannot
-        words = " ".join(str(error).split())[:200]
-        return variants, {"compiled": f"{type(error).__name__}: {words}"}
+        return variants, {"compiled": _in_a_line(error)}
     return [*variants, replace(dense, kind="compiled", module=module)], {}
 
 
@@ -392,7 +465,7 @@ def _executions(
             v = on_maps(v) if isinstance(v.inputs[0], Compact) else v
             ready.append(replace(v, module=graphed(v.module, v.inputs[0])))
         except Exception as error:  # such as a module that a graph cannot record
-            missing[v.name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            missing[v.name] = _in_a_line(error)
     if any(v.kind in DENSE for v in ready):
         yield "graph", ready, missing
 
@@ -421,36 +494,42 @@ class OnMaps(nn.Module):
         return y.maps if isinstance(y, Compact) else y
 
 
-def _set_kernels(variants: list[Variant], precision: str) -> None:
-    """Tell the accelerated modules' own kernels, which PyTorch's switches do not reach."""
-    for v in variants:
-        for module in v.module.modules():
-            if isinstance(module, SparseConv) and hasattr(module, "precision"):
-                module.precision = "tf32" if precision == "tf32" else "ieee"
+def _set_kernels(accelerated: nn.Module, precision: str) -> nn.Module:
+    """Tell its own kernels, which PyTorch's switches do not reach."""
+    for module in accelerated.modules():
+        if isinstance(module, SparseConv) and hasattr(module, "precision"):
+            module.precision = "tf32" if precision == "tf32" else "ieee"
+    return accelerated
 
 
 def _precisions(device: str) -> tuple[str, ...]:
+    """Of the first table, and then of the second: what the GPU's tensor cores multiply."""
     if device == "cpu":
         return ("fp32",)
-    return ("fp32", "tf32") if torch.cuda.get_device_capability() >= (8, 0) else ("fp32",)
+    newer = torch.cuda.get_device_capability() >= (8, 0)
+    return ("fp32", "tf32", "bf16") if newer else ("fp32", "fp16")
 
 
 @contextmanager
 def _precision(name: str) -> Iterator[None]:
-    """Products of float32 in full precision, or rounded to TF32, in all libraries."""
-    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    torch.backends.cudnn.allow_tf32 = name == "tf32"
-    torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
+    """Convolutions of float32 numbers in full precision or in TF32; cuDNN tries its routines.
+
+    Matrix products, which the predictors are, always have full precision: gates depend on them.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    before = cudnn.allow_tf32, cudnn.benchmark
+    cudnn.allow_tf32, cudnn.benchmark = name == "tf32", True
+    torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before[0]
-        torch.set_float32_matmul_precision(before[1])
+        cudnn.allow_tf32, cudnn.benchmark = before
+        torch.set_float32_matmul_precision(matmul)
 
 
 def _race(variants: list[Variant], device: str, layer: bool, quick: bool) -> dict:
     """Time the variants by turns; their times and MACs, absolute and as shares."""
-    seconds, rounds = (1.0, 3) if quick else (5.0, 20)
+    seconds, rounds = (1.0, 3) if quick else ROUNDS[device]
     others, began = cpu_seconds_of_others(), time.perf_counter()
     timings = race(
         {v.name: v.call() for v in variants},
@@ -464,7 +543,7 @@ def _race(variants: list[Variant], device: str, layer: bool, quick: bool) -> dic
         others = (cpu_seconds_of_others() - others) / took
     best = min((v for v in variants if v.kind in DENSE), key=lambda v: timings[v.name].median)
     measured = []
-    for v in variants:
+    for v in _faster_oracles(variants, timings):
         t, base = timings[v.name], timings[best.name].median
         time_share, macs_share = t.median / base, v.macs / best.macs
         measured.append(
@@ -490,6 +569,17 @@ def _race(variants: list[Variant], device: str, layer: bool, quick: bool) -> dic
     }
 
 
+def _faster_oracles(variants: list[Variant], timings: dict[str, Timing]) -> Iterator[Variant]:
+    """The variants; of the two oracles of a density only the faster one, called ``"oracle"``."""
+    other = {v.density: v for v in variants if v.kind == OTHER_ORACLE}
+    for v in variants:
+        rival = other.get(v.density)
+        if v.kind == "oracle" and rival and timings[rival.name].median < timings[v.name].median:
+            timings[v.name] = timings[rival.name]
+        if v.kind != OTHER_ORACLE:
+            yield v
+
+
 def find(row: dict, variant: str, density: float | None = None) -> dict | None:
     """The measurement of one variant in a row of the results, None if it was skipped."""
     found = (v for v in row["variants"] if (v["variant"], v["density"]) == (variant, density))
@@ -508,17 +598,42 @@ def _progress(row: dict) -> str:
 
 def title(row: dict) -> str:
     """What a row of the results measured, in a few words."""
-    words = [row["name"], f"batch {row['batch']}"]
-    words += [row["precision"]] * (row["precision"] != "fp32")
+    words = [_what(row["name"], row["batch"], row["precision"])]
     words += [row["execution"]] * (row["execution"] != "eager")
     return ", ".join(words)
 
 
+def _what(name: str, batch: int, precision: str) -> str:
+    return f"{name}, batch {batch}" + f", {precision}" * (precision != "fp32")
+
+
 def tables(results: dict) -> str:
-    """Two Markdown tables that can be read as they are: dense times, and shares of the best."""
+    """Markdown that can be read as it is: dense times, and shares of the best, in float32.
+
+    Where other precisions were measured, the same for them; and what could not be measured.
+    """
+    first = [row for row in results["rows"] if row["precision"] == "fp32"]
+    second = [row for row in results["rows"] if row["precision"] != "fp32"]
+    parts = [_two_tables(first, results["densities"])]
+    if second:
+        parts += [SECOND_TABLE, _two_tables(second, results["densities"])]
+    left_out = [f"{what} ({why})" for what, why in results.get("left_out", {}).items()]
+    if left_out:
+        parts.append(f"Not measured: {'; '.join(left_out)}.")
+    return "\n\n".join(parts)
+
+
+SECOND_TABLE = (
+    "Second table, on tensor cores. Shares are of the best dense of the same precision. These "
+    "products are so fast that reading every image's own weights takes longer than multiplying "
+    "them: the roofline of notebook 08 says for which layers."
+)
+
+
+def _two_tables(rows: Sequence[dict], densities: Sequence[float]) -> str:
     head = ["", *(name.removeprefix("dense ") for name in DENSE), "compiled"]
     lines = []
-    for row in results["rows"]:
+    for row in rows:
         measured = [find(row, kind) for kind in (*DENSE, "compiled")]
         lines.append([title(row), *(_milliseconds(m) if m else "" for m in measured)])
     dense = "Dense, milliseconds a call, median (quartiles):\n\n" + _table(head, lines)
@@ -526,8 +641,9 @@ def tables(results: dict) -> str:
     head += ["MACs executed", "oracle's MACs", "efficiency", "oracle's"]
     lines = [
         [title(row), f"{d:g}", *_shares(row, d)]
-        for row in results["rows"]
-        for d in results["densities"]
+        for row in rows
+        for d in densities
+        if find(row, "masked", d) or find(row, "accelerated", d)
     ]
     shares = (
         "Time as a share of the best dense (not compiled), median (quartiles); MACs as a share of "

@@ -5,11 +5,13 @@ import copy
 import torch
 from torch import Tensor, fx, nn
 
-from .gated import Gated, GatedConv2d
+from .gated import Gated, GatedConv2d, is_gated
+from .macs import hooked, trace
 from .wta import check_density
 
 SMALLEST_SCALE = 1e-6  # stands in for a batch-norm scale of 0, so that shift / scale exists
 RANDOM_GAIN = 5.0  # see `random_predictor`
+DEEP_GAIN = 0.3  # the same for more than four layers, whose gates would grow and overflow
 
 
 def convert(
@@ -19,7 +21,7 @@ def convert(
 
     The data flow decides what follows what, not the order of attributes. The gated layer takes
     the convolution's name, an Identity the batch norm's; a ReLU or ReLU6 that reads nothing else
-    moves into the layer.
+    moves into the layer. Modules that run more than once or have hooks are left alone.
 
     Args:
         model: a network that ``torch.fx`` can trace; it is not changed.
@@ -33,30 +35,19 @@ def convert(
         TypeError: ``model`` is not a module; bad density. ValueError: bad density, ``gates``
             unknown, a model that cannot be traced, or one with nothing to gate.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
     check_density(density)
     if gates not in ("neutral", "random"):
         raise ValueError(f"gates must be 'neutral' or 'random', got {gates!r}")
-    model = copy.deepcopy(model)
-    modes = {module: module.training for module in model.modules()}
-    chains = _conv_norm_chains(model.train())
-    chains = [chain for chain in _conv_norm_chains(model.eval()) if chain in chains]
-    for module, mode in modes.items():
-        module.training = mode
-    if not chains:
-        raise ValueError(
-            "model has nothing to gate: no nn.Conv2d whose only reader is an nn.BatchNorm2d"
-        )
+    model, chains = copy_with_chains(model)
+    gain = RANDOM_GAIN if len(chains) <= 4 else DEEP_GAIN
     for conv, norm, act in chains:
-        activation = model.get_submodule(act) if act else False
-        layer = gate_layer(model.get_submodule(conv), model.get_submodule(norm), activation)
+        layer = gate_layer(conv, norm, False if act is None else act)
         layer.density = density
         if gates == "random":
-            random_predictor(layer)
-        for name, new in ((norm, nn.Identity()), (act, nn.Identity()), (conv, layer)):
-            if name:
-                replace(model, model.get_submodule(name), new)
+            random_predictor(layer, gain)
+        for old, new in ((norm, nn.Identity()), (act, nn.Identity()), (conv, layer)):
+            if old is not None:
+                replace(model, old, new)
     return model
 
 
@@ -77,14 +68,16 @@ def gate_layer(
 
     The scale ``gamma`` becomes the gate ``|gamma|``; the shift ``b`` becomes ``beta = b / |gamma|``
     because the gate multiplies it too; the sign of ``gamma`` goes into the kernel, and with a
-    convolution's bias into the running mean.
+    convolution's bias into the running mean. Where ``|gamma|`` is below ``SMALLEST_SCALE`` that is
+    the gate, and kernel and mean are made smaller in proportion: else noise would pass, and a next
+    norm with a small variance would enlarge it.
     """
     like = {"device": conv.weight.device, "dtype": conv.weight.dtype}
     ones, zeros = torch.ones(conv.out_channels, **like), torch.zeros(conv.out_channels, **like)
     gamma, shift = (norm.weight, norm.bias) if norm.affine else (ones, zeros)
-    sign = torch.where(gamma < 0, -1.0, 1.0).to(gamma.dtype)
     overflow = 2 * shift.detach().abs().max().item() / torch.finfo(gamma.dtype).max
     scale = gamma.abs().clamp(min=max(SMALLEST_SCALE, overflow))
+    sign = gamma / scale  # 1 or -1, and less where gamma is next to 0
 
     layer = GatedConv2d(
         conv.in_channels,
@@ -121,7 +114,9 @@ def random_predictor(layer: GatedConv2d, gain: float = RANDOM_GAIN) -> None:
     Where the weights are small against the bias, the bias decides who wins, all images share one
     winner set, and training may never leave it. How large a gain that takes depends on how much the
     measured saliencies differ between images; the recipes of `fit` hold a tuned one for each data
-    set. ``beta`` keeps its value: with gates near 1 instead of ``|gamma|`` each channel is scaled
+    set. In deep networks it must be small: a gate is in proportion to its inputs, which are in
+    proportion to the gates before, and so on (with 5, a fresh ResNet-18 starts at outputs of 1e13).
+    ``beta`` keeps its value: with gates near 1 instead of ``|gamma|`` each channel is scaled
     by a positive number, which the next layer learns to undo.
     """
     nn.init.kaiming_uniform_(layer.predictor.weight, nonlinearity="relu")
@@ -131,49 +126,69 @@ def random_predictor(layer: GatedConv2d, gain: float = RANDOM_GAIN) -> None:
         layer.beta.clamp_(-10, 10)  # a channel whose scale was near 0 has a beta near infinity
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, Gated) or super().is_leaf_module(module, name)
+Chain = tuple[nn.Conv2d, nn.BatchNorm2d, nn.ReLU | nn.ReLU6 | None]
 
 
-def trace(model: nn.Module) -> list[fx.Node]:
-    """The data flow of ``model`` as it is called; gated layers and PyTorch's are single nodes.
+def copy_with_chains(model: nn.Module) -> tuple[nn.Module, list[Chain]]:
+    """A copy of ``model``, and its convolutions that only a batch norm reads, each with that norm.
+
+    Third in a chain is the ReLU or ReLU6 that alone reads the norm, or None. Each of the modules
+    runs once, has no hooks, and the model's own code reads none of their weights. All of that in
+    training and in eval mode alike.
 
     Raises:
-        ValueError: the flow depends on values, so that it cannot be followed.
+        TypeError: ``model`` is not a module. ValueError: it cannot be traced, or has no such chain;
+            the message says why.
     """
-    try:
-        return list(_Tracer().trace(model).nodes)
-    except Exception as error:  # fx raises many kinds, from inside the model's own code
-        raise ValueError(f"torch.fx cannot follow the data through model: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    model = copy.deepcopy(model)
+    modes = {module: module.training for module in model.modules()}
+    in_training = _chains_as_called(model.train())
+    chains = [chain for chain in _chains_as_called(model.eval()) if chain in in_training]
+    for module, mode in modes.items():
+        module.training = mode
+    if not chains:
+        raise ValueError(f"model has nothing to gate: {_why_no_chains(model)}")
+    return model, chains
 
 
-def _conv_norm_chains(model: nn.Module) -> list[tuple[str, str, str | None]]:
-    """Names of every (convolution, its batch norm, its activation or None) of ``model``."""
+def _chains_as_called(model: nn.Module) -> list[Chain]:
     if isinstance(model, Gated):
         return []
     nodes = trace(model)
-    uses = [node.target for node in nodes if node.op == "call_module"]
+    module = {n: model.get_submodule(n.target) for n in nodes if n.op == "call_module"}
+    calls = list(module.values())
     read = [node.target for node in nodes if node.op == "get_attr"]  # the model's own code does
 
-    def sole_reader(node: fx.Node, kinds: tuple[type, ...]) -> fx.Node | None:
-        """The one node that reads ``node``, if it is a module of these kinds used just once."""
+    def alone(node: fx.Node) -> bool:
+        """True if the module runs once, as its type says, and nobody else reads its weights."""
+        once = calls.count(module[node]) == 1 and not hooked(module[node])
+        return once and not any(attribute.startswith(f"{node.target}.") for attribute in read)
+
+    def sole_reader(node: fx.Node, *kinds: type) -> fx.Node | None:
+        """The one node that reads ``node``, if it is a module of these kinds that is `alone`."""
         readers = list(node.users)
-        if len(readers) != 1 or readers[0].op != "call_module":
+        if len(readers) != 1 or type(module.get(readers[0])) not in kinds:
             return None
-        reader = readers[0]
-        once = uses.count(reader.target) == 1
-        return reader if once and type(model.get_submodule(reader.target)) in kinds else None
+        return readers[0] if alone(readers[0]) else None
 
     chains = []
-    for node in nodes:
-        if node.op != "call_module" or type(model.get_submodule(node.target)) is not nn.Conv2d:
+    for node in module:
+        if type(module[node]) is not nn.Conv2d or not alone(node):
             continue
-        norm = sole_reader(node, (nn.BatchNorm2d,))
-        if norm is None or uses.count(node.target) > 1:
-            continue
-        if any(attribute.startswith((f"{node.target}.", f"{norm.target}.")) for attribute in read):
-            continue
-        act = sole_reader(norm, (nn.ReLU, nn.ReLU6))
-        chains.append((node.target, norm.target, act.target if act else None))
+        norm = sole_reader(node, nn.BatchNorm2d)
+        if norm is not None:
+            act = sole_reader(norm, nn.ReLU, nn.ReLU6)
+            chains.append((module[node], module[norm], module.get(act)))
     return chains
+
+
+def _why_no_chains(model: nn.Module) -> str:
+    inside = {m for gate in model.modules() if isinstance(gate, Gated) for m in gate.modules()}
+    kinds = {type(module) for module in model.modules() if module not in inside}
+    if nn.Conv2d not in kinds:
+        return "its convolutions are gated already" if is_gated(model) else "it has no nn.Conv2d"
+    if nn.BatchNorm2d not in kinds:
+        return "it has no nn.BatchNorm2d, whose scale a gate stands in for"
+    return "no nn.Conv2d whose only reader is an nn.BatchNorm2d, both run once and without hooks"

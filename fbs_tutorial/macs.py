@@ -1,5 +1,6 @@
 """Multiply-accumulate operations (MACs), dense and as dynamic pruning leaves them, per image."""
 
+import operator
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -7,7 +8,8 @@ from functools import partial
 from math import inf, prod
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
 
 from .gated import ChannelPruning, Gated, GatedConv2d, evaluating
 from .saliency import check_feature_maps
@@ -27,6 +29,8 @@ CHANNELWISE = (
     nn.AdaptiveAvgPool2d,
     nn.AdaptiveMaxPool2d,
 )
+# Functions that do.
+CHANNELWISE_FUNCTIONS = (operator.add, operator.iadd, torch.add, torch.relu, F.relu)
 
 
 @dataclass
@@ -138,7 +142,7 @@ def count_macs(model: nn.Module, images: Tensor, by: str = "gates") -> MacReport
     with evaluating(model):
         calls, winners = _run(model, images)
         if by == "gates":
-            calls, _ = _run(model, _live(images), winners)
+            calls, _ = _run(model, images, winners)
     if not calls:
         raise ValueError("model ran no nn.Conv2d and no nn.Linear, so there is nothing to count")
     return MacReport([_cost(call, len(images)) for call in calls])
@@ -165,30 +169,36 @@ def _run(
 ) -> tuple[list[_Call], Winners]:
     """Every call of a counted layer, and the winners of every call of a gated one.
 
-    Given ``winners``, the images are marks, 0 for an empty channel: gated layers hand on marks of
-    these winners, other modules with a state of their own marks for every channel.
+    Given ``winners``, marks stand in for the images, 0 for an empty channel: gated layers hand on
+    marks of these winners, other modules with a state of their own marks for every channel.
     """
     calls, chosen = [], defaultdict(list)
-    predictors = {m.predictor for m in model.modules() if isinstance(m, Gated)}
+    skipped = {m: _skipped_by(m) for m in model.modules() if isinstance(m, Gated)}
+    predictors = {gate.predictor for gate in skipped}
+    if winners is not None:
+        live = partial(_live, torch.Generator(images.device).manual_seed(0))
+        images = live(images)
 
     def hook(module, inputs, output, name):
         if module in predictors:
             return None
         if isinstance(module, Gated):
-            won = (
-                winner_mask(module.saliency, module.density)
-                if winners is None
-                else winners[module][len(chosen[module])]
-            )
+            won = _winners(module) if winners is None else winners[module][len(chosen[module])]
             chosen[module].append(won)
-            _gate_last_call(calls, name, module, won, output[0, 0].numel())
-            return None if winners is None else _live(output) * won[:, :, None, None]
+            call = _last_call(calls, module)
+            if call.module is skipped[module]:
+                call.won = won
+            call.overhead += module.in_channels * module.out_channels
+            call.scaling += module.out_channels * output[0, 0].numel()
+            if isinstance(module, GatedConv2d):
+                call.name = name
+            return None if winners is None else live(output) * won[:, :, None, None]
         if isinstance(module, (nn.Conv2d, nn.Linear)):
-            conv, live = isinstance(module, nn.Conv2d), inputs[0] != 0
-            live, positions = (live.flatten(2).any(2), output[0, 0].numel()) if conv else (live, 1)
-            calls.append(_Call(name, module, live, positions))
+            conv, read = isinstance(module, nn.Conv2d), inputs[0] != 0
+            read, positions = (read.flatten(2).any(2), output[0, 0].numel()) if conv else (read, 1)
+            calls.append(_Call(name, module, read, positions))
         if winners is not None and _has_state(module) and isinstance(output, Tensor):
-            return _live(output)
+            return live(output)
         return None
 
     with ExitStack() as stack:
@@ -198,28 +208,69 @@ def _run(
     return calls, chosen
 
 
-def _gate_last_call(
-    calls: list[_Call], name: str, gate: Gated, won: Tensor, positions: int
-) -> None:
-    """A gate decides over the last convolution that ran inside it; an inner gate goes first."""
-    inside = [module for module in gate.modules() if not list(module.children())]
-    call = next(
-        c for c in reversed(calls) if c.module in inside and isinstance(c.module, nn.Conv2d)
-    )
-    after = inside[inside.index(call.module) + 1 :]
-    skips = isinstance(gate, GatedConv2d) or all(isinstance(m, CHANNELWISE) for m in after)
-    if call.won is None and skips:
-        call.won = won
-    call.overhead += gate.in_channels * gate.out_channels
-    call.scaling += gate.out_channels * positions
-    if isinstance(gate, GatedConv2d):
-        call.name = name
+def _winners(gate: Gated) -> Tensor:
+    """The outputs ``[N, C_out]`` that the gate's last run let through, forced ones included."""
+    if gate.forced is None:
+        return winner_mask(gate.saliency, gate.density)
+    pi = gate.select(gate.saliency)
+    return winner_mask(pi, gate.density) | (pi != 0)
 
 
-def _live(like: Tensor) -> Tensor:
-    """Marks for "not empty": random in [1, 2], as equal ones would cancel in ``x - x.mean()``."""
-    generator = torch.Generator(like.device).manual_seed(0)
+def _last_call(calls: list[_Call], gate: Gated) -> _Call:
+    """The last convolution that ran inside the gated layer, which bears the gate's own cost."""
+    inside = [module for module in gate.modules() if isinstance(module, nn.Conv2d)]
+    return next(call for call in reversed(calls) if call.module in inside)
+
+
+def _live(generator: torch.Generator, like: Tensor) -> Tensor:
+    """Marks for "not empty": random in [1, 2], as equal ones would cancel in a difference."""
     return 1 + torch.rand(like.shape, generator=generator, device=like.device).to(like)
+
+
+def _skipped_by(gate: Gated) -> nn.Conv2d | None:
+    """The convolution whose losing channels need not be computed."""
+    return gate.conv if isinstance(gate, GatedConv2d) else last_convolution(gate)
+
+
+def last_convolution(block: ChannelPruning) -> nn.Conv2d | None:
+    """The one convolution of a block whose losing channels need not be computed, if there is one.
+
+    It is the last to run, runs once, and all that follows works channel by channel.
+    """
+    try:
+        nodes = trace(block.block)
+    except ValueError:
+        return None
+    modules = [block.block.get_submodule(n.target) if n.op == "call_module" else n for n in nodes]
+    for node, module in reversed(list(zip(nodes, modules, strict=True))):
+        if type(module) is nn.Conv2d:
+            fits = module.out_channels == block.out_channels and not hooked(block.block)
+            return module if fits and modules.count(module) == 1 else None
+        known = isinstance(module, CHANNELWISE) and not hooked(module)
+        if not known and node.op != "output" and node.target not in CHANNELWISE_FUNCTIONS:
+            return None
+    return None
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, Gated) or super().is_leaf_module(module, name)
+
+
+def trace(model: nn.Module) -> list[fx.Node]:
+    """The data flow of ``model`` as it is called; gated layers and PyTorch's are single nodes.
+
+    Raises:
+        ValueError: the flow depends on values, so that it cannot be followed.
+    """
+    try:
+        return list(_Tracer().trace(model).nodes)
+    except Exception as error:  # fx raises many kinds, from inside the model's own code
+        raise ValueError(f"torch.fx cannot follow the data through model: {error}") from error
+
+
+def hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _cost(call: _Call, images: int) -> LayerMacs:

@@ -1,11 +1,16 @@
 """The plain networks that the course prunes. They take images in [0, 1] and normalise inside."""
 
 from collections import OrderedDict
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from .convert import copy_with_chains, replace
+from .gated import ChannelPruning
 from .wta import active_channels
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std of red, green and blue
 
 
 class Normalize(nn.Module):
@@ -50,10 +55,7 @@ def _chain(
     dropout_after: tuple[int, ...] = (),
 ) -> nn.Sequential:
     """3x3 convolutions of ``(channels, stride, padding)``, batch norm, ReLU; then one linear."""
-    if not isinstance(num_classes, int) or isinstance(num_classes, bool):
-        raise TypeError(f"num_classes must be an int >= 2, got {num_classes!r}")
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be an int >= 2, got {num_classes}")
+    check_num_classes(num_classes)
     layers: OrderedDict[str, nn.Module] = OrderedDict(normalize=Normalize())
     for i, (channels, stride, padding) in enumerate(blocks, start=1):
         channels = active_channels(channels, width)
@@ -69,4 +71,62 @@ def _chain(
     return nn.Sequential(layers)
 
 
+def torchvision_network(name: str, num_classes: int = 10, width: float = 1.0) -> nn.Sequential:
+    """torchvision's network of this name, untrained: ``[N, 3, H, W] -> [N, num_classes]``.
+
+    Made for 224 x 224 pixels; smaller images work from 32 x 32 on. Images of one channel are taken
+    as grey ones, three equal channels. There is no narrow form: ``width`` must be 1.
+    """
+    from torchvision.models import get_model  # here: it takes a second to import
+
+    check_num_classes(num_classes)
+    active_channels(1, width)  # refuses what is no width of any network
+    if width != 1:
+        raise ValueError(f"width must be 1, as {name} has no narrow form here, got {width}")
+    network = get_model(name, num_classes=num_classes)
+    return nn.Sequential(OrderedDict(normalize=Normalize(*IMAGENET), network=network))
+
+
+def check_num_classes(num_classes: int) -> None:
+    """Raise unless ``num_classes`` is an int of at least 2."""
+    if not isinstance(num_classes, int) or isinstance(num_classes, bool):
+        raise TypeError(f"num_classes must be an int >= 2, got {num_classes!r}")
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be an int >= 2, got {num_classes}")
+
+
+def wrap(model: nn.Module, density: float | Tensor = 1.0, *, normalize: bool = True) -> nn.Module:
+    """A copy of ``model`` in which every Conv2d directly followed by a BatchNorm2d is in a block.
+
+    The block is ``ChannelPruning(conv, norm)``, or ``ChannelPruning(conv, norm, act)`` where a
+    ReLU or ReLU6 reads nothing else. It takes the convolution's name (``conv1.weight`` becomes
+    ``conv1.block.0.weight``) and Identities the other names; weights, statistics and modes stay.
+
+    The predictors are new: their biases are 1, their weights are not 0. So even at density 1 gates
+    are near 1 and not 1, with or without ``normalize``, and the network wants training before its
+    outputs are those of ``model`` again. `convert` is the form that starts equal.
+
+    Args:
+        model: a network that ``torch.fx`` can trace; it is not changed.
+        density, normalize: as in `ChannelPruning`.
+
+    Raises:
+        TypeError: ``model`` is not a module; bad density or ``normalize``. ValueError: bad density,
+            a model that cannot be traced, or one with nothing to gate.
+    """
+    model, chains = copy_with_chains(model)
+    for conv, norm, act in chains:
+        layers = [conv, norm] if act is None else [conv, norm, act]
+        block = ChannelPruning(*layers, density=density, normalize=normalize)
+        block.predictor.to(conv.weight)  # its dtype and device
+        block.train(norm.training)
+        for layer in layers[1:]:
+            replace(model, layer, nn.Identity())
+        replace(model, conv, block)  # last: from now on the model has the layers in the block
+    return model
+
+
+TORCHVISION = ("resnet18", "resnet34", "resnet50", "vgg11_bn", "vgg16_bn", "mobilenet_v2")
+TORCHVISION += ("shufflenet_v2_x1_0",)
 MODELS = {"digitsnet": digitsnet, "mcifarnet": mcifarnet}
+MODELS |= {name: partial(torchvision_network, name) for name in TORCHVISION}

@@ -74,7 +74,8 @@ def race(
     many timed calls as fit in about 15 ms, at least one.
 
     Args:
-        variants: functions without arguments.
+        variants: functions without arguments. What has to be ready before a call, such as its
+            input in a certain place, an attribute ``prepare`` of the function does off the clock.
         seconds: how long all of them together run, at least, once they are warm.
         device: ``"cuda"`` times each call with a pair of events, and synchronises after a round.
         rounds: how many at least.
@@ -125,6 +126,7 @@ class CpuWatch:
 
     def time(self, call: Callable[[], object], times: list[float]) -> None:
         """Call once; append the seconds it took."""
+        _prepare(call)
         began = self.clock()
         call()
         times.append(self.clock() - began)
@@ -144,6 +146,7 @@ class CudaWatch:
     def time(self, call: Callable[[], object], times: list[float]) -> None:
         """Call once; note the events around it."""
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        _prepare(call)
         if len(self.cache):
             self.cache.zero_()
         start.record()
@@ -157,6 +160,10 @@ class CudaWatch:
         for times, start, end in self.pending:
             times.append(start.elapsed_time(end) / 1000)
         self.pending.clear()
+
+
+def _prepare(call: Callable[[], object]) -> None:
+    getattr(call, "prepare", lambda: None)()
 
 
 def _calls_a_turn(call: Callable[[], object], watch: CpuWatch | CudaWatch) -> int:
@@ -190,7 +197,8 @@ def machine(device: str = "cpu") -> dict:
     }
     if device == "cuda":
         facts |= {"host": facts["device"], "device": torch.cuda.get_device_name()}
-        facts["versions"]["cuda"] = torch.version.cuda
+        versions = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+        facts["versions"] |= versions
         facts |= _nvidia_smi("driver_version", "clocks.sm", "clocks.mem", "power.draw")
     return facts
 

@@ -5,11 +5,12 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 
-from fbs_tutorial import active_channels, bench, count_macs, plots, timing
+from fbs_tutorial import accelerate, active_channels, bench, count_macs, plots, timing
 from fbs_tutorial.__main__ import main
 from fbs_tutorial.models import digitsnet
 from fbs_tutorial.timing import Timing, race
@@ -89,6 +90,15 @@ def test_a_slow_call_moves_the_quartile_not_the_median():
     assert result.median == pytest.approx(0.02)
     assert result.first_quartile <= result.median <= result.third_quartile
     assert str(Timing.of([0.001, 0.002, 0.003])) == "2 ms (1.5 to 2.5)"
+
+
+def test_what_a_call_needs_before_is_not_timed():
+    clock = Clock()
+    call = clock.variant("a", 0.02)
+    call.prepare = lambda: clock.calls.append("ready") or setattr(clock, "now", clock.now + 5)
+    timings = race({"a": call}, 0, rounds=3, clock=clock)
+    assert timings["a"].median == pytest.approx(0.02)
+    assert clock.calls.count("ready") == timings["a"].count + 2  # and when it was warmed up
 
 
 def test_race_runs_without_gradients():
@@ -269,6 +279,200 @@ def test_images_are_smooth_and_norms_fit_them():
     torch.testing.assert_close(seen.std(dim=(0, 2, 3)), torch.ones(3), rtol=0, atol=1e-2)
 
 
+def on_a_gpu(monkeypatch, capability=(9, 0)):
+    """As if there were a GPU; nothing that needs it may then be called."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *device: capability)
+    monkeypatch.setattr(bench, "busy", lambda device: None)
+    facts = {"device": "stand-in", "date": "-", "threads": 1, "versions": {"torch": "-"}}
+    monkeypatch.setattr(bench, "machine", lambda device: facts)
+
+
+@pytest.mark.parametrize(
+    ("capability", "precisions"),
+    [
+        ((7, 5), ("fp32", "fp16")),
+        ((8, 0), ("fp32", "tf32", "bf16")),
+        ((9, 0), ("fp32", "tf32", "bf16")),
+    ],
+)
+def test_precisions_are_those_of_the_gpus_tensor_cores(monkeypatch, capability, precisions):
+    on_a_gpu(monkeypatch, capability)
+    assert bench._precisions("cuda") == precisions
+    assert bench._precisions("cpu") == ("fp32",)
+
+
+def test_a_precision_is_set_for_convolutions_and_never_for_predictors():
+    def switches():
+        cudnn = torch.backends.cudnn
+        return cudnn.allow_tf32, torch.get_float32_matmul_precision(), cudnn.benchmark
+
+    before = switches()
+    for precision in ("fp32", "tf32", "bf16"):
+        with bench._precision(precision):
+            assert switches() == (precision == "tf32", "highest", True)
+    assert switches() == before
+
+
+def row(precision, name="tiny", batch=2, densities=(0.5,), execution="graph", kind="network"):
+    """A row of results with made-up times."""
+    variants = [(kind, None, 1.0) for kind in bench.DENSE]
+    variants += [(k, d, 0.5) for d in densities for k in ("masked", "accelerated", "oracle")]
+    keys = ("median_ms", "first_quartile_ms", "third_quartile_ms", "time_share", "macs_share")
+    keys += ("efficiency", "ideal_share")
+    return {
+        "name": name,
+        "kind": kind,
+        "batch": batch,
+        "precision": precision,
+        "execution": execution,
+        "dense_best": "dense",
+        "variants": [
+            {"variant": v, "density": d} | dict.fromkeys(keys, share) for v, d, share in variants
+        ],
+    }
+
+
+def measured_as_if(monkeypatch, rows):
+    on_a_gpu(monkeypatch)
+    monkeypatch.setattr(bench, "_rows", rows)
+    cases = [bench.Case(n, None, (1, 16, 16), {"cuda": (1, 8)}) for n in ("tiny", "small")]
+    monkeypatch.setattr(bench, "NETWORKS", {case.name: case for case in cases})
+    monkeypatch.setattr(bench, "LAYERS", [])
+    return bench.bench(device="cuda", say=lambda line: None)
+
+
+def test_on_a_gpu_float32_comes_first_and_the_rest_with_the_largest_batch(monkeypatch):
+    def rows(case, batch, device, densities, quick, precision):
+        yield row(precision, case.name, batch, densities)
+
+    results = measured_as_if(monkeypatch, rows)
+    small, large = [(n, b) for n in ("tiny", "small") for b in (1, 8)], [("tiny", 8), ("small", 8)]
+    expected = [("fp32", *case) for case in small]
+    expected += [(p, *case) for p in ("tf32", "bf16") for case in large]
+    assert [(r["precision"], r["name"], r["batch"]) for r in results["rows"]] == expected
+    assert results["dtype"] == "fp32, tf32, bf16" and results["left_out"] == {}
+    assert json.loads(json.dumps(results)) == results
+
+
+def test_what_fails_on_a_gpu_costs_no_other_row_and_is_said(monkeypatch):
+    def rows(case, batch, device, densities, quick, precision):
+        if batch == 8 and case.name == "tiny":
+            raise torch.OutOfMemoryError("CUDA out of\nmemory")
+        yield row(precision, case.name, batch, densities)
+
+    results = measured_as_if(monkeypatch, rows)
+    assert len(results["rows"]) == 5
+    assert results["left_out"]["tiny, batch 8"] == "OutOfMemoryError: CUDA out of memory"
+    assert set(results["left_out"]) == {f"tiny, batch 8{p}" for p in ("", ", tf32", ", bf16")}
+    assert "Not measured: tiny, batch 8 (OutOfMemoryError: CUDA out of mem" in bench.tables(results)
+
+
+def test_on_a_gpu_no_case_begins_when_the_time_is_over(monkeypatch):
+    def rows(case, batch, device, densities, quick, precision):
+        clock.now += 200
+        yield row(precision, case.name, batch, densities)
+
+    clock = Clock()
+    monkeypatch.setattr(bench.time, "monotonic", clock)
+    results = measured_as_if(monkeypatch, rows)
+    assert len(results["rows"]) == 2 and len(results["left_out"]) == 6
+    assert results["left_out"]["small, batch 8, bf16"] == "390 s were over"
+
+
+def test_the_second_table_is_of_other_precisions():
+    rows = [row("fp32", densities=(0.8, 0.5)), row("bf16"), row("tf32")]
+    first, second = bench.tables({"densities": [0.8, 0.5], "rows": rows}).split("Second table")
+    assert "| tiny, batch 2, graph | 0.8 " in first
+    for precision in ("bf16", "tf32"):
+        assert f"| tiny, batch 2, {precision}, graph | 0.5 " in second and precision not in first
+        assert f"{precision}, graph | 0.8" not in second
+    assert "roofline" in second and second.count("efficiency is") == 1
+    only = bench.tables({"densities": [0.5], "rows": rows[:1]})
+    assert "Second" not in only and "Not measured" not in only
+
+
+class Recorded(torch.nn.Module):
+    """Stands for a recorded graph."""
+
+    def __init__(self, module, images):
+        super().__init__()
+        self.module, self.images, self.seen = module, images, []
+
+    def load(self, images):
+        self.images = images
+
+    def replay(self):
+        self.seen.append(self.images)
+
+
+def test_layers_and_the_second_table_are_measured_as_graphs(small, monkeypatch):
+    monkeypatch.setattr("fbs_tutorial.sparse.cuda.graphed", Recorded)
+    monkeypatch.setattr(bench, "ROUNDS", {"cuda": (0, 1)})
+    monkeypatch.setattr(bench, "_with_compiled", lambda variants: (variants, {"compiled": "no"}))
+
+    def executions(case, precision):
+        rows = bench._rows(case, 1, "cuda", (0.8, 0.5, 0.25), False, precision)
+        return [(r["execution"], sorted({v["density"] or 1 for v in r["variants"]})) for r in rows]
+
+    made = bench.variants_of
+    monkeypatch.setattr(
+        bench, "variants_of", lambda case, batch, device, *rest: made(case, batch, "cpu", *rest[:1])
+    )
+    three, two = [0.25, 0.5, 0.8, 1], [0.25, 0.5, 1]
+    assert executions(TINY, "fp32") == [("eager", three), ("graph", three)]
+    assert executions(TINY, "bf16") == [("graph", two)]
+    assert executions(TINY_LAYER, "fp32") == [("graph", three)]
+
+
+def test_a_recorded_graph_is_timed_without_its_inputs_being_put_in_place():
+    inputs = [torch.rand(1), torch.rand(1)]
+    variant = bench.Variant("dense", Recorded(None, None), inputs, 1.0)
+    call = variant.call()
+    for _ in range(3):
+        call.prepare()
+        call()
+    assert [x.item() for x in variant.module.seen] == [x.item() for x in (*inputs, inputs[0])]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("case", [TINY, TINY_LAYER], ids=lambda case: case.name)
+def test_variants_in_16_bits_are_those_in_float32_rounded(monkeypatch, case, precision):
+    def on_cuda(net, device):
+        with patch("fbs_tutorial.sparse.plan.check_device"):
+            return accelerate(net, "cuda")
+
+    monkeypatch.setattr(bench, "accelerate", on_cuda)
+    dtype, eps = bench.DTYPES[precision], torch.finfo(bench.DTYPES[precision]).eps
+    made = [bench.variants_of(case, 2, "cpu", (1.0, 0.5), p) for p in ("fp32", precision)]
+    for wide, narrow in zip(*made, strict=True):
+        assert wide.name == narrow.name and wide.macs == narrow.macs and wide.ideal == narrow.ideal
+        with torch.inference_mode():
+            expected, y = (v.module(v.inputs[0]) for v in (wide, narrow))
+            expected, y = (z.dense() if hasattr(z, "dense") else z for z in (expected, y))
+        assert y.dtype == dtype
+        if wide.density != 0.5:  # near the cut, rounding may choose another channel
+            assert (y.float() - expected).abs().max() <= 16 * eps * expected.abs().max()
+
+
+def test_of_two_oracles_the_faster_one_counts(monkeypatch):
+    def times(variants, *args, **kwargs):
+        seconds = {"dense": 4, "oracle 0.5": 2, "oracle 0.25": 1}
+        seconds |= {f"{bench.OTHER_ORACLE} 0.5": 1.5, f"{bench.OTHER_ORACLE} 0.25": 3}
+        return {name: Timing(seconds[name], 0.5, 2.0, 3, 9.0) for name in variants}
+
+    monkeypatch.setattr(bench, "race", times)
+    variants = [bench.Variant("dense", None, [], 8.0)]
+    for d in (0.5, 0.25):
+        variants += [bench.Variant(k, None, [], 8 * d, d) for k in ("oracle", bench.OTHER_ORACLE)]
+    results = bench._race(variants, "cpu", False, True)["variants"]
+    assert [(v["variant"], v["median_ms"]) for v in results] == [
+        ("dense", 4000),
+        ("oracle", 1500),
+        ("oracle", 1000),
+    ]
+
+
 def test_a_failed_compilation_is_recorded(monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("no compiler\nhere")
@@ -300,6 +504,26 @@ def test_tables_go_between_the_marks_of_the_readme(small, tmp_path):
     readme = "a\n<!-- bench cpu: made -->\nold\n<!-- /bench cpu -->\nb\n"
     once = with_tables(readme, tmp_path)
     assert "\nold\n" not in once and "| tiny, batch 1 " in once and once.endswith("-->\nb\n")
+    assert with_tables(once, tmp_path) == once
+
+
+def test_a_gpus_tables_go_behind_the_cpus(tmp_path):
+    sys.path.insert(0, str(ROOT / "tools"))
+    from ship_bench import with_tables
+
+    facts = {"device": "stand-in", "date": "-", "versions": {"torch": "-"}}
+    results = {"machine": facts, "device": "cuda", "dtype": "fp32, bf16", "busy": None}
+    results |= {"command": "-", "weights": "-", "densities": [0.5]}
+    results["rows"] = [row("fp32"), row("bf16"), row("fp32", "a layer", kind="layer")]
+    (tmp_path / "cuda.json").write_text(json.dumps(results))
+    readme = "a\n<!-- bench cpu: made -->\nold\n<!-- /bench cpu -->\nb\n"
+    once = with_tables(readme, tmp_path)
+    assert once.startswith(
+        "a\n<!-- bench cpu: made -->\nold\n<!-- /bench cpu -->\n\n<!-- bench cuda"
+    )
+    assert once.endswith("\n<!-- /bench cuda -->\nb\n") and once.count("Second table") == 1
+    assert "stand-in, fp32, bf16" in once and "tiny, batch 2, bf16" in once
+    assert "a layer," not in once
     assert with_tables(once, tmp_path) == once
 
 

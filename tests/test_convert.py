@@ -18,7 +18,9 @@ def lived_in(net, scales=(1.0, -1.0, 0.3, -0.05)):
             nn.init.uniform_(norm.running_var, 0.5, 2.0)
             if norm.affine:
                 nn.init.normal_(norm.bias, std=0.5)
-                sizes = torch.tensor(scales).repeat(len(norm.weight))[: len(norm.weight)]
+                sizes = torch.tensor(scales, dtype=norm.weight.dtype).repeat(len(norm.weight))[
+                    : len(norm.weight)
+                ]
                 norm.weight.data = sizes * torch.empty_like(sizes).uniform_(1, 1.5)
     return net
 

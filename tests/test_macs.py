@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fbs_tutorial import (
     ChannelPruning,
     GatedConv2d,
+    accelerate,
     active_channels,
     convert,
     count_macs,
@@ -146,12 +148,16 @@ def cat(*parts):
     [
         (torch.add, "first", 4),  # {0, 1, 2} or {0, 1, 2, 3}
         (torch.add, "last", 7),  # {0, 1, 2} or {4, 5, 6, 7}
+        (torch.sub, "first", 4),
         (torch.mul, "first", 3),
         (torch.mul, "last", 0),
         (cat, "last", 7),
     ],
-    ids=["sum, overlap", "sum", "product, overlap", "product", "concatenation"],
-)
+    ids=[
+        "sum, overlap", "sum", "difference, overlap", "product, overlap", "product",
+        "concatenation",
+    ],
+)  # fmt: skip
 def test_where_branches_meet(join, ranking, live):
     branches = Joined(join, fixed(3, 8, 3), fixed(3, 8, 4, ranking=ranking))
     reader = nn.Conv2d(16 if join is cat else 8, 1, 1)
@@ -330,10 +336,41 @@ def test_a_block_is_not_skipped_where_channels_mix_after_its_convolution():
     assert count_macs(apart, x).active.tolist() == [3 * 4 * 25]
 
 
-def test_a_convolution_used_twice_in_a_block_is_skipped_the_second_time_only():
+class ConvSoftmax(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        return F.softmax(self.conv(x), dim=1)
+
+
+class UntilPositive(ConvSoftmax):
+    """Cannot be followed: the flow depends on values."""
+
+    def forward(self, x):
+        return self.conv(x) if x.sum() > 0 else x
+
+
+def twice():
     conv = nn.Conv2d(4, 4, 1)
-    block = ChannelPruning(conv, nn.ReLU(), conv, density=0.5)
-    assert count_macs(block, torch.rand(1, 4, 5, 5)).active.tolist() == [(16 + 8) * 25]
+    return conv, nn.Identity(), conv
+
+
+@pytest.mark.parametrize(
+    ("layers", "runs"),
+    [(twice(), 2), ((ConvSoftmax(),), 1), ((UntilPositive(),), 1)],
+    ids=["runs twice", "function", "not traceable"],
+)
+def test_a_convolution_of_a_block_counts_in_full_where_an_execution_cannot_skip(layers, runs):
+    block, x = ChannelPruning(*layers, density=0.5).eval(), torch.rand(1, 4, 5, 5)
+    report = count_macs(block, x, by="zeros")
+    assert report.active.tolist() == [runs * 16 * 25]
+    with FlopCounterMode(display=False) as counter:
+        accelerate(block)(x)
+    assert counter.get_total_flops() / 2 == report.active.item() + report.overhead
+    apart = ChannelPruning(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), density=0.5)
+    assert count_macs(apart, x, by="zeros").active.tolist() == [16 * 25 / 2]
 
 
 def test_a_linear_layer_on_tokens_counts_every_position():

@@ -1,7 +1,8 @@
 """Show the times in benchmarks/ as tables: python tools/ship_bench.py, after `make bench`.
 
 All rows of benchmarks/cpu.json go to benchmarks/cpu.md; those of whole networks stand in the README
-between the marks ``<!-- bench cpu: ... -->`` and ``<!-- /bench cpu -->``. The same with ``cuda``.
+between the marks ``<!-- bench cpu: ... -->`` and ``<!-- /bench cpu -->``. The same with ``cuda``,
+whose marks are put behind the others when there is a first result.
 """
 
 import json
@@ -29,6 +30,9 @@ def with_tables(readme: str, folder: Path = ROOT / "benchmarks") -> str:
         section = f"{provenance(results)}\n\n{tables(results)}"
         marks = rf"(<!-- bench {name}: .*? -->\n).*?(<!-- /bench {name} -->)"
         found = re.compile(marks, re.S)
+        if not found.search(readme):
+            made = f"<!-- bench {name}: made by tools/ship_bench.py -->\n<!-- /bench {name} -->"
+            readme = re.sub(r"(.*<!-- /bench \w+ -->\n)", rf"\1\n{made}\n", readme, flags=re.S)
         readme = found.sub(lambda m, text=section: f"{m[1]}{text}\n{m[2]}", readme)
     return readme
 

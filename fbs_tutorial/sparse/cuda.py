@@ -26,28 +26,46 @@ INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels run
 KERNELS_AT_ONCE = 2**28  # weights that `TorchCudaConv` gathers at a time, 1 GiB of float32
 PROGRAMS = 256  # that a launch of `TritonConv` should have, some two for each multiprocessor
 
+# The least compute capability of a GPU for which Triton has instructions for these products, and
+# numbers of no other dtype go into the kernel. On older ones it would make 16 bits out of float32,
+# while PyTorch's convolutions use tensor cores for float16.
+KERNEL_FROM = {torch.float32: (7, 5), torch.float16: (8, 0), torch.bfloat16: (8, 0)}
+
 
 def cuda_conv(conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> SparseConv:
     """The backend ``"cuda"``: the Triton kernel where it can run, else the form in PyTorch."""
-    runs = triton is not None and (conv.weight.is_cuda or INTERPRETING)
-    if runs and conv.groups == 1 and conv.weight.dtype == torch.float32:
+    dtype, gpu = conv.weight.dtype, capability(conv.weight)
+    if gpu is None:  # the interpreter's products of bfloat16 are wrong
+        runs = INTERPRETING and dtype in (torch.float32, torch.float16)
+    else:
+        runs = dtype in KERNEL_FROM and gpu >= KERNEL_FROM[dtype]
+    if runs and triton is not None and conv.groups == 1:
         return TritonConv(conv, norm)
-    return TorchCudaConv(conv, norm)
+    plain = TorchCudaConv(conv, norm)
+    if dtype == torch.bfloat16 and gpu is not None and gpu < (8, 0):
+        plain.float()  # nor has cuDNN products of bfloat16 there; those of float32 are the same
+    return plain
+
+
+def capability(tensor: Tensor) -> tuple[int, int] | None:
+    """The compute capability of the GPU that a tensor is on; None if it is on none."""
+    return torch.cuda.get_device_capability(tensor.device) if tensor.is_cuda else None
 
 
 class TorchCudaConv(SparseConv):
     """Gathers the kernels of every image, then one convolution whose groups are the images.
 
-    The plain form of `TritonConv`. It runs on any device.
+    The plain form of `TritonConv`. It runs on any device, and multiplies in its weight's dtype.
     """
 
     def forward(
         self, x: Compact, s: Tensor, winners: Tensor, pi: Tensor | None = None, relu: bool = False
     ) -> Compact:
+        dtype = self.weight.dtype
         if self.groups > 1:
-            y = self.convolve_groups(self.pad(x.dense()), winners)
+            y = self.convolve_groups(self.pad(x.dense()).to(dtype), winners)
         else:
-            maps = self.pad(x.maps)
+            maps = self.pad(x.maps).to(dtype)
             n, width = maps.shape[:2]
             one = winners.shape[1] * width * prod(self.kernel_size)
             step = max(1, KERNELS_AT_ONCE // one)
@@ -55,12 +73,14 @@ class TorchCudaConv(SparseConv):
             parts = zip(maps.split(step), channels, winners.split(step), strict=False)
             y = [self.convolve(*part) for part in parts]
             y = torch.cat(y) if len(y) > 1 else y[0]
+        y = y + self.shift[winners][:, :, None, None]  # from here on in float32 or finer
         if pi is not None:
-            y = y * pi[:, :, None, None]
-        return Compact(y.relu_() if relu else y, winners, self.out_channels, relu)
+            y = y.mul_(pi[:, :, None, None])
+        y = (y.relu_() if relu else y).to(x.maps.dtype)
+        return Compact(y, winners, self.out_channels, relu)
 
     def convolve(self, maps: Tensor, channels: Tensor | None, winners: Tensor) -> Tensor:
-        """``W x + shift`` of the winners, ``[n, k, H', W']``, from maps ``[n, width, H, W]``."""
+        """``W x`` of the winners, ``[n, k, H', W']``, from maps ``[n, width, H, W]``."""
         n, width, height, columns = maps.shape
         if channels is None:
             kernels = self.weight[winners.flatten()]  # [n * k, C_in, k, k]
@@ -69,8 +89,7 @@ class TorchCudaConv(SparseConv):
             kernels = self.weight.flatten(0, 1)[rows.flatten()]
             kernels = kernels.view(-1, width, *self.kernel_size)  # [n * k, width, k, k]
         maps = maps.reshape(1, n * width, height, columns)
-        shift = self.shift[winners.flatten()]
-        y = F.conv2d(maps, kernels, shift, self.stride, self.padding, self.dilation, groups=n)
+        y = F.conv2d(maps, kernels, None, self.stride, self.padding, self.dilation, groups=n)
         return y.view(n, -1, *y.shape[2:])
 
     def convolve_groups(self, x: Tensor, winners: Tensor) -> Tensor:
@@ -81,12 +100,11 @@ class TorchCudaConv(SparseConv):
         """
         arguments = (self.stride, self.padding, self.dilation)
         if self.in_channels > self.groups:
-            y = F.conv2d(x, self.weight, self.shift, *arguments, self.groups)
-            return pick(y, winners)
+            return pick(F.conv2d(x, self.weight, None, *arguments, self.groups), winners)
         n, k = winners.shape
         inputs = pick(x, winners // (self.out_channels // self.groups))  # [n, k, H, W]
-        kernels, shift = self.weight[winners.flatten()], self.shift[winners.flatten()]
-        y = F.conv2d(inputs.flatten(0, 1)[None], kernels, shift, *arguments, groups=n * k)
+        kernels = self.weight[winners.flatten()]
+        y = F.conv2d(inputs.flatten(0, 1)[None], kernels, None, *arguments, groups=n * k)
         return y.view(n, k, *y.shape[2:])
 
 
@@ -96,9 +114,10 @@ def pick(maps: Tensor, channels: Tensor) -> Tensor:
 
 
 class TritonConv(SparseConv):
-    """One fused kernel for gathering, convolution, shift, gate and ReLU; float32, one group.
+    """One fused kernel for gathering, convolution, shift, gate and ReLU; one group.
 
-    Its maps are in channels_last memory: the inputs of a pixel lie side by side.
+    In float32, float16 or bfloat16. Sums, shift and gate are in float32; only maps and weights are
+    in 16 bits. Its maps are in channels_last memory: the inputs of a pixel lie side by side.
 
     Attributes:
         precision: of the products of float32 numbers; ``"ieee"``, or ``"tf32"``, which is faster
@@ -118,7 +137,7 @@ class TritonConv(SparseConv):
     def forward(
         self, x: Compact, s: Tensor, winners: Tensor, pi: Tensor | None = None, relu: bool = False
     ) -> Compact:
-        if x.maps.dtype != self.weight.dtype or x.maps.dtype == torch.float64:
+        if x.maps.dtype != self.weight.dtype or x.maps.dtype not in KERNEL_FROM:
             raise TypeError(
                 f"TritonConv takes maps of its weight's dtype {self.weight.dtype}, not float64; "
                 f"got {x.maps.dtype}"
@@ -216,10 +235,13 @@ def choose_tile(
     while images * ceil(pixels / m) * ceil(k_out / n) < PROGRAMS and max(m, n) > 32:
         m, n = (m // 2, n) if m >= n else (m, n // 2)
     largest = m * n == 128 * 128
+    # Where it is flat, more threads share the work: fewer would keep some of it in memory.
     if tensor_cores:
-        return Tile(m, n, inputs, flat, warps=8 if largest else 4, stages=5)
+        warps = 8 if largest or (flat and m * n >= 64 * 64) else 4
+        return Tile(m, n, inputs, flat, warps, stages=5)
     # A thread sums 32 numbers, which lets two programs share a multiprocessor, or else 64.
-    return Tile(m, n, inputs, flat, min(8, max(2, m * n // 1024)), 5 if largest else 3)
+    warps = m * n // (512 if flat else 1024)
+    return Tile(m, n, inputs, flat, min(8, max(2, warps)), 5 if largest else 3)
 
 
 def block(length: int) -> int:
@@ -237,7 +259,7 @@ if triton is not None:
         x,  # [N, k_in, H, W]
         channels,  # [N, k_in] int64: which inputs x has; not read unless GATHER_INPUTS
         weight,  # [taps, in_channels, out_channels]
-        shift,  # [out_channels]
+        shift,  # [out_channels], like pi in float32 also where maps and weights are not
         winners,  # [N, k_out] int64: the outputs to compute; not read unless GATHER_OUTPUTS
         pi,  # [N, k_out]; not read unless GATED
         y,  # [N, pixels, k_out]
@@ -360,10 +382,19 @@ class Graphed(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if self.conditions(images) != self.recorded:
             self.capture(images)
-        self.images.copy_(images)
-        self.graph.replay()
+        self.load(images)
+        self.replay()
         return self.outputs.clone()  # the next replay writes over the graph's own outputs
 
+    def load(self, images: Tensor) -> None:
+        """Put images of the recorded shape where the graph reads them."""
+        self.images.copy_(images)
+
+    def replay(self) -> None:
+        """Compute ``outputs`` from the images that were loaded."""
+        self.graph.replay()
+
+    @torch.inference_mode(False)  # else nothing outside that mode could write to `images` later
     @torch.no_grad()
     def capture(self, images: Tensor) -> "Graphed":
         """Record the graph for images of this shape and the densities of now."""

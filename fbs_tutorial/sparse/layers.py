@@ -39,10 +39,11 @@ class Compact:
         return full.view(n, height, width, -1).permute(0, 3, 1, 2)
 
     def saliency(self, reduce: str = "l1") -> Tensor:
-        """`channel_saliency` of the maps, ``[N, k]``."""
+        """`channel_saliency` of the maps, ``[N, k]``, in float32 or finer."""
+        dtype = float32_or_finer(self.maps.dtype)
         if self.positive and reduce in ("l1", "avg"):
-            return self.maps.mean(dim=(2, 3))  # |x| would be a copy of all maps
-        return channel_saliency(self.maps, reduce)
+            return self.maps.mean(dim=(2, 3), dtype=dtype)  # |x| would be a copy of all maps
+        return channel_saliency(self.maps.to(dtype), reduce)
 
     def spread(self, s: Tensor) -> Tensor:
         """Values of the channels that are here, ``[N, k]``, among all: ``[N, total]``."""
@@ -54,23 +55,31 @@ class Compact:
 Maps = Tensor | Compact
 
 
+def float32_or_finer(dtype: torch.dtype) -> torch.dtype:
+    """What numbers stored as ``dtype`` are added and averaged in."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 class SparseConv(nn.Module):
     """``W x + shift`` of one convolution, of which a part can be done: what a backend implements.
 
     In eval mode batch norm multiplies every channel by a constant and adds another. Both go into
-    the kernel and the shift here, once.
+    the kernel and the shift here, once. The kernel is then rounded to the convolution's dtype, the
+    shift stays in float32 or finer.
     """
 
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None):
         super().__init__()
-        weight = conv.weight.detach()
+        fine = float32_or_finer(conv.weight.dtype)
+        weight = conv.weight.detach().to(fine)
         shift = weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
         if norm is not None:
-            scale = (norm.running_var + norm.eps).rsqrt()
+            scale = (norm.running_var.to(fine) + norm.eps).rsqrt()
             weight, shift = weight * scale[:, None, None, None], -norm.running_mean * scale
+        weight = weight.to(conv.weight.dtype)
         # [C_out, C_in / groups, k, k] and [C_out]
         self.register_buffer("weight", weight.clone(memory_format=torch.contiguous_format))
-        self.register_buffer("shift", shift.clone())
+        self.register_buffer("shift", shift.to(fine, copy=True))
         self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
         self.kernel_size, self.stride = conv.kernel_size, conv.stride
         self.dilation, self.groups = conv.dilation, conv.groups
@@ -126,7 +135,8 @@ class SparseGatedConv2d(Gated):
 
     def __init__(self, layer: GatedConv2d, backend: Backend, keep_compact: bool):
         super().__init__(layer.in_channels, layer.out_channels, layer.density, layer.reduce)
-        self.predictor = layer.predictor
+        # in float32 or finer, which `predict` would else make of it again at every call
+        self.predictor = layer.predictor.to(float32_or_finer(layer.predictor.weight.dtype))
         self.conv = backend(layer.conv, layer.norm)
         self.conv.shift += layer.beta.detach()
         self.activation = layer.activation

@@ -1,17 +1,15 @@
 """`accelerate`: put an executing layer in the place of every layer that can skip something."""
 
 import copy
-import operator
 from collections import Counter
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
-from ..convert import replace, trace
+from ..convert import replace
 from ..gated import ChannelPruning, Gated, GatedConv2d, gated_layers
-from ..macs import CHANNELWISE
+from ..macs import hooked, last_convolution, trace
 from .cpu import CpuConv, SparseLinear
 from .layers import SparseConv2d, SparseGatedConv2d, accept_compact
 from .reference import ReferenceConv
@@ -32,9 +30,6 @@ KEEPS_EMPTY = (
 )
 CONVOLUTIONS = (GatedConv2d, nn.Conv2d)  # what takes compact maps and can give them
 
-# Functions that work channel by channel.
-CHANNELWISE_FUNCTIONS = (operator.add, operator.iadd, torch.add, torch.relu, F.relu)
-
 
 def accelerate(model: nn.Module, backend: str = "auto") -> nn.Module:
     """A copy of ``model`` that computes only what the gates let through, image by image.
@@ -48,7 +43,8 @@ def accelerate(model: nn.Module, backend: str = "auto") -> nn.Module:
     be set later, with `set_density`.
 
     Args:
-        model: in eval mode, with gated layers; float32 or float64.
+        model: in eval mode, with gated layers; float32 or float64, on a GPU float16 or bfloat16
+            too. Those are what is stored and multiplied: gates and sums are in float32.
         backend: ``"reference"`` loops that are easy to read; ``"cpu"``; ``"cuda"``; ``"auto"`` the
             one for the device the model is on.
 
@@ -60,10 +56,11 @@ def accelerate(model: nn.Module, backend: str = "auto") -> nn.Module:
     check_model(model)
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    device = check_tensors(model)
+    device, dtypes = check_tensors(model)
     if backend == "auto":
         backend = "cuda" if device == "cuda" else "cpu"
     check_device(backend, device)
+    check_dtypes(backend, dtypes)
     model = copy.deepcopy(model).requires_grad_(False).eval()
     keeps = compact_handoff(model) if backend != "reference" else {}
     for old, new in list(replacements(model, backend, keeps)):
@@ -88,16 +85,13 @@ def check_model(model: nn.Module) -> None:
             raise ValueError(f"accelerate needs batch norms with running statistics, see {name!r}")
 
 
-def check_tensors(model: nn.Module) -> str:
-    """The type of device that all of the model is on; raise unless its dtypes can be executed."""
+def check_tensors(model: nn.Module) -> tuple[str, set[torch.dtype]]:
+    """The type of device that all of the model is on, and its floating-point dtypes."""
     tensors = [*model.parameters(), *model.buffers()]
     devices = {tensor.device for tensor in tensors}
     if len(devices) > 1:
         raise ValueError(f"model must be on one device, got {', '.join(map(str, devices))}")
-    for tensor in tensors:
-        if tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"accelerate takes float32 and float64, the model has {tensor.dtype}")
-    return devices.pop().type
+    return devices.pop().type, {x.dtype for x in tensors if x.is_floating_point()}
 
 
 def check_device(backend: str, device: str) -> None:
@@ -107,6 +101,17 @@ def check_device(backend: str, device: str) -> None:
         raise ValueError("backend='cuda' needs a CUDA device, and PyTorch finds none here")
     if device != needed:
         raise ValueError(f"backend={backend!r} needs the model on {needed}, got one on {device}")
+
+
+def check_dtypes(backend: str, dtypes: set[torch.dtype]) -> None:
+    """Raise unless the backend can execute numbers of these dtypes."""
+    wide, narrow = {torch.float32, torch.float64}, {torch.float16, torch.bfloat16}
+    for dtype in dtypes - wide:
+        if backend != "cuda" or dtype not in narrow:
+            raise TypeError(
+                "accelerate takes float32 and float64, and with backend 'cuda' also float16 and "
+                f"bfloat16; the model has {dtype} and the backend is {backend!r}"
+            )
 
 
 def replacements(
@@ -154,10 +159,6 @@ def plain_modules(model: nn.Module) -> list[nn.Module]:
                 continue
         plain.append(module)
     return plain
-
-
-def hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def inside_gated(model: nn.Module) -> set[nn.Module]:
@@ -210,22 +211,3 @@ def compact_handoff(model: nn.Module) -> dict[nn.Module, bool]:
         if takes(node) and not (type(module[node]) in CONVOLUTIONS and uses[module[node]] > 1):
             keeps[module[node]] = hands_on(node)
     return keeps
-
-
-def last_convolution(gate: ChannelPruning) -> nn.Conv2d | None:
-    """The one convolution of a block whose losing channels need not be computed, if there is one.
-
-    It is the last to run, runs once, and all that follows works channel by channel.
-    """
-    try:
-        nodes = trace(gate.block)
-    except ValueError:
-        return None
-    modules = [gate.block.get_submodule(n.target) if n.op == "call_module" else n for n in nodes]
-    for i, module in reversed(list(enumerate(modules))):
-        if type(module) is nn.Conv2d:
-            return module if modules.count(module) == 1 and not hooked(gate.block) else None
-        known = isinstance(module, CHANNELWISE) and not hooked(module)
-        if not known and nodes[i].op != "output" and nodes[i].target not in CHANNELWISE_FUNCTIONS:
-            return None
-    return None
