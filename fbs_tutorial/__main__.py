@@ -4,12 +4,15 @@ import argparse
 import json
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from .bench import DENSITIES, NETWORKS, bench, tables
 from .checkpoints import write_atomically
+from .data import DamagedImageError
 from .fit import RECIPES
+from .parallel import number
 from .runs import markdown_table
 from .training import train
 
@@ -22,10 +25,15 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.run(options)
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        # of several processes all fail alike, but for one that cannot read its own share
+        if number("LOCAL_RANK") == 0 or isinstance(error, DamagedImageError):
+            print("error:", " ".join(str(error).split()), file=sys.stderr, flush=True)
+        else:
+            time.sleep(5)  # torchrun ends all as soon as one ends: let the first speak
         return 2
     except KeyboardInterrupt:
-        print(f"\nstopped; {options.when_stopped}", file=sys.stderr)
+        if number("LOCAL_RANK") == 0:
+            print(f"\nstopped; {options.when_stopped}", file=sys.stderr)
         return 130
 
 
@@ -44,7 +52,13 @@ def _train(options: argparse.Namespace) -> int:
         density=options.density,
         lr=options.lr,
         epochs=options.epochs,
+        batch=options.batch,
+        size=options.size,
+        freeze_norms=options.freeze_norms,
+        download=options.download,
     )
+    if number("RANK") != 0:
+        return 0
     folder = Path(metrics["folder"])
     print(markdown_table(metrics["rows"]))
     if not options.static:
@@ -95,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
         "train", help="train a plain network, gate it, and walk it down the densities"
     )
     add = train_command.add_argument
-    add("--data", default="digits", help=f"one of {', '.join(RECIPES)}; FBS_DATA says where")
+    names = ", ".join(name for name in RECIPES if name != "folder")
+    add("--data", default="digits", help=f"{names} (FBS_DATA says where), or a folder with train/ "
+        "and val/ folders of class folders")  # fmt: skip
     add("--model", help="the recipe's when not given")
     add("--out", help="the run folder (default: one under runs/)")
     add("--seed", type=int, default=0)
@@ -106,6 +122,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--density", type=float, help="with --from: the density to fine-tune at")
     add("--lr", type=float, help="with --from: the highest learning rate")
     add("--epochs", type=int, help="of every step, instead of the recipe's")
+    add("--batch", type=int, help="images a step, instead of the recipe's; learning rates follow")
+    add("--size", type=int, help="of photographs in pixels, instead of the recipe's 128")
+    add("--freeze-norms", action="store_true", help="batch norms keep their statistics")
+    add("--download", action="store_true", help="fetch the data set into FBS_DATA if not there")
     train_command.set_defaults(run=_train, when_stopped="the same command goes on from here")
     _add_bench(commands)
     return parser

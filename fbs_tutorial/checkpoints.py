@@ -11,12 +11,12 @@ from safetensors.torch import save
 from torch import nn
 
 from .convert import convert
-from .gated import is_gated, set_density
+from .gated import ChannelPruning, is_gated, set_density
 from .models import MODELS
 from .wta import check_density
 
 ASSETS = Path(__file__).parent / "assets"
-PRETRAINED = ("digits",)
+PRETRAINED = ("digits", "cifar10")
 
 
 class CheckpointError(ValueError):
@@ -46,7 +46,12 @@ def save_network(
     Args:
         model: a key of ``MODELS``, called with ``num_classes`` and ``width``.
         facts: anything else worth knowing, stored as text.
+
+    Raises:
+        ValueError: the network has `ChannelPruning` blocks, which the header cannot describe.
     """
+    if any(isinstance(module, ChannelPruning) for module in network.modules()):
+        raise ValueError("save_network stores what convert makes; of blocks store state_dict()")
     gated = is_gated(network)
     header = {"model": model, "num_classes": num_classes, "width": width, "gated": gated, **facts}
     state = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
@@ -88,7 +93,7 @@ def load_pretrained(name: str, density: float | str | None = None) -> nn.Module:
     """A network trained by this project, in eval mode; it takes images in [0, 1].
 
     Args:
-        name: ``"digits"``, for the images of ``load_data("digits")``.
+        name: ``"digits"`` or ``"cifar10"``, for the images of ``load_data`` of this name.
         density: None for the any-density network, set to density 1 (move it with `set_density`);
             a number for the network trained at that density; ``"plain"`` for the dense one.
 

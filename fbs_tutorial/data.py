@@ -1,42 +1,161 @@
 """Data sets: the embedded digits, torchvision's, and any folder of class folders."""
 
 import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-NAMES = ("digits", "cifar10", "fashion_mnist")
+NAMES = ("digits", "cifar10", "fashion_mnist", "imagenette")
 TEST_DIGITS = 500
+IMAGENETTE = {"train": 9469, "val": 3925}  # pictures of the whole set
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+WORKERS = max(1, min(8, CORES // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))  # that read files
 
 
-def load_data(name: str, root: str | os.PathLike | None = None) -> tuple[Dataset, Dataset]:
+def load_data(
+    name: str,
+    root: str | os.PathLike | None = None,
+    *,
+    size: int | None = None,
+    augment: bool = False,
+    download: bool = False,
+) -> tuple[Dataset, Dataset]:
     """``(train, test)`` data sets of ``(image [C, H, W] in [0, 1], class index)``.
 
-    Nothing is downloaded.
+    Nothing is downloaded unless asked for.
 
     Args:
         name: ``"digits"``: 1,797 handwritten digits that come with scikit-learn, enlarged from 8x8
-            to ``[1, 16, 16]``, 500 of them for test; ``"cifar10"`` or ``"fashion_mnist"`` as
-            torchvision stores them under ``root``; or the path of a folder with ``train/`` and
-            ``val/`` (or ``test/``), each with one folder of images a class.
+            to ``[1, 16, 16]``, 500 of them for test; ``"cifar10"``, ``"fashion_mnist"`` or
+            ``"imagenette"`` as torchvision stores them under ``root``; or the path of a folder with
+            ``train/`` and ``val/`` (or ``test/``), each with one folder of images a class.
         root: where torchvision's sets lie; the environment variable ``FBS_DATA`` when None.
+        size: of photographs (imagenette and folders): the shorter side is scaled to 8/7 of it, and
+            the middle ``[3, size, size]`` cut out. None: 128 for imagenette, and the images of a
+            folder as they are.
+        augment: the training images are random crops of 35 to 100 % of a photograph, scaled to
+            ``size`` and mirrored half of the time, drawn anew whenever one is read.
+        download: fetch one of torchvision's sets into ``root`` if it is not there.
 
     Raises:
-        TypeError: ``name`` is not a string or path. ValueError: it is no known set and no folder.
+        TypeError: ``name``, ``root`` or ``size`` of a wrong type. ValueError: ``name`` is no known
+            set and no folder; ``size`` does not fit.
         FileNotFoundError: the set is missing, partial or damaged; the message says what to do.
     """
     if not isinstance(name, (str, os.PathLike)):
         raise TypeError(f"name must be a data set's name or a folder, got {name!r}")
+    if root is not None and not isinstance(root, (str, os.PathLike)):
+        raise TypeError(f"root must be a folder or None, got {root!r}")
+    _check_size(name, size, augment)
     if name == "digits":
         return _digits()
+    if name == "imagenette":
+        return _imagenette(root, size or 128, augment, download)
     if name in NAMES:
-        return _torchvision(name, root)
+        return _torchvision(name, root, download)
     if Path(name).is_dir():
-        return _folder(Path(name))
+        return _folder(Path(name), size, augment)
     raise ValueError(f"name must be one of {', '.join(NAMES)} or an existing folder, got {name!r}")
+
+
+class DamagedImageError(FileNotFoundError):
+    """An image of a data set that cannot be read."""
+
+
+class Files:
+    """The images of a data set that is too large for memory: read when they are asked for.
+
+    Args:
+        dataset: of ``(image, class index)``, as from `load_data`.
+        indices: which of its images, in this order; all when None.
+    """
+
+    def __init__(self, dataset: Dataset, indices: Tensor | None = None):
+        self.dataset = dataset
+        self.indices = torch.arange(len(dataset)) if indices is None else indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: Tensor) -> "Files":
+        return Files(self.dataset, self.indices[index])
+
+    def batches(self, order: Sequence[Tensor], seed: int) -> Iterator[Tensor]:
+        """The images ``[n, C, H, W]`` of each index tensor ``[n]`` of ``order``.
+
+        A random crop depends on ``seed`` and on the image alone, not on who reads it when.
+        """
+        loader = DataLoader(
+            _Reader(self.dataset, seed),
+            batch_sampler=[self.indices[indices].tolist() for indices in order],
+            num_workers=WORKERS,
+        )
+        try:
+            yield from loader
+        except DamagedImageError as error:  # from a worker: its traceback is in the message
+            line = str(error).strip().splitlines()[-1]
+            raise DamagedImageError(line.partition("DamagedImageError: ")[2] or line) from None
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise OSError(
+                f"a process that reads images has died ({error}); in a container, give it more "
+                "shared memory (--shm-size)"
+            ) from None
+
+
+class _Reader(Dataset):
+    """The images of ``dataset``, random numbers of an image from ``seed`` and its index."""
+
+    def __init__(self, dataset: Dataset, seed: int):
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(hash((self.seed, index)) % 2**63)
+            try:
+                return self.dataset[index][0]
+            except Exception as error:  # PIL raises many kinds for a damaged picture
+                path = getattr(self.dataset, "imgs", getattr(self.dataset, "_samples", None))
+                name = path[index][0] if path else f"image {index}"
+                text = f"{name} is damaged ({error}): replace it, or delete it and start again"
+                raise DamagedImageError(" ".join(text.split())) from error
+
+
+Part = tuple[Tensor | Files, Tensor]  # images [N, C, H, W] and labels [N]
+
+
+def batches(part: Part, order: Sequence[Tensor], seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """``(images, labels)`` of each index tensor of ``order``, on the device of the labels."""
+    images, labels = part
+    if isinstance(images, Tensor):
+        for indices in order:
+            yield images[indices], labels[indices]
+        return
+    for indices, x in zip(order, images.batches(order, seed), strict=True):
+        x = x.to(labels.device, memory_format=torch.channels_last)
+        yield x, labels[indices]
+
+
+def in_order(part: Part, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The whole part, ``size`` images at a time."""
+    return batches(part, torch.arange(len(part[1])).split(size))
+
+
+def spread(part: Part, count: int) -> tuple[Tensor, Tensor]:
+    """At most ``count`` images of a part in memory, evenly spread over it, and their labels."""
+    total = len(part[1])
+    chosen = torch.linspace(0, total - 1, min(count, total)).round().long()
+    parts = list(batches(part, chosen.split(100)))
+    images, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    return images, labels
 
 
 def as_tensors(dataset: Dataset) -> tuple[Tensor, Tensor]:
@@ -45,6 +164,13 @@ def as_tensors(dataset: Dataset) -> tuple[Tensor, Tensor]:
         return dataset.tensors
     images, labels = zip(*dataset, strict=True)
     return torch.stack(images), torch.tensor(labels)
+
+
+def labels_of(dataset: Dataset) -> Tensor:
+    """The class indices ``[N]`` of a set of files, without reading the images."""
+    if hasattr(dataset, "targets"):
+        return torch.tensor(dataset.targets)
+    return torch.tensor([label for _, label in dataset._samples])  # Imagenette has nothing public
 
 
 def stratified_split(labels: Tensor, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -71,22 +197,31 @@ def _digits() -> tuple[Dataset, Dataset]:
     return TensorDataset(images[train], labels[train]), TensorDataset(images[test], labels[test])
 
 
-def _torchvision(name: str, root: str | os.PathLike | None) -> tuple[Dataset, Dataset]:
+def _check_size(name: str | os.PathLike, size: int | None, augment: bool) -> None:
+    """Raise unless ``size`` and ``augment`` suit the set called ``name``."""
+    if size is None:
+        if augment and name != "imagenette":
+            raise ValueError("augment=True needs a size, which only photographs take")
+        return
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise TypeError(f"size must be an int >= 8 or None, got {size!r}")
+    if size < 8:
+        raise ValueError(f"size must be an int >= 8 or None, got {size}")
+    if name in NAMES and name != "imagenette":
+        raise ValueError(f"size is for photographs; the images of {name} have one size, got {size}")
+
+
+def _torchvision(
+    name: str, root: str | os.PathLike | None, download: bool
+) -> tuple[Dataset, Dataset]:
     from torchvision import datasets, transforms
 
     kind = {"cifar10": datasets.CIFAR10, "fashion_mnist": datasets.FashionMNIST}[name]
-    if root is not None and not isinstance(root, (str, os.PathLike)):
-        raise TypeError(f"root must be a folder or None, got {root!r}")
-    root = root or os.environ.get("FBS_DATA")
-    remedy = (
-        f"give the folder that holds it as root, or in FBS_DATA. To download it there once: "
-        f"torchvision.datasets.{kind.__name__}(folder, download=True)"
-    )
-    if not root:
-        raise FileNotFoundError(f"{name} needs a folder: {remedy}")
+    root, remedy = _root(name, root)
     try:
         return tuple(
-            kind(root, train=train, transform=transforms.ToTensor()) for train in (True, False)
+            kind(root, train=train, transform=transforms.ToTensor(), download=download)
+            for train in (True, False)
         )
     except (RuntimeError, OSError, EOFError, ValueError, LookupError, AssertionError) as error:
         raise FileNotFoundError(
@@ -94,20 +229,90 @@ def _torchvision(name: str, root: str | os.PathLike | None) -> tuple[Dataset, Da
         ) from error
 
 
-def _folder(folder: Path) -> tuple[Dataset, Dataset]:
-    from torchvision import datasets, transforms
+def _root(name: str, root: str | os.PathLike | None) -> tuple[str | os.PathLike, str]:
+    """The folder of torchvision's sets, and what to do if ``name`` is not in it."""
+    root = root or os.environ.get("FBS_DATA")
+    remedy = (
+        f"give the folder that holds it as root, or in FBS_DATA. To download it there once: "
+        f"load_data({name!r}, folder, download=True), or train with --download"
+    )
+    if not root:
+        raise FileNotFoundError(f"{name} needs a folder: {remedy}")
+    return root, remedy
+
+
+def _imagenette(
+    root: str | os.PathLike | None, size: int, augment: bool, download: bool
+) -> tuple[Dataset, Dataset]:
+    """The smallest of the three editions in ``root`` that is large enough, else any."""
+    from torchvision import datasets
+
+    root, remedy = _root("imagenette", root)
+    folders = {"160px": "imagenette2-160", "320px": "imagenette2-320", "full": "imagenette2"}
+    fit = [e for e, side in (("160px", 160), ("320px", 320)) if size * 8 / 7 <= side] + ["full"]
+    smaller = [e for e in ("320px", "160px") if e not in fit and not download]
+    there = [e for e in fit + smaller if (Path(root) / folders[e]).is_dir()]
+    edition = (there or fit)[0]
+    folder = Path(root) / folders[edition]
+    if folder.is_dir():
+        remedy = f"delete {folder} and fetch it again: {remedy}"
+    found = []
+    for split, count in IMAGENETTE.items():
+        transform = photograph_transform(size, augment and split == "train")
+        try:
+            part = datasets.Imagenette(
+                root, split, edition, transform=transform, download=download and not folder.is_dir()
+            )
+        except (RuntimeError, OSError, LookupError) as error:
+            raise FileNotFoundError(
+                f"imagenette is missing or damaged in {root} ({error}): {remedy}"
+            ) from error
+        if len(part) != count:
+            raise FileNotFoundError(
+                f"imagenette is damaged: {folder / split} holds {len(part)} of {count} pictures; "
+                f"{remedy}"
+            )
+        found.append(part)
+    return tuple(found)
+
+
+def _folder(folder: Path, size: int | None, augment: bool) -> tuple[Dataset, Dataset]:
+    from torchvision import datasets
 
     test = next((folder / part for part in ("val", "test") if (folder / part).is_dir()), None)
     if test is None or not (folder / "train").is_dir():
         raise FileNotFoundError(
             f"{folder} needs train/ and val/ (or test/), each with one folder of images a class"
         )
-    to_tensor = transforms.ToTensor()
     try:
-        train = datasets.ImageFolder(folder / "train", to_tensor)
-        test = datasets.ImageFolder(test, to_tensor)
+        train = datasets.ImageFolder(folder / "train", photograph_transform(size, augment))
+        test = datasets.ImageFolder(test, photograph_transform(size, False))
     except (FileNotFoundError, OSError) as error:
         raise FileNotFoundError(f"{folder} is not a folder of class folders: {error}") from error
     if train.classes != test.classes:
-        raise FileNotFoundError(f"{folder}: train/ and {Path(test.root).name}/ differ in classes")
+        name = Path(test.root).name
+        raise FileNotFoundError(
+            f"{folder}: train/ and {name}/ differ in classes ({len(train.classes)} and "
+            f"{len(test.classes)}): {name}/ must hold the same class folders as train/ (Tiny "
+            f"ImageNet comes without; sort val/ by its val_annotations.txt)"
+        )
     return train, test
+
+
+def photograph_transform(size: int | None, augment: bool) -> Callable[[object], Tensor]:
+    """From a picture to ``[C, H, W]`` in [0, 1]; see `load_data`.
+
+    Random crops hold at least 35 % of the picture, not 8 % as is usual: trainings here are short.
+    """
+    from torchvision import transforms
+
+    if size is None:
+        return transforms.ToTensor()
+    if augment:
+        cut = [
+            transforms.RandomResizedCrop(size, scale=(0.35, 1.0)),
+            transforms.RandomHorizontalFlip(),
+        ]
+    else:
+        cut = [transforms.Resize(round(size * 8 / 7)), transforms.CenterCrop(size)]
+    return transforms.Compose([*cut, transforms.ToTensor()])

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .checkpoints import CheckpointError
+from .data import Files, Part, batches, in_order
 from .gated import evaluating, saliency_penalty, set_density
+from .parallel import Team
 
-Labelled = tuple[Tensor, Tensor]  # images [N, C, H, W] and labels [N]
+EVALUATED_AT_ONCE = 250  # images
 
 
 @dataclass(frozen=True)
@@ -23,21 +25,38 @@ class Recipe:
     plain_epochs: int
     epochs: int  # at each density of the schedule
     any_epochs: int  # of the any-density network
-    batch: int
+    batch: int  # images a step, of all processes together
     plain_lr: float
     lr: float
     any_lr: float
     gain: float  # of the predictors' initial weights, see `random_predictor`
     lowest_density: float  # of the any-density training: a little below the range of use
-    validation: int  # images held out of the training set
-    shift: int  # augmentation: pixels moved at most, each way
-    flip: bool  # augmentation: left and right
+    validation: int | float  # images held out of the training set, or their share
+    shift: int = 0  # augmentation: pixels moved at most, each way
+    flip: bool = False  # augmentation: left and right
+    size: int | None = None  # of images read from files, cropped at random; None: all in memory
     weight_decay: float = 5e-4  # on convolutions and the classifier, never on predictors
     penalty: float = 1e-8  # the paper's lambda, see `saliency_penalty`
     smoothing: float = 0.0  # of the labels
     dropout: float | None = None  # of every dropout layer; None: as the network has it
     bfloat16: bool = False  # for the convolutions; gates are never computed in it
+    freeze_norms: bool = False  # batch norms keep the statistics they have
 
+
+PHOTOGRAPHS = dict(
+    model="resnet18",
+    plain_epochs=20,
+    epochs=6,
+    any_epochs=30,
+    batch=128,
+    plain_lr=0.1,
+    lr=0.03,
+    any_lr=0.1,
+    gain=0.3,
+    lowest_density=0.25,
+    smoothing=0.1,
+    bfloat16=True,
+)
 
 RECIPES = {
     "digits": Recipe(
@@ -88,6 +107,8 @@ RECIPES = {
         dropout=0.0,  # few epochs and strong augmentation: nothing to hold back
         bfloat16=True,
     ),
+    "imagenette": Recipe(size=128, validation=1000, **PHOTOGRAPHS),
+    "folder": Recipe(size=128, validation=0.05, **PHOTOGRAPHS),
 }
 
 
@@ -112,24 +133,32 @@ def fit(
     network: nn.Module,
     step: Step,
     recipe: Recipe,
-    data: Labelled,
-    validation: Labelled,
+    data: Part,
+    validation: Part,
     seed: int,
     *,
     state: dict | None = None,
     save: Callable[[dict], None] = lambda state: None,
     bar: tqdm | None = None,
+    team: Team | None = None,
 ) -> None:
     """Train ``network`` in place for one step.
 
     After each epoch ``save`` gets a state; given back as ``state`` it makes training go on from
     there and end with the same numbers. The randomness of an epoch depends on ``seed`` and its
-    number alone.
+    number alone, not on how many processes share the work, but for dropout. Batch norms see the
+    share of their own process.
+
+    Args:
+        data, validation: images and labels; images all in memory, or read from `Files`.
+        save: called in the first process of the team only.
+        team: the processes that train together; this one alone when None.
 
     Raises:
         FloatingPointError: the loss is no longer finite.
         CheckpointError: the state is of another network.
     """
+    team = team or Team()
     optimizer = make_optimizer(network, recipe)
     if recipe.dropout is not None:
         for module in network.modules():
@@ -146,13 +175,16 @@ def fit(
     bar = bar if bar is not None else tqdm(disable=True)
     first = state["epoch"] if state is not None else 0
     bar.update(first * math.ceil(len(data[1]) / recipe.batch))
+    averaging = team.averaging(network)
     for epoch in range(first, step.epochs):
         bar.set_description(f"{step.label}, epoch {epoch + 1}/{step.epochs}")
-        loss = _epoch(network, optimizer, step, epoch, recipe, data, seed + epoch, bar)
+        loss = _epoch(averaging, optimizer, step, epoch, recipe, data, seed + epoch, bar, team)
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} in {bar.desc}: try a smaller --lr")
         if step.density == "any":
             set_density(network, 0.5)  # the batch's densities do not fit the validation images
+        if not team.first:
+            continue
         bar.set_postfix(loss=f"{loss:.3f}", val=f"{accuracy(network, *validation):.3f}")
         save(
             {
@@ -170,35 +202,47 @@ def _epoch(
     step: Step,
     epoch: int,
     recipe: Recipe,
-    data: Labelled,
+    data: Part,
     seed: int,
     bar: tqdm,
+    team: Team,
 ) -> float:
     """One pass over the training images; returns the mean loss."""
-    images, labels = data
-    torch.manual_seed(seed)  # dropout
+    torch.manual_seed(seed + 7919 * team.rank)  # dropout
     generator = torch.Generator().manual_seed(seed)
-    batches = torch.randperm(len(labels), generator=generator).split(recipe.batch)
+    order = torch.randperm(len(data[1]), generator=generator).split(recipe.batch)
+    if len(order) > 1 and len(order[-1]) < 2 * team.size:  # batch norms want two images a process
+        order = order[:-1]
     network.train()
+    if recipe.freeze_norms:
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
     total = 0.0
-    for i, batch in enumerate(batches):
+    shares = [team.share(batch) for batch in order]
+    for i, (x, labels) in enumerate(batches(data, shares, seed)):
         for group in optimizer.param_groups:
-            group["lr"] = step.lr * learning_rate_factor((epoch + i / len(batches)) / step.epochs)
-        x = augment(images[batch], recipe.shift, recipe.flip, generator)
+            group["lr"] = step.lr * learning_rate_factor((epoch + i / len(order)) / step.epochs)
+        # drawn for the whole batch, so that the number of processes changes nothing
+        moves = draw_moves(len(order[i]), recipe.shift, recipe.flip, generator)
+        if recipe.shift or recipe.flip:
+            x = augment(x, team.share(moves), recipe.shift)
         if step.density == "any":
-            set_density(network, draw_densities(len(x), recipe.lowest_density, generator))
+            density = draw_densities(len(order[i]), recipe.lowest_density, generator)
+            set_density(network, team.share(density))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.bfloat16):
             outputs = network(x)
-        loss = F.cross_entropy(outputs.float(), labels[batch], label_smoothing=recipe.smoothing)
+        loss = F.cross_entropy(outputs.float(), labels, label_smoothing=recipe.smoothing)
         if step.density is not None:
             loss = loss + recipe.penalty * saliency_penalty(network)
+        share = len(x) / len(order[i])  # processes average gradients; shares may differ by an image
         optimizer.zero_grad()
-        loss.backward()
+        (loss * share * team.size).backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimizer.step()
         total += loss.item() * len(x)
         bar.update()
-    return total / len(labels)
+    return team.sum(total) / sum(map(len, order))
 
 
 def learning_rate_factor(progress: float) -> float:
@@ -213,26 +257,38 @@ def draw_densities(count: int, lowest: float, generator: torch.Generator) -> Ten
     return density
 
 
-def augment(images: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Move each image by up to ``shift`` pixels, edges repeated, and mirror half: same shape."""
-    n, _, height, width = images.shape
+def draw_moves(count: int, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """How to augment each image, ``[count, 3]``: pixels down, pixels right, mirrored or not."""
+    moves = torch.randint(0, 2 * shift + 1, (2, count), generator=generator)
+    mirrored = torch.rand(count, generator=generator) < 0.5 if flip else torch.zeros(count)
+    return torch.stack([*moves, mirrored.long()], dim=1)
+
+
+def augment(images: Tensor, moves: Tensor, shift: int) -> Tensor:
+    """Move each image by up to ``shift`` pixels, edges repeated, and mirror some: same shape.
+
+    Args:
+        images: ``[N, C, H, W]``.
+        moves: ``[N, 3]`` of `draw_moves`.
+    """
+    _, _, height, width = images.shape
+    down, right, mirrored = moves.T
     padded = F.pad(images, (shift,) * 4, mode="replicate")
-    down, right = torch.randint(0, 2 * shift + 1, (2, n), generator=generator)
     rows = down[:, None] + torch.arange(height)  # [N, H]
     columns = right[:, None] + torch.arange(width)  # [N, W]
-    if flip:
-        mirrored = torch.rand(n, generator=generator) < 0.5
-        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    picture = torch.arange(n)[:, None, None]
+    columns = torch.where(mirrored[:, None] == 1, columns.flip(1), columns)
+    picture = torch.arange(len(images))[:, None, None]
     moved = padded.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]]
     return moved.permute(0, 3, 1, 2)  # channels_last in memory, which convolutions like
 
 
-def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+def accuracy(network: nn.Module, images: Tensor | Files, labels: Tensor) -> float:
     """Share of images whose largest output is at their label, 0..1."""
+    right = 0
     with evaluating(network):
-        outputs = torch.cat([network(batch) for batch in images.split(500)])
-    return (outputs.argmax(dim=1) == labels).sum().item() / len(labels)
+        for x, y in in_order((images, labels), EVALUATED_AT_ONCE):
+            right += (network(x).argmax(dim=1) == y).sum().item()
+    return right / len(labels)
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:

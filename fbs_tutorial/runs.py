@@ -12,6 +12,8 @@ import torch
 from . import __version__
 from .checkpoints import CheckpointError, write_atomically
 
+CONTROLS = ("own_gates", "shuffled_gates", "mean_gates", "mean_winners")
+
 
 class RunError(ValueError):
     """A run that cannot start or go on, and what to do about it."""
@@ -20,7 +22,7 @@ class RunError(ValueError):
 class Run:
     """A run folder: ``metrics.json``, one weights file a step, and the state of a step halfway."""
 
-    def __init__(self, folder: Path, settings: dict, device: torch.device):
+    def __init__(self, folder: Path, settings: dict, device: torch.device, processes: int = 1):
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -28,7 +30,7 @@ class Run:
                 self._remove_unfinished()
                 if any(folder.iterdir()):
                     raise RunError(f"{folder} holds other files; give an empty folder as --out")
-                self.metrics = _new_metrics(settings, device)
+                self.metrics = _new_metrics(settings, device, processes)
                 self.save_metrics()
             self.metrics = json.loads((folder / "metrics.json").read_text())
         except OSError as error:
@@ -42,6 +44,7 @@ class Run:
             raise RunError(f"{folder}/metrics.json is not of a run; move it away")
         if self.metrics["settings"] != settings:
             raise RunError(f"{folder} holds a run with other settings; give another --out")
+        self.metrics["processes"] = processes  # those that end it; it may have begun with others
 
     def save_metrics(self) -> None:
         text = json.dumps(self.metrics, indent=1) + "\n"
@@ -89,6 +92,7 @@ class Run:
 
 def markdown_table(rows: list[dict]) -> str:
     """The rows of a run as a Markdown table; accuracies on the test set in percent."""
+    controls = [row["control_images"] for row in rows if "control_images" in row]
     head = [
         "density",
         "validation",
@@ -96,6 +100,7 @@ def markdown_table(rows: list[dict]) -> str:
         "MACs by gates",
         "MACs by zeros",
         "fewer MACs",
+        f"own gates on {controls[0]} images" if controls else "own gates",
         "another image's gates",
         "mean gate",
         "mean gate's winners, own values",
@@ -113,15 +118,15 @@ def markdown_table(rows: list[dict]) -> str:
             f"{dense / active:.2f}x",
         ]
         if "own_gates" in row:
-            cells += [f"{row[key]:.1%}" for key in ("shuffled_gates", "mean_gates", "mean_winners")]
+            cells += [f"{row[key]:.1%}" for key in CONTROLS]
             cells += [str(max(row["distinct_sets"].values()))]
         else:  # a plain network
-            cells += [""] * 4
+            cells += [""] * (len(CONTROLS) + 1)
         lines.append(" | ".join(cells))
     return "".join(f"| {line} |\n" for line in lines)
 
 
-def _new_metrics(settings: dict, device: torch.device) -> dict:
+def _new_metrics(settings: dict, device: torch.device, processes: int) -> dict:
     import torchvision
 
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
@@ -130,6 +135,7 @@ def _new_metrics(settings: dict, device: torch.device) -> dict:
         "date": datetime.now(timezone.utc).date().isoformat(),
         "seed": settings["seed"],
         "device": name,
+        "processes": processes,
         "threads": torch.get_num_threads(),
         "versions": {
             "fbs_tutorial": __version__,
@@ -146,7 +152,7 @@ def _new_metrics(settings: dict, device: torch.device) -> dict:
 
 def _command(settings: dict) -> str:
     """The command line that makes this run."""
-    words = ["python -m fbs_tutorial train", f"--data {settings['data']}"]
+    words = ["python -m fbs_tutorial train", f"--data {shlex.quote(settings['data'])}"]
     words += [f"--model {settings['model']}", f"--seed {settings['seed']}"]
     if settings["kind"] == "finetune":
         step = settings["steps"][0]
@@ -155,5 +161,7 @@ def _command(settings: dict) -> str:
     else:
         words += ["--densities " + ",".join(f"{d:g}" for d in settings["densities"])]
         words += {"any": ["--any-density"], "static": ["--static"]}.get(settings["kind"], [])
-    words += [f"--epochs {settings['epochs']}"] if settings["epochs"] else []
+    for option in ("epochs", "batch", "size"):
+        words += [f"--{option} {settings[option]}"] if settings[option] else []
+    words += ["--freeze-norms"] if settings["freeze_norms"] else []
     return " ".join(words)

@@ -1,36 +1,50 @@
 """Train a plain network, gate it, and walk it down the densities: the run behind the command."""
 
+import copy
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .checkpoints import CheckpointError, load_network, save_network
 from .convert import convert, random_predictor
-from .data import as_tensors, load_data, stratified_split
+from .data import (
+    Files,
+    Part,
+    as_tensors,
+    in_order,
+    labels_of,
+    load_data,
+    photograph_transform,
+    spread,
+    stratified_split,
+)
 from .dynamics import how_dynamic
-from .fit import RECIPES, Labelled, Recipe, Step, accuracy, fit
+from .fit import EVALUATED_AT_ONCE, RECIPES, Recipe, Step, accuracy, fit
 from .gated import evaluating, gated_layers, is_gated, set_density
 from .macs import count_macs
 from .models import MODELS
+from .parallel import Team, join_team
 from .runs import Run, RunError
 from .wta import check_density
 
 DENSITIES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
-REFERENCE_IMAGES = 2000  # training images, at most, whose gates make the mean gate
+CONTROL_IMAGES = 2000  # test images, at most, of `how_dynamic`; training images of its mean gate
 
 
 @dataclass
 class Splits:
-    """The three parts of a data set, on the device."""
+    """The parts of a data set; tensors are on the device."""
 
-    train: Labelled
-    validation: Labelled
-    test: Labelled
+    train: Part
+    validation: Part
+    test: Part
+    reference: Tensor  # training images, not augmented, whose gates make the mean gate
 
     @property
     def num_classes(self) -> int:
@@ -50,6 +64,10 @@ def train(
     density: float | None = None,
     lr: float | None = None,
     epochs: int | None = None,
+    batch: int | None = None,
+    size: int | None = None,
+    freeze_norms: bool = False,
+    download: bool = False,
     progress: bool = True,
 ) -> dict:
     """Train on ``data``; return the contents of ``metrics.json``, and the run "folder".
@@ -59,10 +77,11 @@ def train(
     comparison, small plain networks with as many channels as win at each density; and with
     ``checkpoint`` the fine-tuning of a given network at one density. The weights of the last epoch
     are kept; nothing is chosen on the test set. Killed and called again with the same arguments,
-    a run goes on and ends with the same numbers.
+    a run goes on and ends with the same numbers. Under ``torchrun`` the processes share each batch,
+    and the first of them keeps the run folder.
 
     Args:
-        data: a key of ``RECIPES``.
+        data: a key of ``RECIPES``, or a folder as `load_data` takes it.
         out: the run folder; one under ``runs/`` when None.
         model: a key of ``MODELS``, the recipe's when None.
         seed: of weights, order and augmentation.
@@ -70,6 +89,10 @@ def train(
             ``DENSITIES`` when None.
         checkpoint: a file written by this function; with ``density`` and optionally ``lr``.
         epochs: for every step, instead of the recipe's.
+        batch: images a step, of all processes together; learning rates change in proportion.
+        size: of photographs (imagenette and folders), instead of the recipe's.
+        freeze_norms: batch norms keep the statistics they have, for fine-tuning in small batches.
+        download: fetch the data set if it is not there.
         progress: draw a progress bar.
 
     Raises:
@@ -77,9 +100,7 @@ def train(
         CheckpointError: a checkpoint that is missing, damaged or not ours.
         FileNotFoundError: the data set is not there. TypeError, ValueError: a bad density.
     """
-    if data not in RECIPES:
-        raise RunError(f"there is a recipe for {', '.join(RECIPES)}, not for {data!r}")
-    recipe = RECIPES[data]
+    recipe = _recipe(data, batch, size, freeze_norms)
     model = model or recipe.model
     if model not in MODELS:
         raise RunError(f"model must be one of {', '.join(MODELS)}, got {model!r}")
@@ -88,6 +109,8 @@ def train(
     kind = (
         "any" if any_density else "static" if static else "finetune" if checkpoint else "schedule"
     )
+    if freeze_norms and checkpoint is None:
+        raise RunError("--freeze-norms goes with --from: new norms have no statistics to keep")
     if checkpoint is not None and densities is not None:
         raise RunError("--from goes with one --density, not with --densities")
     densities = DENSITIES if densities is None else densities
@@ -95,41 +118,75 @@ def train(
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise RunError(f"seed must be an int from 0 to 2**32 - 1, got {seed}")
     settings = {
-        "data": data,
+        "data": str(data),
         "model": model,
         "seed": seed,
         "kind": kind,
         "densities": [float(d) for d in densities],
         "checkpoint": str(checkpoint) if checkpoint else None,
         "epochs": epochs,
+        "batch": batch,
+        "size": size,
+        "freeze_norms": freeze_norms,
         "steps": [asdict(step) for step in steps],
         "recipe": asdict(recipe),
     }
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    splits = _load_splits(data, recipe, seed, device)
-    network = _given(checkpoint, model) if checkpoint else _new(model, splits, 1.0, seed)
-    _check_fit(network, model, splits)
     at = f"-d{density:g}" if density is not None else ""
-    run = Run(Path(out or f"runs/{data}-{model}-{kind}{at}-seed{seed}"), settings, device)
-    if not run.metrics["finished"]:
-        _walk(run, network, steps, recipe, splits, progress)
-    return run.metrics | {"folder": str(run.folder)}
+    folder = Path(out or f"runs/{Path(data).name}-{model}-{kind}{at}-seed{seed}")
+    with join_team() as team:
+        splits = _load_splits(data, recipe, seed, download, team)
+        network = (
+            team.from_first(lambda: _given(checkpoint, model))
+            if checkpoint
+            else _new(model, splits, 1.0, seed)
+        )
+        _check_fit(network, model, splits)
+        run = team.from_first(lambda: Run(folder, settings, team.device, team.size))
+        if not run.metrics["finished"]:
+            _walk(run, network, steps, recipe, splits, team, progress and team.first)
+        return team.from_first(lambda: run.metrics | {"folder": str(run.folder)})
+
+
+def _recipe(data: str, batch: int | None, size: int | None, freeze_norms: bool) -> Recipe:
+    """The recipe of ``data`` with what the caller wants different."""
+    if data not in RECIPES and not Path(data).is_dir():
+        names = ", ".join(name for name in RECIPES if name != "folder")
+        raise RunError(f"data must be one of {names}, or an existing folder, got {data!r}")
+    recipe = RECIPES["folder" if data not in RECIPES else data]
+    if size is not None and recipe.size is None:
+        raise RunError(f"--size is for photographs; the images of {data} have one size")
+    for name, value, least in (("batch", batch, 2), ("size", size, 8)):
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise RunError(f"{name} must be an int of at least {least}, got {value!r}")
+    factor = 1 if batch is None else batch / recipe.batch  # as the batch, so the steps
+    return replace(
+        recipe,
+        batch=batch or recipe.batch,
+        plain_lr=recipe.plain_lr * factor,
+        lr=recipe.lr * factor,
+        any_lr=recipe.any_lr * factor,
+        size=size or recipe.size,
+        freeze_norms=freeze_norms,
+    )
 
 
 def _walk(
-    run: Run, network: nn.Module, steps: list[Step], recipe: Recipe, splits: Splits, progress: bool
+    run: Run,
+    network: nn.Module,
+    steps: list[Step],
+    recipe: Recipe,
+    splits: Splits,
+    team: Team,
+    progress: bool,
 ) -> None:
     """Do every step that the run has not done: plain ones from new weights, gated ones from the
-    network of the step before."""
-    settings, done = run.metrics["settings"], run.metrics["steps_done"]
+    network of the step before. ``run`` is the first process's; the others hold a copy."""
+    settings, done = run.metrics["settings"], list(run.metrics["steps_done"])
     model, seed = settings["model"], settings["seed"]
     if settings["checkpoint"] and not run.metrics["rows"] and not is_gated(network):
-        run.metrics["rows"].append(measure(network, None, splits))
+        run.metrics["rows"] += team.from_first(lambda: [measure(network, None, splits)])
     if done:
-        path = run.weights(done[-1])
-        network, header = load_network(path)
-        if header.get("density") != str(steps[len(done) - 1].density):
-            raise CheckpointError(f"{path} is not of this run")
+        network = team.from_first(lambda: _last_network(run, steps))
         _check_fit(network, model, splits)
 
     batches = math.ceil(len(splits.train[1]) / recipe.batch)
@@ -140,57 +197,83 @@ def _walk(
                 network = _new(model, splits, step.width or 1.0, seed)
             elif not is_gated(network):
                 network = _gate(network, recipe.gain, seed)
+            state = team.from_first(partial(run.load_state, step.name))
+            at = seed * 1_000_003 + number * 10_007
+            parts = splits.train, splits.validation
             fit(
-                network,
-                step,
-                recipe,
-                splits.train,
-                splits.validation,
-                seed * 1_000_003 + number * 10_007,
-                state=run.load_state(step.name),
-                save=run.save_state,
-                bar=bar,
-            )
-            rows = _rows(network, step, settings["densities"], splits)
-            facts = {"density": step.density, "data": settings["data"], "seed": seed}
-            path, classes = run.weights(step.name), splits.num_classes
-            save_network(network, path, model, classes, step.width or 1.0, **facts)
-            run.finish_step(step.name, rows)
-    run.finish()
+                network, step, recipe, *parts, at,
+                state=state, save=run.save_state, bar=bar, team=team,
+            )  # fmt: skip
+            rows = _rows(network, step, settings["densities"], splits, team)
+            team.from_first(partial(_finish_step, run, network, step, rows, splits.num_classes))
+    team.from_first(run.finish)
 
 
-def _rows(network: nn.Module, step: Step, densities: Sequence[float], splits: Splits) -> list[dict]:
+def _last_network(run: Run, steps: list[Step]) -> nn.Module:
+    """The network of the last step that the run has done."""
+    done = run.metrics["steps_done"]
+    path = run.weights(done[-1])
+    network, header = load_network(path)
+    if header.get("density") != str(steps[len(done) - 1].density):
+        raise CheckpointError(f"{path} is not of this run")
+    return network
+
+
+def _finish_step(
+    run: Run, network: nn.Module, step: Step, rows: list[dict], num_classes: int
+) -> None:
+    """Write the network's weights, then its rows: in this order nothing is lost."""
+    settings = run.metrics["settings"]
+    facts = {"density": step.density, "data": settings["data"], "seed": settings["seed"]}
+    path, model = run.weights(step.name), settings["model"]
+    save_network(network, path, model, num_classes, step.width or 1.0, **facts)
+    run.finish_step(step.name, rows)
+
+
+def _rows(
+    network: nn.Module, step: Step, densities: Sequence[float], splits: Splits, team: Team
+) -> list[dict]:
     """The rows of one step: one, or one a density for the any-density network."""
     if step.density is None:
-        row = measure(network, None, splits)
+        row = team.from_first(partial(measure, network, None, splits))
         return [row if step.width is None else row | {"density": step.width}]
     wanted = densities if step.density == "any" else [step.density]
-    return [measure(set_density(network, d), d, splits) for d in wanted]
+    return [team.from_first(partial(measure, network, d, splits)) for d in wanted]
 
 
 def measure(network: nn.Module, density: float | None, splits: Splits) -> dict:
-    """One row of ``metrics.json``: accuracies 0..1 and mean MACs an image on the test images."""
-    images, labels = splits.test
-    batches = images.split(500)
-    gates = [count_macs(network, batch, by="gates") for batch in batches]
-    zeros = [count_macs(network, batch, by="zeros") for batch in batches]
+    """One row of ``metrics.json``: accuracies 0..1 and mean MACs an image on the test images.
+
+    The control of `how_dynamic` reads ``control_images`` of them, evenly spread.
+    """
+    if density is not None:
+        set_density(network, density)
+    count, right, macs = len(splits.test[1]), 0, {"gates": 0, "zeros": 0}
+    for images, labels in in_order(splits.test, EVALUATED_AT_ONCE):
+        for by in macs:
+            report = count_macs(network, images, by=by)
+            macs[by] += report.active.sum().item()
+        with evaluating(network):
+            right += (network(images).argmax(dim=1) == labels).sum().item()
     row = {
         "density": density,
         "val_accuracy": accuracy(network, *splits.validation),
-        "test_accuracy": accuracy(network, images, labels),
-        "macs_dense": gates[0].dense,
-        "macs_gates": sum(report.active.sum().item() for report in gates) / len(images),
-        "macs_zeros": sum(report.active.sum().item() for report in zeros) / len(images),
-        "macs_predictors": gates[0].overhead,
+        "test_accuracy": right / count,
+        "macs_dense": report.dense,
+        "macs_gates": macs["gates"] / count,
+        "macs_zeros": macs["zeros"] / count,
+        "macs_predictors": report.overhead,
     }
     if density is not None:
-        control = how_dynamic(network, images, labels, reference=splits.train[0][:REFERENCE_IMAGES])
+        images, labels = spread(splits.test, CONTROL_IMAGES)
+        control = how_dynamic(network, images, labels, reference=splits.reference)
         row |= {
             "own_gates": control.own,
             "shuffled_gates": control.shuffled,
             "mean_gates": control.mean,
             "mean_winners": control.mean_winners,
             "distinct_sets": control.distinct_sets,
+            "control_images": len(labels),
         }
     return row
 
@@ -233,24 +316,55 @@ def _steps(
     return [plain, *(gated(d, recipe.lr) for d in densities)]
 
 
-def _load_splits(data: str, recipe: Recipe, seed: int, device: torch.device) -> Splits:
-    train_set, test_set = load_data(data)
-    images, labels = as_tensors(train_set)
-    rest, held_out = stratified_split(labels, recipe.validation, seed)
+def _load_splits(data: str, recipe: Recipe, seed: int, download: bool, team: Team) -> Splits:
+    if download:
+        team.from_first(lambda: load_data(data, size=recipe.size, download=True) and None)
+        if team.local_rank == 0:  # on a disk of its own
+            load_data(data, size=recipe.size, download=True)
+        team.wait()
+    train_set, test_set = load_data(data, size=recipe.size)
+    if recipe.size is None:
+        images, labels = as_tensors(train_set)
+        augmented, test = images, as_tensors(test_set)
+    else:
+        images, labels = Files(train_set), labels_of(train_set)
+        cropped = copy.copy(train_set)  # shares the list of files
+        cropped.transform = photograph_transform(recipe.size, augment=True)
+        augmented, test = Files(cropped), (Files(test_set), labels_of(test_set))
+    rest, held_out = stratified_split(labels, _held_out(labels, recipe.validation), seed)
+    if min(len(rest), recipe.batch) < team.size:
+        raise RunError(
+            f"{team.size} processes are too many for {len(rest)} training images in batches of "
+            f"{recipe.batch}"
+        )
 
-    def on_device(images, labels) -> Labelled:
-        return images.to(device), labels.to(device)
+    def on_device(images: Tensor | Files, labels: Tensor) -> Part:
+        images = images.to(team.device) if isinstance(images, Tensor) else images
+        return images, labels.to(team.device)
 
     return Splits(
-        on_device(images[rest], labels[rest]),
-        on_device(images[held_out], labels[held_out]),
-        on_device(*as_tensors(test_set)),
+        train=on_device(augmented[rest], labels[rest]),
+        validation=on_device(images[held_out], labels[held_out]),
+        test=on_device(*test),
+        reference=spread(  # the first process alone measures; the others try one image
+            on_device(images[rest], labels[rest]), CONTROL_IMAGES if team.first else 1
+        )[0],
     )
+
+
+def _held_out(labels: Tensor, wanted: int | float) -> int:
+    """How many training images are held out for validation: one of each class at least."""
+    counts = labels.bincount()
+    if counts.min() < 2:
+        raise RunError(f"every class needs two training images or more, one has {counts.min()}")
+    if isinstance(wanted, float):
+        wanted = math.ceil(wanted * len(labels))
+    return max(wanted, len(counts))
 
 
 def _new(model: str, splits: Splits, width: float, seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    return MODELS[model](splits.num_classes, width).to(splits.train[0].device)
+    return MODELS[model](splits.num_classes, width).to(splits.test[1].device)
 
 
 def _given(checkpoint: str | Path, model: str) -> nn.Module:
@@ -262,12 +376,13 @@ def _given(checkpoint: str | Path, model: str) -> nn.Module:
 
 def _check_fit(network: nn.Module, model: str, splits: Splits) -> None:
     """Move the network to the device; raise unless it takes these images and their classes."""
-    shape = list(splits.test[0].shape[1:])
-    network.to(splits.test[0].device)
+    image = splits.reference[:1]
+    network.to(image.device)
     try:
         with evaluating(network):
-            classes = network(splits.test[0][:1]).shape[1]
+            classes = network(image).shape[1]
     except RuntimeError as error:
+        shape = list(image.shape[1:])
         raise RunError(f"{model} cannot take images {shape}: {error}") from error
     if classes != splits.num_classes:
         raise RunError(f"the network knows {classes} classes, the data {splits.num_classes}")

@@ -4,16 +4,25 @@ from statistics import median
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
-from fbs_tutorial import convert, count_macs, load_data, load_pretrained
+from fbs_tutorial import (
+    ChannelPruning,
+    convert,
+    count_macs,
+    load_data,
+    load_pretrained,
+    set_density,
+)
 from fbs_tutorial.checkpoints import (
+    ASSETS,
     CheckpointError,
     load_metrics,
     load_network,
     save_network,
     write_atomically,
 )
-from fbs_tutorial.data import as_tensors
+from fbs_tutorial.data import Files, as_tensors, labels_of, spread
 from fbs_tutorial.fit import accuracy
 from fbs_tutorial.gated import gated_layers
 from fbs_tutorial.models import digitsnet
@@ -175,3 +184,50 @@ def test_promised_dynamics(density):
         assert max(row["distinct_sets"].values()) >= 100
         assert row["own_gates"] - row["shuffled_gates"] >= 0.05
     assert median(row["own_gates"] - row["mean_gates"] for row in rows) >= 0.01
+
+
+def test_a_network_of_blocks_is_refused(tmp_path):
+    network = nn.Sequential(ChannelPruning(nn.Conv2d(3, 4, 3)))
+    with pytest.raises(ValueError, match="store state_dict"):
+        save_network(network, tmp_path / "net", "digitsnet", 10)
+    assert not any(tmp_path.iterdir())
+
+
+CIFAR10_FILES = sorted((ASSETS / "cifar10").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("path", CIFAR10_FILES, ids=lambda path: path.stem)
+def test_the_cifar10_networks_take_colour_images(path):
+    kinds = {"any": None, "plain": "plain"}
+    density = kinds[path.stem] if path.stem in kinds else float(path.stem[1:])
+    network = load_pretrained("cifar10", density)
+    assert network(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    assert all(p.dtype == torch.float32 for p in network.parameters())
+
+
+def test_the_cifar10_networks_are_there_and_small():
+    assert {"any", "plain"} <= {path.stem for path in CIFAR10_FILES}
+    assert sum(path.stat().st_size for path in CIFAR10_FILES) < 25e6
+
+
+def test_the_cifar10_numbers_go_with_one_another():
+    for metrics in load_metrics("cifar10", "any") + load_metrics("cifar10"):
+        assert metrics["finished"] and metrics["rows"][0]["density"] is None
+        for row in metrics["rows"]:
+            assert row["macs_dense"] == 174_301_824
+            assert row["macs_zeros"] <= row["macs_gates"] <= row["macs_dense"]
+            if row["density"] == 0.5:
+                assert row["macs_gates"] + row["macs_predictors"] < 44.3e6
+
+
+@pytest.mark.skipif(not os.environ.get("FBS_DATA"), reason="FBS_DATA is not set")
+@pytest.mark.parametrize("density", [None, 0.5])
+def test_the_cifar10_networks_do_what_their_metrics_say(density):
+    test = load_data("cifar10")[1]
+    images, labels = spread((Files(test), labels_of(test)), 2000)
+    network = load_pretrained("cifar10", "plain" if density is None else None)
+    if density is not None:
+        set_density(network, density)
+    rows = {row["density"]: row for row in load_metrics("cifar10", "any")[0]["rows"]}
+    expected = rows[density]["own_gates" if density else "test_accuracy"]
+    assert accuracy(network, images, labels) == pytest.approx(expected, abs=0.012)

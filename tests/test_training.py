@@ -17,7 +17,14 @@ from fbs_tutorial import load_data, set_density
 from fbs_tutorial.__main__ import main
 from fbs_tutorial.checkpoints import ASSETS, load_network
 from fbs_tutorial.data import as_tensors
-from fbs_tutorial.fit import accuracy, augment, draw_densities, learning_rate_factor
+from fbs_tutorial.fit import (
+    RECIPES,
+    accuracy,
+    augment,
+    draw_densities,
+    draw_moves,
+    learning_rate_factor,
+)
 
 ROOT = Path(fbs_tutorial.__file__).parents[1]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -44,13 +51,13 @@ def test_drawn_densities_are_log_uniform_and_1_for_a_tenth():
 
 def test_augment_without_shift_and_flip_is_the_identity():
     images = torch.rand(8, 2, 6, 5)
-    assert torch.equal(augment(images, 0, False, torch.Generator()), images)
+    assert torch.equal(augment(images, draw_moves(8, 0, False, torch.Generator()), 0), images)
 
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_augment_moves_each_image_by_some_pixels_and_mirrors_some(flip):
     images = torch.rand(256, 2, 5, 6)
-    result = augment(images, 1, flip, torch.Generator().manual_seed(0))
+    result = augment(images, draw_moves(256, 1, flip, torch.Generator().manual_seed(0)), 1)
     padded = torch.nn.functional.pad(images, (1, 1, 1, 1), mode="replicate")
     moved = [padded[:, :, i : i + 5, j : j + 6] for i in range(3) for j in range(3)]
     moved += [image.flip(3) for image in moved] if flip else []
@@ -279,7 +286,7 @@ FROM = ["--from", PLAIN, "--density", "0.5"]
     [
         (["--data", "mnist"], "'mnist'"),
         (["--data", "cifar10"], "cifar10 needs a folder.*FBS_DATA"),
-        (["--model", "resnet18"], "model.*'resnet18'"),
+        (["--model", "resnet19"], "model.*'resnet19'"),
         (["--model", "mcifarnet"], r"mcifarnet cannot take images \[1, 16, 16\]"),
         (["--densities", "0"], "density.*got 0"),
         (["--densities", "0.5,1.2"], "density.*got 1.2"),
@@ -288,6 +295,10 @@ FROM = ["--from", PLAIN, "--density", "0.5"]
         (["--densities", ""], "densities.*''"),
         (["--densities", "0.5,0.5"], "densities.*differ"),
         (["--epochs", "0"], "epochs.*0"),
+        (["--batch", "1"], "batch.*1"),
+        (["--size", "64"], "--size is for photographs"),
+        (["--freeze-norms"], "--freeze-norms goes with --from"),
+        (["--data", "imagenette"], "imagenette needs a folder.*--download"),
         (["--seed", "one"], "seed.*'one'"),
         (["--seed", "-1"], "seed.*-1"),
         (["--lr", "0.1"], "--lr goes with --from"),
@@ -348,6 +359,70 @@ def test_any_density_trains_one_network_and_measures_it_at_each(tmp_path):
     rows = metrics_of(out)["rows"]
     assert [row["density"] for row in rows] == [None, 1.0, 0.3]
     assert rows[1]["macs_gates"] > rows[2]["macs_gates"]
+
+
+@pytest.fixture(scope="module")
+def trained_on_photographs(tmp_path_factory, photographs):
+    folder = photographs(tmp_path_factory.mktemp("photographs") / "cats or dogs", count=20)
+    out = folder.parent / "run"
+    options = ["--model", "mcifarnet", "--size", "16", "--batch", "8", "--epochs", "6"]
+    assert run("--data", folder, "--out", out, *options, "--densities", "0.5") == 0
+    return out
+
+
+def test_training_on_a_folder_of_photographs(trained_on_photographs):
+    plain, half = metrics_of(trained_on_photographs)["rows"]
+    assert plain["test_accuracy"] > 0.6, "cats are dark and dogs are bright"
+    assert half["macs_gates"] < 0.3 * half["macs_dense"]
+    assert half["control_images"] == 40 and half["own_gates"] == half["test_accuracy"]
+
+
+def test_a_run_on_photographs_can_be_repeated_from_its_command(trained_on_photographs):
+    words = shlex.split(metrics_of(trained_on_photographs)["command"])
+    assert words[-6:] == ["--epochs", "6", "--batch", "8", "--size", "16"]
+    assert run(*words[4:], "--out", trained_on_photographs) == 0
+
+
+def test_learning_rates_follow_the_batch(trained_on_photographs):
+    recipe = metrics_of(trained_on_photographs)["settings"]["recipe"]
+    assert recipe["batch"] == 8
+    for name in ("plain_lr", "lr", "any_lr"):
+        usual = RECIPES["folder"]
+        assert recipe[name] / recipe["batch"] == pytest.approx(getattr(usual, name) / usual.batch)
+
+
+def test_a_damaged_photograph_ends_the_run_with_its_name(photographs, tmp_path, capfd):
+    folder = photographs(tmp_path / "photographs", count=20)
+    (folder / "train" / "dog" / "7.png").write_bytes(b"")
+    options = ["--data", folder, "--model", "mcifarnet", "--size", "16", "--epochs", "1"]
+    assert run(*options, "--out", tmp_path / "run", "--densities", "0.5") == 2
+    assert re.search("error: .*dog/7.png is damaged.*replace it", capfd.readouterr().err)
+
+
+@pytest.mark.parametrize(("size", "batch"), [("0", "8"), ("4", "8"), ("16", "0")])
+def test_a_size_or_batch_that_is_too_small_is_refused(size, batch, photographs, tmp_path, capfd):
+    folder = photographs(tmp_path / "photographs")
+    line = refused(capfd, "--data", folder, "--size", size, "--batch", batch)
+    assert re.search("(size|batch) must be an int of at least", line)
+
+
+def test_a_class_of_one_image_is_refused(photographs, tmp_path, capfd):
+    folder = photographs(tmp_path / "photographs", count=1)
+    options = ["--model", "mcifarnet", "--size", "16", "--out", tmp_path / "run"]
+    assert "every class needs two" in refused(capfd, "--data", folder, *options)
+
+
+def frozen(folder, name):
+    """Whether the running statistics in the weights of step ``name`` are those of the start."""
+    before, after = load_file(GATED), load_file(folder / f"{name}.safetensors")
+    return all(torch.equal(before[k], after[k]) for k in before if "running" in k)
+
+
+@pytest.mark.parametrize("option", [[], ["--freeze-norms"]])
+def test_batch_norms_keep_their_statistics_only_when_asked_to(option, tmp_path):
+    arguments = ["--from", GATED, "--density", "0.4", "--lr", "1e-3", "--epochs", "1", *option]
+    assert run("--out", tmp_path / "run", *arguments) == 0
+    assert frozen(tmp_path / "run", "d0.4") == bool(option)
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run_and_says_what_to_try(tmp_path, capfd):

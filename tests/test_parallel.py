@@ -1,0 +1,165 @@
+"""Training in two processes, started as a user starts them."""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fbs_tutorial.checkpoints import ASSETS
+from fbs_tutorial.parallel import Team, join_team
+
+GATED = ASSETS / "digits" / "d0.5.safetensors"
+FINE_TUNING = ["--from", GATED, "--density", "0.4", "--lr", "0.01", "--freeze-norms"]
+UNEQUAL = [*FINE_TUNING, "--batch", "365", "--epochs", "1"]  # a last batch of 5, shared as 3 and 2
+LONGER = [*FINE_TUNING, "--batch", "550", "--epochs", "4"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+COMMAND = ["-m", "fbs_tutorial", "train"]
+
+# The training command, but the second process kills itself, once, in the third epoch.
+KILLED = """
+import os, pathlib, signal, sys
+from fbs_tutorial import fit
+from fbs_tutorial.__main__ import main
+
+epoch_as_it_is, marker = fit._epoch, pathlib.Path(sys.argv.pop(1))
+
+def epoch(network, optimizer, step, number, *rest):
+    if number == 2 and os.environ.get("RANK") == "1" and not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return epoch_as_it_is(network, optimizer, step, number, *rest)
+
+fit._epoch = epoch
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
+
+
+@contextmanager
+def started(*words):
+    """A Python process; it is ended if the test does not wait for its end."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, *map(str, words)]
+    process = subprocess.Popen(command, env=ENVIRONMENT, **pipes)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def run(*words):
+    """Exit code, output and errors of a Python process."""
+    with started(*words) as process:
+        output, errors = process.communicate(timeout=240)
+    return process.returncode, output, errors
+
+
+def metrics_of(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def largest_difference(one, other):
+    one, other = (load_file(folder / "d0.4.safetensors") for folder in (one, other))
+    assert one.keys() == other.keys()
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+def test_two_processes_do_what_one_does_on_the_same_batches(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run(*COMMAND, "--out", one, *UNEQUAL)[0] == 0
+    code, output, errors = run(*TORCHRUN, *COMMAND, "--out", two, *UNEQUAL)
+    assert code == 0, errors
+    assert output.count("the weights and all numbers are in") == 1, "one process speaks"
+    assert largest_difference(one, two) < 1e-4 / 4
+    start = load_file(GATED)["conv4.conv.weight"]
+    assert (load_file(one / "d0.4.safetensors")["conv4.conv.weight"] - start).abs().max() > 1e-3
+    assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
+    metrics = [metrics_of(folder) for folder in (one, two)]
+    assert [m["processes"] for m in metrics] == [1, 2]
+    assert metrics[0].keys() == metrics[1].keys()
+    assert metrics[0]["settings"] == metrics[1]["settings"]
+
+
+def test_a_run_whose_process_was_killed_starts_again_or_goes_on_with_one(tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    again, alone = tmp_path / "again", tmp_path / "alone"
+    restart = [*TORCHRUN, "--max-restarts", "1", script, tmp_path / "first"]
+    code, _, errors = run(*restart, "--out", again, *LONGER)
+    assert code == 0, errors
+    assert (tmp_path / "first").exists(), "it was killed"
+    assert metrics_of(again)["finished"]
+
+    code, _, errors = run(*TORCHRUN, script, tmp_path / "second", "--out", alone, *LONGER)
+    assert code != 0 and (tmp_path / "second").exists()
+    assert not metrics_of(alone)["finished"]
+    assert torch.load(alone / "state.pt")["epoch"] == 2
+    code, _, errors = run(*COMMAND, "--out", alone, *LONGER)
+    assert code == 0, errors
+    assert metrics_of(alone)["processes"] == 1
+    assert largest_difference(again, alone) < 1e-3, "both did the same eight steps"
+
+
+def test_what_is_refused_is_refused_once(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    code, _, errors = run(*TORCHRUN, *COMMAND, "--out", tmp_path, *UNEQUAL)
+    assert code != 0
+    (line,) = [line for line in errors.splitlines() if line.startswith("error:")]
+    assert "holds other files" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_picture_that_one_process_cannot_read_is_named(tmp_path, photographs):
+    folder = photographs(tmp_path / "photographs", count=10)
+    for path in sorted((folder / "train" / "dog").iterdir())[:5]:
+        path.write_bytes(b"")
+    options = ["--data", folder, "--model", "mcifarnet", "--size", "16", "--epochs", "1"]
+    options += ["--batch", "4", "--out", tmp_path / "run"]
+    code, _, errors = run(*TORCHRUN, *COMMAND, *options)
+    assert code != 0
+    assert any(x.startswith("error:") and ".png is damaged" in x for x in errors.splitlines())
+
+
+LEFT_BEHIND = """
+import pathlib, torch
+from fbs_tutorial.parallel import join_team
+
+with join_team() as team:
+    network = team.averaging(torch.nn.Linear(2, 2))
+    network(torch.ones(1, 2)).sum().backward()
+    del network
+names = [path.read_text() for path in pathlib.Path("/proc/self/task").glob("*/comm")]
+assert not [name for name in names if "gloo" in name], names
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="looks for threads in /proc")
+def test_no_thread_outlives_the_team(tmp_path):
+    """They would now and then crash a process that has done its work."""
+    (tmp_path / "left.py").write_text(LEFT_BEHIND)
+    code, _, errors = run(*TORCHRUN, tmp_path / "left.py")
+    assert code == 0, errors
+
+
+def test_a_batch_is_shared_out_whole():
+    batch = torch.arange(7)
+    shares = [Team(rank, 3).share(batch) for rank in range(3)]
+    assert torch.cat(shares).sort().values.tolist() == batch.tolist()
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_alone_a_process_does_everything_itself(monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    network = torch.nn.Linear(1, 1)
+    with join_team() as team:
+        assert team.first and team.size == 1
+        assert team.share(torch.arange(3)).tolist() == [0, 1, 2]
+        assert team.sum(2.0) == 2.0 and team.from_first(lambda: 3) == 3
+        assert team.averaging(network) is network
+        team.wait()

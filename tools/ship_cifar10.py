@@ -1,0 +1,224 @@
+"""Ship the CIFAR-10 networks: their weights, numbers, tables and picture.
+
+    python tools/ship_cifar10.py
+
+Reads the runs of the README's section "CIFAR-10" under runs/, and the data set in FBS_DATA. The
+weights of seed 0 go to fbs_tutorial/assets/cifar10 in half precision, if that changes the accuracy
+on the validation images by at most 0.05 points, with the numbers of every run; the tables to
+benchmarks/cifar10.md and README.md; the picture to benchmarks/. Times are measured now, so the
+machine must be idle.
+"""
+
+import copy
+import itertools
+import json
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fbs_tutorial import accelerate, load_data, set_density
+from fbs_tutorial.checkpoints import (
+    ASSETS,
+    load_metrics,
+    load_network,
+    save_network,
+    write_atomically,
+)
+from fbs_tutorial.data import as_tensors, spread, stratified_split
+from fbs_tutorial.fit import RECIPES, accuracy
+from fbs_tutorial.gated import evaluating, gated_layers
+from fbs_tutorial.plots import beside_published
+from fbs_tutorial.runs import markdown_table
+from fbs_tutorial.timing import busy, machine, race
+from fbs_tutorial.wta import winner_mask
+
+ROOT = Path(__file__).parents[1]
+RUNS, SHIPPED = ROOT / "runs", ASSETS / "cifar10"
+NAME = "cifar10-mcifarnet"
+HEAT_MAP_DENSITY = 0.5
+TIMED = (1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2)
+MOST_LOST = 0.0005  # of the accuracy, by half precision
+
+
+def main() -> None:
+    if reason := busy():
+        raise SystemExit(f"times cannot be measured, the machine is busy: {reason}")
+    train_set, test_set = load_data("cifar10")
+    images, labels = as_tensors(train_set)
+    held_out = stratified_split(labels, RECIPES["cifar10"].validation, 0)[1]
+    validation, test = (images[held_out], labels[held_out]), as_tensors(test_set)
+
+    seeds = sorted(int(run.name.partition("seed")[2]) for run in RUNS.glob(f"{NAME}-any-seed*"))
+    any_density = [finished(RUNS / f"{NAME}-any-seed{seed}") for seed in {0, *seeds}]
+    plain = [row for row in any_density[0]["rows"] if row["density"] is None]
+    ship_weights(RUNS / f"{NAME}-any-seed0", ("plain", "any"), validation)
+    network = load_network(SHIPPED / "any.safetensors")[0]
+    dense = load_network(SHIPPED / "plain.safetensors")[0]
+    any_density[0]["class_winners"] = class_winners(network, *test, test_set.classes)
+    any_density[0]["times"] = times(dense, network, test[0])
+    for metrics in any_density:
+        write(f"any-seed{metrics['seed']}.json", metrics)
+
+    runs = sorted(RUNS.glob(f"{NAME}-finetune-d*-seed0"))
+    steps = [m for m in map(read, runs) if m["finished"]]
+    if steps:  # a schedule in single steps, each from the network before
+        steps.sort(key=lambda metrics: -metrics["rows"][-1]["density"])
+        rows = plain + [metrics["rows"][-1] for metrics in steps]
+        command = " && ".join(metrics["command"] for metrics in steps)
+        write("schedule-seed0.json", steps[0] | {"command": command, "rows": rows})
+        for metrics in steps:
+            name = f"d{metrics['rows'][-1]['density']:g}"
+            ship_weights(RUNS / f"{NAME}-finetune-{name}-seed0", (name,), validation)
+    show()
+
+
+def read(run: Path) -> dict:
+    if not (run / "metrics.json").exists():
+        raise SystemExit(f"there is no run in {run}; the README tells how to make it")
+    return json.loads((run / "metrics.json").read_text())
+
+
+def finished(run: Path) -> dict:
+    metrics = read(run)
+    if not metrics["finished"]:
+        raise SystemExit(f"{run} is not finished: run its command again, {metrics['command']}")
+    return metrics
+
+
+def write(name: str, metrics: dict) -> None:
+    write_atomically(SHIPPED / name, (json.dumps(metrics, indent=1) + "\n").encode())
+
+
+def ship_weights(run: Path, names: tuple[str, ...], validation: tuple[Tensor, Tensor]) -> None:
+    """Copy weights of a run in half precision, unless that costs accuracy."""
+    for name in names:
+        network, header = load_network(run / f"{name}.safetensors")
+        rounded = copy.deepcopy(network).half().float()
+        densities = {"plain": [None], "any": [1.0, 0.5, 0.3]}.get(name, [header["density"]])
+        pairs = [[accuracy(at(n, d), *validation) for n in (network, rounded)] for d in densities]
+        half = all(abs(after - before) <= MOST_LOST for before, after in pairs)
+        said = ", ".join(f"{before:.2%} and {after:.2%}" for before, after in pairs)
+        print(f"{name}: accuracy in float32 and rounded to half precision: {said}")
+        model, classes = header.pop("model"), int(header.pop("num_classes"))
+        width, _ = float(header.pop("width")), header.pop("gated")
+        network = network.half() if half else network
+        save_network(network, SHIPPED / f"{name}.safetensors", model, classes, width, **header)
+
+
+def at(network: nn.Module, density: float | str | None) -> nn.Module:
+    return network if density is None else set_density(network, float(density))
+
+
+def class_winners(network: nn.Module, images: Tensor, labels: Tensor, classes: list[str]) -> dict:
+    """For each layer and class, in how many percent of the class's images each channel wins."""
+    set_density(network, HEAT_MAP_DENSITY)
+    layers = gated_layers(network)
+    won = {name: [] for name in layers}
+    with evaluating(network):
+        for batch in images.split(250):
+            network(batch)
+            for name, layer in layers.items():
+                won[name].append(winner_mask(layer.saliency, HEAT_MAP_DENSITY))
+    shares = {}
+    for name, masks in won.items():
+        mask = torch.cat(masks).float()
+        rows = [100 * mask[labels == c].mean(dim=0) for c in range(len(classes))]
+        shares[name] = torch.stack(rows).round().int().tolist()
+    return {"density": HEAT_MAP_DENSITY, "classes": classes, "layers": shares}
+
+
+def times(dense: nn.Module, network: nn.Module, images: Tensor) -> dict:
+    """Milliseconds a call on this machine's CPU, medians and quartiles, on real test images."""
+    measured = {"machine": machine()}
+    nhwc = copy.deepcopy(dense).to(memory_format=torch.channels_last)
+    fast = {d: accelerate(set_density(copy.deepcopy(network), d)) for d in TIMED}
+    masked = set_density(network.eval(), 0.5)
+    for batch in (1, 32):
+        inputs = spread((images, torch.zeros(len(images))), 64 * batch)[0].split(batch)
+        variants = {"dense": run(dense, inputs), "masked 0.5": run(masked, inputs)}
+        last = [x.contiguous(memory_format=torch.channels_last) for x in inputs]
+        variants["dense, channels_last"] = run(nhwc, last)
+        variants |= {f"{d:g}": run(module, inputs) for d, module in fast.items()}
+        timings = race(variants, seconds=20)
+        measured[f"batch {batch}"] = {
+            name: [1000 * t for t in (timing.first_quartile, timing.median, timing.third_quartile)]
+            for name, timing in timings.items()
+        }
+    return measured
+
+
+def run(network: nn.Module, inputs):
+    """A function that runs the network on its inputs, one after the other, for ever."""
+    turn = itertools.cycle(inputs)
+    return lambda: network(next(turn))
+
+
+def show() -> None:
+    """The tables and the picture, from what is shipped."""
+    any_density, schedule = load_metrics("cifar10", "any"), load_metrics("cifar10", "schedule")
+    published = json.loads((SHIPPED / "published.json").read_text())
+    lines = {"one network for every density": any_density[0]["rows"]}
+    if schedule:
+        lines["a network for each density"] = schedule[0]["rows"]
+    figure, sentence = beside_published(lines, published["tables"], "CIFAR-10, M-CifarNet")
+    figure.savefig(ROOT / "benchmarks" / "cifar10.png", dpi=130)
+    print(sentence)
+    text = table(any_density[0], schedule[0]["rows"] if schedule else [], published)
+    parts = [text, *(f"{provenance(m)}\n\n{markdown_table(m['rows'])}" for m in any_density)]
+    parts += [f"{provenance(m)}\n\n{markdown_table(m['rows'])}" for m in schedule]
+    (ROOT / "benchmarks" / "cifar10.md").write_text("\n\n".join(parts))
+    readme = ROOT / "README.md"
+    found = re.compile(r"(<!-- cifar10: .*? -->\n).*?(<!-- /cifar10 -->)", re.S)
+    changed, count = found.subn(lambda m: f"{m[1]}{text}\n{m[2]}", readme.read_text())
+    if count != 1:
+        raise SystemExit("README.md needs the marks <!-- cifar10: --> and <!-- /cifar10 --> once")
+    readme.write_text(changed)
+
+
+def provenance(metrics: dict) -> str:
+    return (
+        f"`{metrics['command']}`: {metrics['date']}, "
+        f"{metrics['device']}, {metrics['threads']} threads, torch {metrics['versions']['torch']}."
+    )
+
+
+def table(metrics: dict, schedule: list[dict], published: dict) -> str:
+    """Accuracies in percent beside the published ones, MACs, the control, and times."""
+    own = {row["density"]: row for row in schedule}
+    tables = [{row["density"]: row for row in t["rows"]} for t in published["tables"]]
+    head = ["density", "one network for all"] + ["a network for each"] * bool(own)
+    head += [f"published: {t['name']}" for t in published["tables"]]
+    head += ["MACs by gates", "by zeros", "fewer", "another image's gates", "mean gate"]
+    head += ["mean gate's channels, own values", "most winner sets", "ms, 1 image", "ms, 32"]
+    lines = [head, ["---"] * len(head)]
+    for row in metrics["rows"]:
+        d = row["density"]
+        accuracies = [f"{100 * row['test_accuracy']:.2f}"]
+        accuracies += [
+            f"{100 * t[d]['test_accuracy']:.2f}" if d in t else ""
+            for t in [own] * bool(own) + tables
+        ]
+        macs, zeros = row["macs_gates"], row["macs_zeros"]
+        costs = [f"{macs / 1e6:.1f} M", f"{zeros / 1e6:.1f} M", f"{row['macs_dense'] / macs:.2f}x"]
+        control = [
+            f"{100 * row[key]:.1f}" if key in row else ""
+            for key in ("shuffled_gates", "mean_gates", "mean_winners")
+        ]
+        sets = f"{max(row['distinct_sets'].values()):,}" if "distinct_sets" in row else ""
+        clocks = [milliseconds(metrics["times"][f"batch {batch}"], d) for batch in (1, 32)]
+        name = "plain" if d is None else f"{d:g}"
+        lines.append([name, *accuracies, *costs, *control, sets, *clocks])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def milliseconds(measured: dict, density: float | None) -> str:
+    """The median; of the dense network that of its faster memory layout."""
+    dense = [measured["dense"], measured["dense, channels_last"]]
+    key = min(dense, key=lambda q: q[1]) if density is None else measured.get(f"{density:g}")
+    return f"{key[1]:.2f}" if key else ""
+
+
+if __name__ == "__main__":
+    main()
