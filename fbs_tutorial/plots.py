@@ -293,6 +293,40 @@ def class_heat_map(chances: Tensor, title: str = "") -> tuple[Figure, str]:
     return figure, sentence
 
 
+def class_heat_maps(
+    layers: Mapping[str, Tensor], classes: Sequence[str], title: str = ""
+) -> tuple[Figure, str]:
+    """The heat maps of several layers: how often each channel wins for each class, in percent.
+
+    Args:
+        layers: ``{layer: [classes, C]}``. In each, channels are sorted as in `class_heat_map`.
+    """
+    figure, axes = plt.subplots(
+        math.ceil(len(layers) / 2), 2, figsize=(8, 1.5 * math.ceil(len(layers) / 2) + 0.6),
+        sharey=True, squeeze=False, layout="constrained",
+    )  # fmt: skip
+    said = []
+    for ax, (name, percent) in zip(axes.flat, layers.items(), strict=False):
+        mean = percent.double().mean(dim=0)
+        percent = percent[:, mean.argsort(stable=True)]
+        colours = ax.imshow(
+            percent.numpy(), cmap=plt.get_cmap("cividis", 10), vmin=0, vmax=100,
+            aspect="auto", interpolation="nearest",
+        )  # fmt: skip
+        ax.set_title(f"{name}: {percent.shape[1]} channels", fontsize=9, loc="left", pad=3)
+        ax.set_yticks(range(len(classes)), classes, fontsize=7)
+        ax.tick_params(axis="x", labelsize=7)
+        apart = int((percent.amax(dim=0) - percent.amin(dim=0) > 50).sum())
+        said.append(f"{apart} of {percent.shape[1]} in {name}")
+    for ax in axes.flat[len(layers) :]:
+        ax.set_visible(False)
+    figure.colorbar(colours, ax=axes, label="images it wins for (%)", shrink=0.5)
+    figure.supxlabel("channels, least used first", fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    sentence = "Channels whose share differs by more than 50 points between two classes: "
+    return figure, f"{sentence}{', '.join(said)}."
+
+
 def depth_lines(panels: dict[str, dict[str, Sequence[float]]], ylabel: str) -> tuple[Figure, str]:
     """A size after each block of a deep stack, on a log axis: ``{panel: {name: values}}``.
 
@@ -481,7 +515,7 @@ def roofline(
     intensities: Mapping[str, Mapping[str, tuple[float, float]]],
     shares: Mapping[str, Mapping[str, float]],
     ideal: float,
-    measured: Mapping[str, float],
+    measured: Mapping[str, Mapping[str, float]],
     title: str = "",
 ) -> tuple[Figure, str]:
     """Where layers lie under a GPU's roofs, and the shares of the dense time that follow.
@@ -490,7 +524,8 @@ def roofline(
         peaks: FLOP/s, a roof for each precision, up to three. bandwidth: bytes/s.
         intensities: ``{precision: {layer: (dense, skipping)}}`` in FLOP a byte.
         shares: ``{precision: {layer: least time as a share of the dense layer's}}``.
-        ideal: the density squared. measured: ``{layer: share}``, of the first precision; may be {}.
+        ideal: the density squared.
+        measured: ``{precision: {layer: share}}``; any of it may be missing.
     """
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(10, 4.4), width_ratios=(1.15, 1), layout="constrained"
@@ -512,9 +547,9 @@ def roofline(
         place = np.arange(len(layers)) - 0.4 + (i + 0.5) * width
         values = [shares[name][layer] for layer in layers]
         right.bar(place, values, width, color=colour, hatch=hatch, edgecolor="white")
-        if not i and measured:
-            points = [measured.get(layer, np.nan) for layer in layers]
-            right.plot(place, points, "D", color=BLACK, label=f"measured, {name}")
+        if found := measured.get(name):
+            points = [found.get(layer, np.nan) for layer in layers]
+            right.plot(place, points, "Dos"[i], color=BLACK, label=f"measured, {name}")
         said.append(f"{name} " + ", ".join(f"{100 * value:.0f}" for value in values))
     for layer, marker in zip(layers, "os^DvP", strict=False):
         left.plot([], [], marker, color=BLACK, linestyle="", label=layer)
@@ -536,10 +571,171 @@ def roofline(
     figure.suptitle(title, fontsize=11)
     sentence = f"Least time in percent of the dense layer's, for {'; '.join(layers)}: "
     sentence += f"{'; '.join(said)}. d² is {100 * ideal:.3g} %."
-    if measured:
-        points = (f"{layer} {100 * share:.0f}" for layer, share in measured.items())
-        sentence += f" Measured, {next(iter(peaks))}: {'; '.join(points)}."
+    for name, found in measured.items():
+        points = "; ".join(f"{layer} {100 * share:.0f}" for layer, share in found.items())
+        sentence += f" Measured, {name}: {points}." if found else ""
     return figure, sentence
+
+
+def image_row(images: Tensor, captions: Sequence[str], title: str = "") -> tuple[Figure, str]:
+    """Colour images ``[N, 3, H, W]`` in [0, 1] side by side, each under its caption."""
+    size = (1.7 * len(images), 1.8)
+    figure, row = plt.subplots(1, len(images), figsize=size, layout="constrained")
+    _image_row(np.atleast_1d(row), images, captions)
+    figure.suptitle(title, fontsize=10)
+    pixels = f"{images.shape[2]}×{images.shape[3]} pixels"
+    return figure, f"{len(images)} images of {pixels}: {', '.join(captions)}."
+
+
+def _image_row(row: np.ndarray, images: Tensor, captions: Sequence[str]) -> None:
+    for axes, image, caption in zip(row, images, captions, strict=True):
+        axes.imshow(image.permute(1, 2, 0).numpy())
+        axes.set_title(caption, fontsize=8)
+        axes.set_axis_off()
+
+
+def layer_shares(
+    names: Sequence[str],
+    kinds: Sequence[str],
+    gates: Sequence[float],
+    zeros: Sequence[float],
+    *,
+    level: float,
+    title: str = "",
+) -> tuple[Figure, str]:
+    """The share 0..1 of each layer's dense MACs that is left, a bar a layer, top to bottom.
+
+    Args:
+        kinds: what sort of layer each is, up to four; a bar's colour and hatch say it.
+        gates, zeros: two counts, drawn as a bar and as a diamond.
+        level: a dashed line, what a layer in the middle of a chain would have.
+    """
+    figure, axes = plt.subplots(figsize=(7, 0.2 * len(names) + 1.4), layout="constrained")
+    gates, zeros = (100 * np.array(values) for values in (gates, zeros))
+    place, said = np.arange(len(names)), []
+    looks = zip((BLUE, GREY, ORANGE, GREEN), ("", "", "///", "xx"), strict=True)
+    for kind, (colour, hatch) in zip(dict.fromkeys(kinds), looks, strict=False):
+        of_kind = np.array([k == kind for k in kinds])
+        axes.barh(
+            place[of_kind], gates[of_kind], color=colour, hatch=hatch, edgecolor="white", label=kind
+        )
+        low, high = gates[of_kind].min(), gates[of_kind].max()
+        span = f"{low:.0f}" if round(low) == round(high) else f"{low:.0f} to {high:.0f}"
+        said.append(f"{kind} {span} %")
+    axes.plot(zeros, place, "D", color=BLACK, markersize=4, label="by zeros")
+    axes.axvline(100 * level, color=BLACK, linestyle="--", label=f"d² = {100 * level:.3g} %")
+    axes.set_yticks(place, names, fontsize=8)
+    axes.invert_yaxis()
+    axes.set(xlabel="MACs left, bars by gates (% of the layer's dense MACs)", xlim=(0, 100))
+    axes.set_title(title, fontsize=11)
+    axes.legend(fontsize=8, loc="upper right")
+    return figure, f"MACs left by gates: {'; '.join(said)}."
+
+
+def beside_published(
+    lines: Mapping[str, Sequence[dict]], published: Sequence[dict], title: str = ""
+) -> tuple[Figure, str]:
+    """Own test accuracies against density, and other people's, which are marked as published.
+
+    Args:
+        lines: ``{name: rows}`` with rows as in ``metrics.json``, up to three; the first names the
+            MACs. A row without a density is the plain network, drawn apart at the left.
+        published: ``[{"name", "rows"}]``, drawn with open markers.
+    """
+    figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    first = next(iter(lines.values()))
+    best = 100 * max(row["test_accuracy"] for row in first)
+    floor, said = 5 * math.floor((best - 25) / 5), []
+    looks = [(BLUE, "o", "-"), (GREEN, "^", "-"), (PURPLE, "D", "-")]
+    for (name, rows), look in zip(lines.items(), looks, strict=False):
+        said.append(_accuracy_by_density(axes, rows, floor, name, *look))
+    looks = [(ORANGE, "s", "--"), (BLACK, "v", ":"), ("#777777", "P", "-.")]
+    for table, look in zip(published, looks, strict=False):
+        name = f"published: {table['name']}"
+        said.append(_accuracy_by_density(axes, table["rows"], floor, name, *look, fill="white"))
+    ticks = {1.1 if row["density"] is None else row["density"]: row for row in first}
+    labels = [
+        f"{row['density'] or 'plain'}\n{row['macs_gates'] / 1e6:.3g} M" for row in ticks.values()
+    ]
+    axes.set_xticks(list(ticks), labels, fontsize=8)
+    axes.set(xlim=(1.14, min(ticks) - 0.07), ylim=(floor, min(100.5, best + 5)), title=title)
+    axes.set(xlabel="density d, and MACs of one image by gates", ylabel="test accuracy (%)")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="lower left")
+    return figure, f"Test accuracy, plain and at d = 0.5: {'; '.join(said)}."
+
+
+def _accuracy_by_density(
+    axes: Axes, rows: Sequence[dict], floor: float, name: str, colour: str, marker: str, line: str,
+    fill: str | None = None,
+) -> str:  # fmt: skip
+    """A line over the densities and a single point for the plain network; what to say of it."""
+    style = {"color": colour, "marker": marker, "markerfacecolor": fill or colour}
+    known = {row["density"]: 100 * row["test_accuracy"] for row in rows}
+    gated = {d: value for d, value in known.items() if d is not None}
+    line = line if len(gated) > 1 else ""
+    axes.plot(list(gated), list(gated.values()), linestyle=line, label=name, **style)
+    for d, value in gated.items():
+        if value < floor:  # below the picture
+            axes.annotate(
+                f"{value:.0f} % at {d:g}", (d, floor), (0, 3), textcoords="offset points",
+                ha="center", color=colour, fontsize=8,
+            )  # fmt: skip
+    if None in known:
+        axes.plot([1.1], [known[None]], linestyle="", **style)
+    numbers = [f"{known[d]:.1f} %" if d in known else "not given" for d in (None, 0.5)]
+    return f"{name} {numbers[0]} and {numbers[1]}"
+
+
+def at_density(
+    density: float,
+    curve: Mapping[float, float],
+    macs: Mapping[str, float],
+    times: Mapping[str, Timing],
+    images: Tensor,
+    captions: Sequence[str],
+    *,
+    here: float | None = None,
+) -> tuple[Figure, str]:
+    """One network at one density: some images with its answers, accuracy, MACs, milliseconds.
+
+    Args:
+        curve: measured accuracy 0..1 at each density. here: the accuracy on the images at hand.
+        macs: ``{count: share of the dense MACs}``.
+        times: the first is what the others are compared with.
+    """
+    figure = plt.figure(figsize=(8.5, 4.6), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.7))
+    _image_row(np.atleast_1d(top.subplots(1, len(images))), images, captions)
+    left, middle, right = bottom.subplots(1, 3, width_ratios=(1.3, 1, 1))
+
+    left.plot(list(curve), [100 * value for value in curve.values()], "-", color=BLUE, marker=".")
+    nearest = min(curve, key=lambda d: abs(d - density))
+    left.plot([nearest], [100 * curve[nearest]], "o", color=BLUE, markersize=10, label="test set")
+    said = [f"right on {100 * curve[nearest]:.1f} % of the test set"]
+    if here is not None:
+        left.plot([density], [100 * here], "D", color=ORANGE, markersize=8, label="images here")
+        said.append(f"on {100 * here:.1f} % of the images here")
+    left.set(xlabel="density d", ylabel="accuracy (%)", xlim=(1.05, 0.05), ylim=(0, 104))
+    left.grid(alpha=0.3)
+    left.legend(fontsize=8, loc="lower left")
+
+    shares = [100 * share for share in macs.values()]
+    bars = middle.bar(list(macs), shares, color=[BLUE, GREEN][: len(macs)], edgecolor=BLACK)
+    middle.bar_label(bars, [f"{share:.1f} %" for share in shares], fontsize=8, padding=2)
+    middle.set(ylabel="MACs (% of dense)", ylim=(0, 115))
+    said.append("MACs " + ", ".join(f"{v:.1f} % {n}" for n, v in zip(macs, shares, strict=True)))
+
+    spent = [1000 * t.median for t in times.values()]
+    bars = right.bar(list(times), spent, color=[GREY, BLUE][: len(times)], edgecolor=BLACK)
+    right.bar_label(bars, [three_digits(ms) for ms in spent], fontsize=8, padding=2)
+    right.set(ylabel="milliseconds", ylim=(0, 1.2 * max(spent)))
+    name, *others = times
+    said += [
+        f"{other} {three_digits(ms)} ms, {100 * ms / spent[0]:.0f} % of {name}"
+        for other, ms in zip(others, spent[1:], strict=True)
+    ]
+    return figure, f"d = {density:.1f}: {'; '.join(said)}."
 
 
 def number_line(

@@ -1,13 +1,15 @@
 """Checks explain and never raise: right answers pass, each typical mistake gets its own message."""
 
+import copy
 import math
 import re
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from fbs_tutorial import active_channels, channel_saliency, checks, winner_take_all
+from fbs_tutorial import ChannelPruning, active_channels, channel_saliency, checks, winner_take_all
 from fbs_tutorial.wta import winner_mask
 
 
@@ -48,6 +50,37 @@ def batch_as_groups(x, kernels):
     return y.view(n, -1, height, width)
 
 
+def inverted_macs(channels, expansion, positions, density, winners=active_channels, pairs=1):
+    wide, k = channels * expansion, winners(channels, density)
+    won = winners(wide, density)
+    macs = [k * won, won * 9 * pairs, won * k]
+    return [m * positions for m in macs] + [2 * channels * wide + wide * wide]
+
+
+def gate_block(block, density, norms=nn.Identity, downsample=True):
+    gated = copy.deepcopy(block)
+    gated.conv1 = ChannelPruning(gated.conv1, gated.bn1, density=density)
+    gated.conv2 = ChannelPruning(gated.conv2, gated.bn2, density=density)
+    gated.bn1, gated.bn2 = (norms() if norms else norm for norm in (gated.bn1, gated.bn2))
+    if block.downsample is not None and downsample:
+        gated.downsample = ChannelPruning(*gated.downsample, density=density)
+    return gated
+
+
+def gate_in_place(block, density):
+    block.__dict__.update(gate_block(block, density).__dict__)
+    return block
+
+
+def gate_branch(block, density):
+    """One gate around both convolutions: the first of them cannot be skipped."""
+    gated = copy.deepcopy(block)
+    inside = ChannelPruning(gated.conv1, gated.bn1, nn.ReLU(), gated.conv2, gated.bn2)
+    gated.conv1 = inside
+    gated.bn1 = gated.bn2 = gated.conv2 = nn.Identity()
+    return gated
+
+
 RIGHT = [
     (checks.check_conv_macs, lambda a, b, k, h, w: a * b * k * k * h * w),
     (checks.check_shared_winners, lambda a, b: ((a != 0) & (b != 0)).sum()),
@@ -85,6 +118,9 @@ RIGHT = [
         checks.check_least_time,
         lambda f, b, peak, rate: torch.stack([2 * f / peak, b / rate]).amax(0),
     ),
+    (checks.check_live_in_sum, lambda branches: (sum(b.int() for b in branches) > 0).sum(1)),
+    (checks.check_inverted_macs, inverted_macs),
+    (checks.check_gate_block, gate_block),
 ]
 
 WRONG = [
@@ -208,6 +244,45 @@ WRONG = [
     (checks.check_least_time, lambda f, b, p, r: torch.maximum(f / p, b / r), "two FLOPs"),
     (checks.check_least_time, lambda f, b, p, r: 2 * f / p + b / r, "the longer of the two"),
     (checks.check_least_time, lambda f, b, p, r: 2 * f / p, "the longer of the two"),
+    (
+        checks.check_live_in_sum,
+        lambda branches: torch.stack(branches).all(0).sum(1),
+        "value: image 0: .*only if it is empty in every branch",
+    ),
+    (
+        checks.check_live_in_sum,
+        lambda branches: torch.stack(branches).any(0).sum(),
+        r"expected shape \[1\], got \[\]",
+    ),
+    (
+        checks.check_live_in_sum,
+        lambda branches: (branches[0] | branches[1]).sum(1),
+        "empty in every branch",
+    ),
+    (
+        checks.check_inverted_macs,
+        lambda c, t, p, d: inverted_macs(c, t, p, d, pairs=t * c),
+        "expected .*, got .*at d = 1",
+    ),
+    (
+        checks.check_inverted_macs,
+        lambda c, t, p, d: inverted_macs(c, t, p, d, pairs=d),
+        "a depthwise output reads one input",
+    ),
+    (
+        checks.check_inverted_macs,
+        lambda c, t, p, d: inverted_macs(c, t, p, d, lambda n, share: int(n * share)),
+        "round up",
+    ),
+    (checks.check_gate_block, gate_branch, "expected 2 gates, got 1.*one ChannelPruning"),
+    (checks.check_gate_block, lambda b, d: gate_block(b, 1.0), "expected .* active MACs"),
+    (checks.check_gate_block, lambda b, d: gate_block(b, d, None), "run each batch norm once"),
+    (checks.check_gate_block, gate_in_place, "expected False, got True.*copy.deepcopy"),
+    (
+        checks.check_gate_block,
+        lambda b, d: gate_block(b, d, downsample=False),
+        "expected 3 gates, got 2.*the convolution of block.downsample",
+    ),
 ]
 
 

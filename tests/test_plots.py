@@ -175,6 +175,113 @@ def test_roofline_says_the_shares_and_shows_measurements_only_where_there_are_an
     assert len({(c[0].get_facecolor(), c[0].get_hatch()) for c in right.containers}) == 2
     assert not any("measured" in str(line.get_label()) for line in right.lines)
 
-    figure, sentence = plots.roofline(peaks, 4e12, at, shares, 0.25, {"b": 0.7})
+    figure, sentence = plots.roofline(peaks, 4e12, at, shares, 0.25, {"fp32": {"b": 0.7}})
     assert sentence.endswith("d² is 25 %. Measured, fp32: b 70.")
     assert any(line.get_label() == "measured, fp32" for line in figure.axes[1].lines)
+    both = {"fp32": {"b": 0.7}, "TF32": {"a": 0.9, "b": 1.7}}
+    sentence = plots.roofline(peaks, 4e12, at, shares, 0.25, both)[1]
+    assert sentence.endswith("Measured, fp32: b 70. Measured, TF32: a 90; b 170.")
+    assert plots.roofline(peaks, 4e12, at, shares, 0.25, {"fp32": {}})[1].endswith("d² is 25 %.")
+
+
+def test_class_heat_maps_count_the_channels_that_depend_on_the_class():
+    layers = {
+        "conv1": torch.tensor([[0, 100, 40], [100, 100, 60]]),
+        "conv2": torch.tensor([[10, 90, 20, 0], [20, 20, 30, 0]]),
+        "conv3": torch.zeros(2, 5, dtype=torch.long),
+    }
+    figure, sentence = plots.class_heat_maps(layers, ["cat", "dog"], "title")
+    assert sentence == (
+        "Channels whose share differs by more than 50 points between two classes: "
+        "1 of 3 in conv1, 1 of 4 in conv2, 0 of 5 in conv3."
+    )
+    first, colours = figure.axes[0], figure.axes[-1]
+    assert [text.get_text() for text in first.get_yticklabels()] == ["cat", "dog"]
+    assert first.images[0].get_array().tolist() == [
+        [0, 40, 100],
+        [100, 60, 100],
+    ]  # least used first
+    assert "%" in colours.get_ylabel()
+    assert [axes.get_visible() for axes in figure.axes[:4]] == [True, True, True, False]
+
+
+def test_image_row_says_the_size_and_the_captions():
+    figure, sentence = plots.image_row(torch.rand(2, 3, 4, 5), ["a flower", "a roof"])
+    assert sentence == "2 images of 4×5 pixels: a flower, a roof."
+    assert [axes.get_title() for axes in figure.axes] == ["a flower", "a roof"]
+    assert plots.image_row(torch.rand(1, 3, 4, 4), ["one"])
+
+
+def test_layer_shares_say_the_range_of_each_kind():
+    figure, sentence = plots.layer_shares(
+        ["a", "b", "c"],
+        ["in a block", "behind a sum", "behind a sum"],
+        [0.25, 0.4, 0.444],
+        [0.24, 0.39, 0.44],
+        level=0.25,
+    )
+    assert sentence == "MACs left by gates: in a block 25 %; behind a sum 40 to 44 %."
+    bars = {c.get_label(): c for c in figure.axes[0].containers}
+    assert [bar.get_width() for bar in bars["behind a sum"]] == pytest.approx([40, 44.4])
+    assert len({(c[0].get_facecolor(), c[0].get_hatch()) for c in bars.values()}) == 2
+    assert "%" in figure.axes[0].get_xlabel()
+
+
+PUBLISHED = [
+    {
+        "name": "somebody",
+        "rows": [
+            {"density": None, "test_accuracy": 0.9},
+            {"density": 0.5, "test_accuracy": 0.85},
+        ],
+    },
+    {"name": "another", "rows": [{"density": 1.0, "test_accuracy": 0.8}]},
+]
+
+
+def own_rows():
+    accuracies = {None: 0.92, 1.0: 0.9, 0.5: 0.88, 0.1: 0.2}
+    return [
+        {"density": d, "test_accuracy": a, "macs_gates": 174e6 * (d or 1) ** 2}
+        for d, a in accuracies.items()
+    ]
+
+
+def test_beside_published_marks_what_is_published():
+    figure, sentence = plots.beside_published({"ours": own_rows()}, PUBLISHED)
+    assert sentence == (
+        "Test accuracy, plain and at d = 0.5: ours 92.0 % and 88.0 %; published: somebody 90.0 % "
+        "and 85.0 %; published: another not given and not given."
+    )
+    axes = figure.axes[0]
+    lines = {line.get_label(): line for line in axes.lines if line.get_label()[0] != "_"}
+    assert list(lines) == ["ours", "published: somebody", "published: another"]
+    assert lines["ours"].get_markerfacecolor() != "white"
+    assert lines["published: somebody"].get_markerfacecolor() == "white"
+    assert len({(x.get_color(), x.get_marker(), x.get_linestyle()) for x in lines.values()}) == 3
+    assert axes.get_xticklabels()[0].get_text() == "plain\n174 M"
+
+
+def test_beside_published_writes_what_lies_below_the_picture():
+    figure, _ = plots.beside_published({"ours": own_rows()}, [])
+    axes = figure.axes[0]
+    assert axes.get_ylim()[0] == 65
+    assert [text.get_text() for text in axes.texts] == ["20 % at 0.1"]
+
+
+def test_at_density_says_all_that_it_shows():
+    times = {"dense": Timing.of([0.004]), "accelerated": Timing.of([0.001])}
+    macs = {"by gates": 0.25, "by zeros": 0.2}
+    pictures = torch.rand(2, 3, 4, 4), ["cat", "dog"]
+    figure, sentence = plots.at_density(0.5, {1.0: 0.9, 0.5: 0.85}, macs, times, *pictures)
+    assert sentence == (
+        "d = 0.5: right on 85.0 % of the test set; MACs 25.0 % by gates, 20.0 % by zeros; "
+        "accelerated 1 ms, 25 % of dense."
+    )
+    assert [axes.get_ylabel() for axes in figure.axes[2:]] == [
+        "accuracy (%)",
+        "MACs (% of dense)",
+        "milliseconds",
+    ]
+    _, sentence = plots.at_density(0.5, {0.5: 0.85}, macs, times, *pictures, here=0.8)
+    assert "right on 85.0 % of the test set; on 80.0 % of the images here;" in sentence

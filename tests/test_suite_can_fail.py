@@ -47,9 +47,28 @@ FAULTS = {  # what: file, text, fault, tests that must notice
     ),
     "winners counted by gate != 0": (
         "macs.py",
-        "winner_mask(module.saliency, module.density)",
-        "module.gate != 0",
+        "winner_mask(gate.saliency, gate.density)",
+        "gate.gate != 0",
         "test_macs.py::test_a_winner_with_gate_0_counts_by_gates_but_not_by_zeros",
+    ),
+    "a residual sum is live only where both branches are": (
+        "macs.py",
+        "live(output) * won[:, :, None, None]",
+        "live(output) * (4.0 * won[:, :, None, None] - 3.0)",
+        "test_networks.py::test_a_channel_of_a_residual_sum_is_empty_only_if_both_branches_are"
+        "[converted-branch0-shortcut0-4]",
+    ),
+    "the sign of a scale is lost": (
+        "convert.py",
+        "sign = gamma / scale",
+        "sign = gamma.abs() / scale",
+        "test_networks.py::test_neutral_gates_change_nothing[resnet18]",
+    ),
+    "what no activation follows is left ungated": (
+        "convert.py",
+        "if norm is not None:",
+        "if norm is not None and sole_reader(norm, nn.ReLU, nn.ReLU6):",
+        "test_networks.py::test_every_convolution_with_a_norm_is_gated[resnet18]",
     ),
     "execution: no shift": (
         "sparse/reference.py",
@@ -82,7 +101,7 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "test_sparse.py::test_a_network_equals_its_masked_form[digits 0.5]",
     ),
     "execution: a block's last convolution is skipped whatever follows": (
-        "sparse/plan.py",
+        "macs.py",
         "known = isinstance(module, CHANNELWISE)",
         "known = isinstance(module, nn.Module)",
         "test_sparse.py::test_a_convolution_before_mixing_is_computed_in_full",

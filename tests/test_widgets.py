@@ -1,7 +1,11 @@
 """Sliders call their function with what they show; guesses are kept; errors are not swallowed."""
 
+from io import BytesIO
+
 import ipywidgets
 import matplotlib.pyplot as plt
+import PIL.Image
+import PIL.ImageChops
 import pytest
 
 from fbs_tutorial import widgets
@@ -52,6 +56,19 @@ def test_an_error_in_the_function_reaches_whoever_moves_the_slider():
 def test_picture_has_a_fixed_height():
     _, view = widgets.density_slider(lambda density: picture(), height=300)
     assert view.children[1].layout.height == "300px"
+
+
+def test_small_png_is_the_figure_in_fewer_bytes():
+    figure, axes = plt.subplots(figsize=(3, 2))
+    axes.plot([0, 1], color="#0072B2", linewidth=9)
+    whole = BytesIO()
+    figure.savefig(whole, format="png", bbox_inches="tight")
+    small = widgets.small_png(figure).data
+    assert len(small) < len(whole.getvalue())
+    before, after = (PIL.Image.open(png).convert("RGB") for png in (whole, BytesIO(small)))
+    assert before.size == after.size
+    worst = max(high for _, high in PIL.ImageChops.difference(before, after).getextrema())
+    assert worst < 16  # of 255
 
 
 def test_show_prints_the_sentence_and_closes_the_figure(capsys):
