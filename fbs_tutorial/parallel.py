@@ -101,7 +101,7 @@ def join_team() -> Iterator[Team]:
     importlib.import_module("torch.distributed.nn")
 
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # harmless
-    rank, local_rank = number("RANK"), number("LOCAL_RANK")
+    local_rank = number("LOCAL_RANK")
     device, backend = CPU, "gloo"
     if torch.cuda.is_available():
         gpus = torch.cuda.device_count()
@@ -109,9 +109,14 @@ def join_team() -> Iterator[Team]:
             raise ValueError(f"--nproc-per-node must be at most the number of GPUs here, {gpus}")
         device, backend = torch.device("cuda", local_rank), "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(device)
-    dist.init_process_group(backend, timeout=PATIENCE)
+    store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
+    if size == int(os.environ["LOCAL_WORLD_SIZE"]):
+        # restarted processes get the store of those that died, and would look for them where they
+        # were (pytorch issue 135712); on several machines the count of restarts is not the same
+        store = dist.PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:
-        yield Team(rank, dist.get_world_size(), local_rank, device)
+        yield Team(rank, size, local_rank, device)
     except RuntimeError as error:
         if re.search("closed by peer|reset by peer|Broken pipe", str(error)):
             raise ConnectionError("another process has ended; the same command goes on") from error

@@ -21,9 +21,10 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 COMMAND = ["-m", "fbs_tutorial", "train"]
 
-# The training command, but the second process kills itself, once, in the third epoch.
+# The training command, but the second process kills itself, once, in the third epoch; after that
+# the first one comes late, so that the second finds what the dead first process had published.
 KILLED = """
-import os, pathlib, signal, sys
+import os, pathlib, signal, sys, time
 from fbs_tutorial import fit
 from fbs_tutorial.__main__ import main
 
@@ -36,6 +37,8 @@ def epoch(network, optimizer, step, number, *rest):
     return epoch_as_it_is(network, optimizer, step, number, *rest)
 
 fit._epoch = epoch
+if os.environ.get("RANK") == "0" and marker.exists():
+    time.sleep(2)
 sys.exit(main(["train", *sys.argv[1:]]))
 """
 
