@@ -52,6 +52,7 @@ def _train(options: argparse.Namespace) -> int:
         density=options.density,
         lr=options.lr,
         epochs=options.epochs,
+        plain_epochs=options.plain_epochs,
         batch=options.batch,
         size=options.size,
         freeze_norms=options.freeze_norms,
@@ -122,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--density", type=float, help="with --from: the density to fine-tune at")
     add("--lr", type=float, help="with --from: the highest learning rate")
     add("--epochs", type=int, help="of every step, instead of the recipe's")
+    add("--plain-epochs", type=int, help="of the plain steps, instead of those")
     add("--batch", type=int, help="images a step, instead of the recipe's; learning rates follow")
     add("--size", type=int, help="of photographs in pixels, instead of the recipe's 128")
     add("--freeze-norms", action="store_true", help="batch norms keep their statistics")

@@ -11,6 +11,7 @@ import torch
 
 from . import __version__
 from .checkpoints import CheckpointError, write_atomically
+from .timing import processor
 
 CONTROLS = ("own_gates", "shuffled_gates", "mean_gates", "mean_winners")
 
@@ -129,7 +130,7 @@ def markdown_table(rows: list[dict]) -> str:
 def _new_metrics(settings: dict, device: torch.device, processes: int) -> dict:
     import torchvision
 
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    name = torch.cuda.get_device_name() if device.type == "cuda" else processor()
     return {
         "command": _command(settings),
         "date": datetime.now(timezone.utc).date().isoformat(),
@@ -161,7 +162,8 @@ def _command(settings: dict) -> str:
     else:
         words += ["--densities " + ",".join(f"{d:g}" for d in settings["densities"])]
         words += {"any": ["--any-density"], "static": ["--static"]}.get(settings["kind"], [])
-    for option in ("epochs", "batch", "size"):
-        words += [f"--{option} {settings[option]}"] if settings[option] else []
+    for option in ("epochs", "plain_epochs", "batch", "size"):
+        flag = "--" + option.replace("_", "-")
+        words += [f"{flag} {settings[option]}"] if settings[option] else []
     words += ["--freeze-norms"] if settings["freeze_norms"] else []
     return " ".join(words)

@@ -182,7 +182,7 @@ def machine(device: str = "cpu") -> dict:
     """What a time depends on: the machine, its load, the versions; ready for JSON."""
     load = os.getloadavg() if hasattr(os, "getloadavg") else ()
     facts = {
-        "device": _processor(),
+        "device": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -243,7 +243,8 @@ def cpu_seconds_of_others() -> float | None:
     return ticks / os.sysconf("SC_CLK_TCK") - own.user - own.system if ticks else None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of this machine's processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))

@@ -64,6 +64,7 @@ def train(
     density: float | None = None,
     lr: float | None = None,
     epochs: int | None = None,
+    plain_epochs: int | None = None,
     batch: int | None = None,
     size: int | None = None,
     freeze_norms: bool = False,
@@ -89,6 +90,7 @@ def train(
             ``DENSITIES`` when None.
         checkpoint: a file written by this function; with ``density`` and optionally ``lr``.
         epochs: for every step, instead of the recipe's.
+        plain_epochs: for the plain steps, instead of ``epochs``.
         batch: images a step, of all processes together; learning rates change in proportion.
         size: of photographs (imagenette and folders), instead of the recipe's.
         freeze_norms: batch norms keep the statistics they have, for fine-tuning in small batches.
@@ -114,7 +116,7 @@ def train(
     if checkpoint is not None and densities is not None:
         raise RunError("--from goes with one --density, not with --densities")
     densities = DENSITIES if densities is None else densities
-    steps = _steps(recipe, kind, densities, density, lr, epochs)
+    steps = _steps(recipe, kind, densities, density, lr, epochs, plain_epochs)
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise RunError(f"seed must be an int from 0 to 2**32 - 1, got {seed}")
     settings = {
@@ -125,6 +127,7 @@ def train(
         "densities": [float(d) for d in densities],
         "checkpoint": str(checkpoint) if checkpoint else None,
         "epochs": epochs,
+        "plain_epochs": plain_epochs,
         "batch": batch,
         "size": size,
         "freeze_norms": freeze_norms,
@@ -285,6 +288,7 @@ def _steps(
     density: float | None,
     lr: float | None,
     epochs: int | None,
+    plain_epochs: int | None,
 ) -> list[Step]:
     """The networks to train, one after the other."""
     for d in [*densities, *([] if density is None else [density])]:
@@ -295,24 +299,27 @@ def _steps(
         )
     if lr is not None and not 0 < lr < math.inf:
         raise RunError(f"lr must be a number above 0, got {lr}")
-    if epochs is not None and epochs < 1:
-        raise RunError(f"epochs must be at least 1, got {epochs}")
+    for name, count in (("epochs", epochs), ("plain_epochs", plain_epochs)):
+        if count is not None and count < 1:
+            raise RunError(f"{name} must be at least 1, got {count}")
     if (kind == "finetune") != (density is not None):
         raise RunError("--from CHECKPOINT and --density D go together")
     if kind != "finetune" and lr is not None:
         raise RunError("--lr goes with --from")
+    if kind == "finetune" and plain_epochs is not None:
+        raise RunError("--plain-epochs does not go with --from: no plain network is trained")
+    plain_epochs = plain_epochs or epochs or recipe.plain_epochs
 
     def gated(d: float, rate: float) -> Step:
         return Step(f"d{d:g}", float(d), epochs or recipe.epochs, rate)
 
-    plain = Step("plain", None, epochs or recipe.plain_epochs, recipe.plain_lr)
+    plain = Step("plain", None, plain_epochs, recipe.plain_lr)
     if kind == "finetune":
         return [gated(density, lr or recipe.lr)]
     if kind == "any":
         return [plain, Step("any", "any", epochs or recipe.any_epochs, recipe.any_lr)]
     if kind == "static":
-        count, rate = epochs or recipe.plain_epochs, recipe.plain_lr
-        return [Step(f"static{d:g}", None, count, rate, width=float(d)) for d in densities]
+        return [replace(plain, name=f"static{d:g}", width=float(d)) for d in densities]
     return [plain, *(gated(d, recipe.lr) for d in densities)]
 
 

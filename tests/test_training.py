@@ -295,6 +295,8 @@ FROM = ["--from", PLAIN, "--density", "0.5"]
         (["--densities", ""], "densities.*''"),
         (["--densities", "0.5,0.5"], "densities.*differ"),
         (["--epochs", "0"], "epochs.*0"),
+        (["--plain-epochs", "0"], "plain_epochs.*0"),
+        ([*FROM, "--plain-epochs", "2"], "--plain-epochs does not go with --from"),
         (["--batch", "1"], "batch.*1"),
         (["--size", "64"], "--size is for photographs"),
         (["--freeze-norms"], "--freeze-norms goes with --from"),
@@ -365,7 +367,8 @@ def test_any_density_trains_one_network_and_measures_it_at_each(tmp_path):
 def trained_on_photographs(tmp_path_factory, photographs):
     folder = photographs(tmp_path_factory.mktemp("photographs") / "cats or dogs", count=20)
     out = folder.parent / "run"
-    options = ["--model", "mcifarnet", "--size", "16", "--batch", "8", "--epochs", "6"]
+    options = ["--model", "mcifarnet", "--size", "16", "--batch", "8"]
+    options += ["--epochs", "5", "--plain-epochs", "6"]
     assert run("--data", folder, "--out", out, *options, "--densities", "0.5") == 0
     return out
 
@@ -378,8 +381,10 @@ def test_training_on_a_folder_of_photographs(trained_on_photographs):
 
 
 def test_a_run_on_photographs_can_be_repeated_from_its_command(trained_on_photographs):
-    words = shlex.split(metrics_of(trained_on_photographs)["command"])
-    assert words[-6:] == ["--epochs", "6", "--batch", "8", "--size", "16"]
+    metrics = metrics_of(trained_on_photographs)
+    assert [step["epochs"] for step in metrics["settings"]["steps"]] == [6, 5]
+    words = shlex.split(metrics["command"])
+    assert words[-8:] == ["--epochs", "5", "--plain-epochs", "6", "--batch", "8", "--size", "16"]
     assert run(*words[4:], "--out", trained_on_photographs) == 0
 
 

@@ -2,11 +2,12 @@
 
     python tools/ship_cifar10.py
 
-Reads the runs of the README's section "CIFAR-10" under runs/, and the data set in FBS_DATA. The
-weights of seed 0 go to fbs_tutorial/assets/cifar10 in half precision, if that changes the accuracy
-on the validation images by at most 0.05 points, with the numbers of every run; the tables to
-benchmarks/cifar10.md and README.md; the picture to benchmarks/. Times are measured now, so the
-machine must be idle.
+Reads the finished runs of the README's section "CIFAR-10" under runs/, and the data set in
+FBS_DATA; what is not under runs/ stays as it was shipped. The weights of seed 0 go to
+fbs_tutorial/assets/cifar10 in half precision, if that changes the accuracy on validation images
+by at most 0.05 points, with the numbers of every run; the tables to benchmarks/cifar10.md and
+README.md; the picture to benchmarks/. Times of the any-density network are measured when it is
+shipped, so the machine must be idle then.
 """
 
 import copy
@@ -43,48 +44,45 @@ MOST_LOST = 0.0005  # of the accuracy, by half precision
 
 
 def main() -> None:
-    if reason := busy():
-        raise SystemExit(f"times cannot be measured, the machine is busy: {reason}")
     train_set, test_set = load_data("cifar10")
     images, labels = as_tensors(train_set)
     held_out = stratified_split(labels, RECIPES["cifar10"].validation, 0)[1]
     validation, test = (images[held_out], labels[held_out]), as_tensors(test_set)
 
-    seeds = sorted(int(run.name.partition("seed")[2]) for run in RUNS.glob(f"{NAME}-any-seed*"))
-    any_density = [finished(RUNS / f"{NAME}-any-seed{seed}") for seed in {0, *seeds}]
-    plain = [row for row in any_density[0]["rows"] if row["density"] is None]
-    ship_weights(RUNS / f"{NAME}-any-seed0", ("plain", "any"), validation)
-    network = load_network(SHIPPED / "any.safetensors")[0]
-    dense = load_network(SHIPPED / "plain.safetensors")[0]
-    any_density[0]["class_winners"] = class_winners(network, *test, test_set.classes)
-    any_density[0]["times"] = times(dense, network, test[0])
-    for metrics in any_density:
+    for run, metrics in finished("any"):
+        if metrics["seed"] == 0:
+            if reason := busy():
+                raise SystemExit(f"times cannot be measured, the machine is busy: {reason}")
+            ship_weights(run, ("plain", "any"), validation)
+            network = load_network(SHIPPED / "any.safetensors")[0]
+            dense = load_network(SHIPPED / "plain.safetensors")[0]
+            metrics["class_winners"] = class_winners(network, *test, test_set.classes)
+            metrics["times"] = times(dense, network, test[0])
         write(f"any-seed{metrics['seed']}.json", metrics)
 
-    runs = sorted(RUNS.glob(f"{NAME}-finetune-d*-seed0"))
-    steps = [m for m in map(read, runs) if m["finished"]]
+    steps = [(run, metrics) for run, metrics in finished("finetune-d*") if metrics["seed"] == 0]
     if steps:  # a schedule in single steps, each from the network before
-        steps.sort(key=lambda metrics: -metrics["rows"][-1]["density"])
-        rows = plain + [metrics["rows"][-1] for metrics in steps]
-        command = " && ".join(metrics["command"] for metrics in steps)
-        write("schedule-seed0.json", steps[0] | {"command": command, "rows": rows})
-        for metrics in steps:
-            name = f"d{metrics['rows'][-1]['density']:g}"
-            ship_weights(RUNS / f"{NAME}-finetune-{name}-seed0", (name,), validation)
+        steps.sort(key=lambda step: -step[1]["rows"][-1]["density"])
+        rows = [row for row in load_metrics("cifar10", "any")[0]["rows"] if row["density"] is None]
+        rows += [metrics["rows"][-1] for _, metrics in steps]
+        command = " && ".join(metrics["command"] for _, metrics in steps)
+        write("schedule-seed0.json", steps[0][1] | {"command": command, "rows": rows})
+        for run, metrics in steps:
+            ship_weights(run, (f"d{metrics['rows'][-1]['density']:g}",), validation)
+
+    for _, metrics in finished("static"):
+        write(f"static-seed{metrics['seed']}.json", metrics)
     show()
 
 
-def read(run: Path) -> dict:
-    if not (run / "metrics.json").exists():
-        raise SystemExit(f"there is no run in {run}; the README tells how to make it")
-    return json.loads((run / "metrics.json").read_text())
-
-
-def finished(run: Path) -> dict:
-    metrics = read(run)
-    if not metrics["finished"]:
-        raise SystemExit(f"{run} is not finished: run its command again, {metrics['command']}")
-    return metrics
+def finished(kind: str) -> list[tuple[Path, dict]]:
+    """The finished runs of a kind under runs/, and their metrics."""
+    paths = sorted(RUNS.glob(f"{NAME}-{kind}-seed*/metrics.json"))
+    runs = [(path.parent, json.loads(path.read_text())) for path in paths]
+    for run, metrics in runs:
+        if not metrics["finished"]:
+            print(f"{run} is not finished and stays out; its command goes on: {metrics['command']}")
+    return [(run, metrics) for run, metrics in runs if metrics["finished"]]
 
 
 def write(name: str, metrics: dict) -> None:
@@ -160,14 +158,17 @@ def show() -> None:
     any_density, schedule = load_metrics("cifar10", "any"), load_metrics("cifar10", "schedule")
     published = json.loads((SHIPPED / "published.json").read_text())
     lines = {"one network for every density": any_density[0]["rows"]}
+    static = load_metrics("cifar10", "static")
     if schedule:
         lines["a network for each density"] = schedule[0]["rows"]
+    if static:
+        lines["small plain networks of the same MACs"] = static[0]["rows"]
     figure, sentence = beside_published(lines, published["tables"], "CIFAR-10, M-CifarNet")
     figure.savefig(ROOT / "benchmarks" / "cifar10.png", dpi=130)
     print(sentence)
-    text = table(any_density[0], schedule[0]["rows"] if schedule else [], published)
-    parts = [text, *(f"{provenance(m)}\n\n{markdown_table(m['rows'])}" for m in any_density)]
-    parts += [f"{provenance(m)}\n\n{markdown_table(m['rows'])}" for m in schedule]
+    text = table(any_density[0], lines, published["tables"])
+    runs = [*any_density, *schedule, *static]
+    parts = [text, *(f"{provenance(m)}\n\n{markdown_table(m['rows'])}" for m in runs)]
     (ROOT / "benchmarks" / "cifar10.md").write_text("\n\n".join(parts))
     readme = ROOT / "README.md"
     found = re.compile(r"(<!-- cifar10: .*? -->\n).*?(<!-- /cifar10 -->)", re.S)
@@ -184,22 +185,17 @@ def provenance(metrics: dict) -> str:
     )
 
 
-def table(metrics: dict, schedule: list[dict], published: dict) -> str:
+def table(metrics: dict, lines: dict[str, list[dict]], published: list[dict]) -> str:
     """Accuracies in percent beside the published ones, MACs, the control, and times."""
-    own = {row["density"]: row for row in schedule}
-    tables = [{row["density"]: row for row in t["rows"]} for t in published["tables"]]
-    head = ["density", "one network for all"] + ["a network for each"] * bool(own)
-    head += [f"published: {t['name']}" for t in published["tables"]]
-    head += ["MACs by gates", "by zeros", "fewer", "another image's gates", "mean gate"]
-    head += ["mean gate's channels, own values", "most winner sets", "ms, 1 image", "ms, 32"]
-    lines = [head, ["---"] * len(head)]
+    lines = lines | {f"published: {table['name']}": table["rows"] for table in published}
+    by_density = [{row["density"]: row for row in rows} for rows in lines.values()]
+    head = ["density", *lines, "MACs by gates", "by zeros", "fewer", "another image's gates"]
+    head += ["mean gate", "mean gate's channels, own values", "most winner sets"]
+    head += ["ms, 1 image", "ms, 32"]
+    written = [head, ["---"] * len(head)]
     for row in metrics["rows"]:
         d = row["density"]
-        accuracies = [f"{100 * row['test_accuracy']:.2f}"]
-        accuracies += [
-            f"{100 * t[d]['test_accuracy']:.2f}" if d in t else ""
-            for t in [own] * bool(own) + tables
-        ]
+        accuracies = [f"{100 * t[d]['test_accuracy']:.2f}" if d in t else "" for t in by_density]
         macs, zeros = row["macs_gates"], row["macs_zeros"]
         costs = [f"{macs / 1e6:.1f} M", f"{zeros / 1e6:.1f} M", f"{row['macs_dense'] / macs:.2f}x"]
         control = [
@@ -209,8 +205,8 @@ def table(metrics: dict, schedule: list[dict], published: dict) -> str:
         sets = f"{max(row['distinct_sets'].values()):,}" if "distinct_sets" in row else ""
         clocks = [milliseconds(metrics["times"][f"batch {batch}"], d) for batch in (1, 32)]
         name = "plain" if d is None else f"{d:g}"
-        lines.append([name, *accuracies, *costs, *control, sets, *clocks])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        written.append([name, *accuracies, *costs, *control, sets, *clocks])
+    return "\n".join(f"| {' | '.join(line)} |" for line in written)
 
 
 def milliseconds(measured: dict, density: float | None) -> str:
