@@ -34,7 +34,7 @@ unit: setup
 	$(BIN)/python -m pytest -q tests
 
 nbval: setup
-	$(BIN)/python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 60 --durations 5 $(NOTEBOOKS)
+	$(BIN)/python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 300 --durations 5 $(NOTEBOOKS)
 
 test-gpu: setup ## the tests of the CUDA backend, those that need an NVIDIA GPU among them
 	$(BIN)/python -m pytest -q tests/test_cuda.py

@@ -27,7 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
         # of several processes all fail alike, but for one that cannot read its own share
         if number("LOCAL_RANK") == 0 or isinstance(error, DamagedImageError):
-            print("error:", " ".join(str(error).split()), file=sys.stderr, flush=True)
+            line = f"error: {' '.join(str(error).split())}\n"
+            # another process may have left a progress bar on the line
+            sys.stderr.write(line if number("LOCAL_RANK") == 0 else f"\n{line}")
+            sys.stderr.flush()
         else:
             time.sleep(5)  # torchrun ends all as soon as one ends: let the first speak
         return 2

@@ -110,11 +110,10 @@ def load_pretrained(name: str, density: float | str | None = None) -> nn.Module:
     if not isinstance(density, Real):
         raise TypeError(f"density must be None, 'plain' or a number in (0, 1], got {density!r}")
     check_density(density)
-    path = folder / f"d{float(density):g}.safetensors"
-    if not path.exists():
-        there = sorted(p.stem[1:] for p in folder.glob("d*.safetensors"))
+    there = sorted(p.stem[1:] for p in folder.glob("d*.safetensors"))
+    if float(density) not in map(float, there):
         raise ValueError(f"density must be one of {', '.join(there)} for {name}, got {density}")
-    network, _ = load_network(path)
+    network, _ = load_network(folder / f"d{float(density):g}.safetensors")
     return set_density(network, float(density))
 
 

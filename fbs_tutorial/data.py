@@ -123,6 +123,8 @@ class _Reader(Dataset):
             try:
                 return self.dataset[index][0]
             except Exception as error:  # PIL raises many kinds for a damaged picture
+                if isinstance(error, MemoryError) or getattr(error, "errno", None):
+                    raise  # the system's trouble, not the picture's
                 path = getattr(self.dataset, "imgs", getattr(self.dataset, "_samples", None))
                 name = path[index][0] if path else f"image {index}"
                 text = f"{name} is damaged ({error}): replace it, or delete it and start again"

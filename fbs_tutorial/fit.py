@@ -145,9 +145,9 @@ def fit(
     """Train ``network`` in place for one step.
 
     After each epoch ``save`` gets a state; given back as ``state`` it makes training go on from
-    there and end with the same numbers. The randomness of an epoch depends on ``seed`` and its
-    number alone, not on how many processes share the work, but for dropout. Batch norms see the
-    share of their own process.
+    there and, on a CPU, end with the same numbers. The randomness of an epoch depends on ``seed``
+    and its number alone, not on how many processes share the work, but for dropout. Batch norms see
+    the share of their own process; a last batch with less than two images for each is left out.
 
     Args:
         data, validation: images and labels; images all in memory, or read from `Files`.
@@ -170,7 +170,7 @@ def fit(
             optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, LookupError, TypeError) as error:
             raise CheckpointError("state.pt is of another network; delete it") from error
-    if isinstance(step.density, float):
+    if step.density not in (None, "any"):
         set_density(network, step.density)
     bar = bar if bar is not None else tqdm(disable=True)
     first = state["epoch"] if state is not None else 0
@@ -180,7 +180,9 @@ def fit(
         bar.set_description(f"{step.label}, epoch {epoch + 1}/{step.epochs}")
         loss = _epoch(averaging, optimizer, step, epoch, recipe, data, seed + epoch, bar, team)
         if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss} in {bar.desc}: try a smaller --lr")
+            raise FloatingPointError(
+                f"the loss is {loss} in {bar.desc}: try a smaller --lr with --from, or --batch"
+            )
         if step.density == "any":
             set_density(network, 0.5)  # the batch's densities do not fit the validation images
         if not team.first:

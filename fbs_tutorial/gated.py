@@ -172,9 +172,9 @@ class ChannelPruning(Gated):
 
     def forward(self, x: Tensor) -> Tensor:
         pi = self.predict_gate(x)  # [N, C_out]
-        self.gate = self.scale_to_mean_1(pi) if self.normalize else pi
+        pi = self.gate = self.scale_to_mean_1(pi) if self.normalize else pi
         y = self.block(x)  # [N, C_out, H', W']
-        return self.gate.to(y.dtype)[:, :, None, None] * y
+        return pi.to(y.dtype)[:, :, None, None] * y
 
     def scale_to_mean_1(self, pi: Tensor) -> Tensor:
         """``[N, C] -> [N, C]``; a row of zeros becomes one of equal winners, so no 0 / 0."""

@@ -105,7 +105,7 @@ def join_team() -> Iterator[Team]:
     device, backend = CPU, "gloo"
     if torch.cuda.is_available():
         gpus = torch.cuda.device_count()
-        if local_rank >= gpus:
+        if int(os.environ["LOCAL_WORLD_SIZE"]) > gpus:
             raise ValueError(f"--nproc-per-node must be at most the number of GPUs here, {gpus}")
         device, backend = torch.device("cuda", local_rank), "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(device)

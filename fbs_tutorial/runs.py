@@ -28,9 +28,11 @@ class Run:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / "metrics.json").exists():
-                self._remove_unfinished()
-                if any(folder.iterdir()):
+                unfinished = set(folder.glob(".metrics.json.*.tmp"))
+                if set(folder.iterdir()) - unfinished:
                     raise RunError(f"{folder} holds other files; give an empty folder as --out")
+                for path in unfinished:
+                    path.unlink()
                 self.metrics = _new_metrics(settings, device, processes)
                 self.save_metrics()
             self.metrics = json.loads((folder / "metrics.json").read_text())
@@ -43,9 +45,14 @@ class Run:
         needed = {"settings", "steps_done", "finished", "rows"}
         if not isinstance(self.metrics, dict) or not needed <= self.metrics.keys():
             raise RunError(f"{folder}/metrics.json is not of a run; move it away")
-        if self.metrics["settings"] != settings:
-            raise RunError(f"{folder} holds a run with other settings; give another --out")
-        self.metrics["processes"] = processes  # those that end it; it may have begun with others
+        if (own := self.metrics["settings"]) != settings:
+            changed = [k for k in {**own, **settings} if own.get(k, ...) != settings.get(k, ...)]
+            raise RunError(
+                f"{folder} holds a run with other settings ({', '.join(changed)}); "
+                "give another --out"
+            )
+        if not self.metrics["finished"]:
+            self.metrics["processes"] = processes  # those that end it, perhaps not all before
 
     def save_metrics(self) -> None:
         text = json.dumps(self.metrics, indent=1) + "\n"
@@ -86,9 +93,11 @@ class Run:
         self._remove_unfinished()
 
     def _remove_unfinished(self) -> None:
-        """Files of a run that was killed while it wrote them."""
-        for path in self.folder.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
+        """Files of this run, killed while it wrote them."""
+        weights = [f"{step}.safetensors" for step in self.metrics["steps_done"]]
+        for name in ("metrics.json", "state.pt", "table.md", *weights):
+            for path in self.folder.glob(f".{name}.*.tmp"):
+                path.unlink(missing_ok=True)
 
 
 def markdown_table(rows: list[dict]) -> str:
@@ -152,15 +161,15 @@ def _new_metrics(settings: dict, device: torch.device, processes: int) -> dict:
 
 
 def _command(settings: dict) -> str:
-    """The command line that makes this run."""
+    """The command line that makes this run, in one process or more."""
     words = ["python -m fbs_tutorial train", f"--data {shlex.quote(settings['data'])}"]
     words += [f"--model {settings['model']}", f"--seed {settings['seed']}"]
     if settings["kind"] == "finetune":
         step = settings["steps"][0]
-        words += [f"--from {shlex.quote(settings['checkpoint'])}", f"--density {step['density']:g}"]
-        words += [f"--lr {step['lr']:g}"]
+        words += [f"--from {shlex.quote(settings['checkpoint'])}", f"--density {step['density']!r}"]
+        words += [f"--lr {step['lr']!r}"]
     else:
-        words += ["--densities " + ",".join(f"{d:g}" for d in settings["densities"])]
+        words += ["--densities " + ",".join(map(repr, settings["densities"]))]
         words += {"any": ["--any-density"], "static": ["--static"]}.get(settings["kind"], [])
     for option in ("epochs", "plain_epochs", "batch", "size"):
         flag = "--" + option.replace("_", "-")

@@ -78,8 +78,8 @@ def train(
     comparison, small plain networks with as many channels as win at each density; and with
     ``checkpoint`` the fine-tuning of a given network at one density. The weights of the last epoch
     are kept; nothing is chosen on the test set. Killed and called again with the same arguments,
-    a run goes on and ends with the same numbers. Under ``torchrun`` the processes share each batch,
-    and the first of them keeps the run folder.
+    a run goes on, and on a CPU ends with the same numbers. Under ``torchrun`` the processes share
+    each batch, and the first of them keeps the run folder.
 
     Args:
         data: a key of ``RECIPES``, or a folder as `load_data` takes it.
@@ -91,7 +91,8 @@ def train(
         checkpoint: a file written by this function; with ``density`` and optionally ``lr``.
         epochs: for every step, instead of the recipe's.
         plain_epochs: for the plain steps, instead of ``epochs``.
-        batch: images a step, of all processes together; learning rates change in proportion.
+        batch: images a step, of all processes together; the recipe's learning rates change in
+            proportion, ``lr`` does not.
         size: of photographs (imagenette and folders), instead of the recipe's.
         freeze_norms: batch norms keep the statistics they have, for fine-tuning in small batches.
         download: fetch the data set if it is not there.
@@ -117,6 +118,10 @@ def train(
         raise RunError("--from goes with one --density, not with --densities")
     densities = DENSITIES if densities is None else densities
     steps = _steps(recipe, kind, densities, density, lr, epochs, plain_epochs)
+    for step in steps:
+        if step.width is not None:  # raises where a model has one width only
+            with torch.device("meta"):
+                MODELS[model](2, step.width)
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise RunError(f"seed must be an int from 0 to 2**32 - 1, got {seed}")
     settings = {
@@ -293,7 +298,7 @@ def _steps(
     """The networks to train, one after the other."""
     for d in [*densities, *([] if density is None else [density])]:
         check_density(d)
-    if not densities or len(set(densities)) < len(densities):
+    if not densities or len({f"{d:g}" for d in densities}) < len(densities):
         raise RunError(
             f"densities must be one number in (0, 1] or several that differ: {densities}"
         )
@@ -339,7 +344,7 @@ def _load_splits(data: str, recipe: Recipe, seed: int, download: bool, team: Tea
         cropped.transform = photograph_transform(recipe.size, augment=True)
         augmented, test = Files(cropped), (Files(test_set), labels_of(test_set))
     rest, held_out = stratified_split(labels, _held_out(labels, recipe.validation), seed)
-    if min(len(rest), recipe.batch) < team.size:
+    if team.size > 1 and min(len(rest), recipe.batch) < 2 * team.size:  # two each, for batch norms
         raise RunError(
             f"{team.size} processes are too many for {len(rest)} training images in batches of "
             f"{recipe.batch}"
@@ -360,7 +365,7 @@ def _load_splits(data: str, recipe: Recipe, seed: int, download: bool, team: Tea
 
 
 def _held_out(labels: Tensor, wanted: int | float) -> int:
-    """How many training images are held out for validation: one of each class at least."""
+    """How many training images are held out for validation: as many as classes at least."""
     counts = labels.bincount()
     if counts.min() < 2:
         raise RunError(f"every class needs two training images or more, one has {counts.min()}")
@@ -378,6 +383,8 @@ def _given(checkpoint: str | Path, model: str) -> nn.Module:
     network, header = load_network(checkpoint)
     if header["model"] != model:
         raise CheckpointError(f"{checkpoint} holds {header['model']}, not {model}")
+    if float(header["width"]) != 1:
+        raise CheckpointError(f"{checkpoint} holds a small plain network, made for comparison only")
     return network
 
 

@@ -168,7 +168,7 @@ def test_checks_accept_the_solutions_and_refuse_the_stubs(name):
 def test_runs_from_any_folder_and_a_second_time_without_restart(name, tmp_path, monkeypatch):
     notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
     client = NotebookClient(
-        notebook, kernel_name="python3", timeout=60, resources={"metadata": {"path": tmp_path}}
+        notebook, kernel_name="python3", timeout=300, resources={"metadata": {"path": tmp_path}}
     )
     monkeypatch.syspath_prepend(ROOT / "tools")
     from run_notebooks import look_again

@@ -21,10 +21,12 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 COMMAND = ["-m", "fbs_tutorial", "train"]
 
-# The training command, but the second process kills itself, once, in the third epoch; after that
-# the first one comes late, so that the second finds what the dead first process had published.
+# The training command, but the second process kills itself, once, in the third epoch, when the
+# first one has saved the second epoch. After that the first one comes late, so that the second
+# finds what the dead first process had published.
 KILLED = """
 import os, pathlib, signal, sys, time
+import torch
 from fbs_tutorial import fit
 from fbs_tutorial.__main__ import main
 
@@ -33,6 +35,9 @@ epoch_as_it_is, marker = fit._epoch, pathlib.Path(sys.argv.pop(1))
 def epoch(network, optimizer, step, number, *rest):
     if number == 2 and os.environ.get("RANK") == "1" and not marker.exists():
         marker.touch()
+        state = pathlib.Path(sys.argv[sys.argv.index("--out") + 1]) / "state.pt"
+        while torch.load(state)["epoch"] < 2:
+            time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGKILL)
     return epoch_as_it_is(network, optimizer, step, number, *rest)
 
@@ -52,14 +57,20 @@ def started(*words):
     try:
         yield process
     finally:
-        process.terminate()
-        process.wait()
+        process.terminate()  # torchrun ends its processes then
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def run(*words):
     """Exit code, output and errors of a Python process."""
     with started(*words) as process:
-        output, errors = process.communicate(timeout=240)
+        try:
+            output, errors = process.communicate(timeout=300)
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(f"no end in 300 s; it said {error.stderr}") from error
     return process.returncode, output, errors
 
 
@@ -118,15 +129,43 @@ def test_what_is_refused_is_refused_once(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_picture_that_one_process_cannot_read_is_named(tmp_path, photographs):
-    folder = photographs(tmp_path / "photographs", count=10)
-    for path in sorted((folder / "train" / "dog").iterdir())[:5]:
-        path.write_bytes(b"")
+# The training command, but the second process alone can read no picture.
+HALF_BLIND = """
+import os, sys
+import PIL.Image
+from fbs_tutorial.__main__ import main
+
+def cannot(file):
+    raise OSError("cannot identify image file")
+
+if os.environ["RANK"] == "1":
+    PIL.Image.open = cannot
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize("who", ["all", "the second process"])
+def test_a_picture_that_cannot_be_read_is_named(who, tmp_path, photographs):
+    folder, script = photographs(tmp_path / "photographs", count=10), tmp_path / "half_blind.py"
+    script.write_text(HALF_BLIND)
+    if who == "all":
+        for path in sorted((folder / "train" / "dog").iterdir())[:5]:
+            path.write_bytes(b"")
     options = ["--data", folder, "--model", "mcifarnet", "--size", "16", "--epochs", "1"]
     options += ["--batch", "4", "--out", tmp_path / "run"]
-    code, _, errors = run(*TORCHRUN, *COMMAND, *options)
+    code, _, errors = run(*TORCHRUN, *(COMMAND if who == "all" else [script]), *options)
     assert code != 0
     assert any(x.startswith("error:") and ".png is damaged" in x for x in errors.splitlines())
+
+
+def test_more_processes_than_gpus_are_refused_by_all_of_them(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    sizes = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "run"}
+    for name, value in {**sizes, "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="at most the number of GPUs here, 2"), join_team():
+        pass
 
 
 LEFT_BEHIND = """

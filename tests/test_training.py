@@ -5,7 +5,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import fbs_tutorial
 from fbs_tutorial import load_data, set_density
 from fbs_tutorial.__main__ import main
-from fbs_tutorial.checkpoints import ASSETS, load_network
+from fbs_tutorial.checkpoints import ASSETS, load_network, save_network
 from fbs_tutorial.data import as_tensors
 from fbs_tutorial.fit import (
     RECIPES,
@@ -25,6 +24,9 @@ from fbs_tutorial.fit import (
     draw_moves,
     learning_rate_factor,
 )
+from fbs_tutorial.models import MODELS
+from fbs_tutorial.runs import Run
+from fbs_tutorial.training import train
 
 ROOT = Path(fbs_tutorial.__file__).parents[1]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -93,7 +95,7 @@ def finished(tmp_path_factory):
     """The folder of a run that nothing broke."""
     folder = tmp_path_factory.mktemp("unbroken") / "new" / "run"
     process = start("--out", folder, *SHORT)
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors.decode()
     assert "| 0.5 |" in output.decode() and str(folder) in output.decode()
     return folder
@@ -144,37 +146,39 @@ def test_the_recorded_command_is_that_of_the_run(finished):
     assert run(*words[4:], "--out", finished) == 0
 
 
-def kill_when(moment, *arguments):
-    """Start the command, and kill -9 it as soon as ``moment()`` is true."""
-    process = start(*arguments)
-    while not moment() and process.poll() is None:
-        time.sleep(0.001)
-    process.kill()
-    _, errors = process.communicate()
-    assert process.returncode == -9, f"it ended before it could be killed: {errors.decode()}"
+# The training command, killed when it has saved the state of a step for the first time.
+DIE_WHEN_SAVED = """
+import os, signal, sys
+from fbs_tutorial.__main__ import main
+from fbs_tutorial.runs import Run
+
+save_state, step = Run.save_state, sys.argv.pop(1)
+
+def save_and_die(run, state):
+    save_state(run, state)
+    if state["step"] == step:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Run.save_state = save_and_die
+main(["train", *sys.argv[1:]])
+"""
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
     """The folder of a run killed in its first step, and after going on in its second again."""
     folder = tmp_path_factory.mktemp("killed") / "run"
-    state, plain = folder / "state.pt", folder / "plain.safetensors"
-
-    def in_the_first_step():
-        return state.exists()
-
-    def in_the_second_step():
-        return plain.exists() and state.stat().st_mtime_ns > plain.stat().st_mtime_ns
-
-    kill_when(in_the_first_step, "--out", folder, *SHORT)
-    kill_when(in_the_second_step, "--out", folder, *SHORT)
+    for step in ("plain", "d1"):
+        command = [sys.executable, "-c", DIE_WHEN_SAVED, step, "--out", str(folder), *SHORT]
+        ended = subprocess.run(command, cwd=ROOT, env=ONE_THREAD, capture_output=True, timeout=300)
+        assert ended.returncode == -9, f"it ended before it could be killed: {ended.stderr}"
     return folder
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bits(killed, finished, tmp_path):
     folder = shutil.copytree(killed, tmp_path / "run")
     process = start("--out", folder, *SHORT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors.decode()
     assert metrics_of(folder)["rows"] == metrics_of(finished)["rows"]
     assert not (folder / "state.pt").exists()
@@ -294,6 +298,8 @@ FROM = ["--from", PLAIN, "--density", "0.5"]
         (["--densities", "half"], "densities.*'half'"),
         (["--densities", ""], "densities.*''"),
         (["--densities", "0.5,0.5"], "densities.*differ"),
+        (["--densities", "0.33333333,0.33333334"], "densities.*differ"),
+        (["--static", "--model", "resnet18"], "width"),
         (["--epochs", "0"], "epochs.*0"),
         (["--plain-epochs", "0"], "plain_epochs.*0"),
         ([*FROM, "--plain-epochs", "2"], "--plain-epochs does not go with --from"),
@@ -430,7 +436,40 @@ def test_batch_norms_keep_their_statistics_only_when_asked_to(option, tmp_path):
     assert frozen(tmp_path / "run", "d0.4") == bool(option)
 
 
+def test_a_small_plain_network_is_not_fine_tuned(tmp_path, capfd):
+    small = tmp_path / "static0.5.safetensors"
+    save_network(MODELS["digitsnet"](10, 0.5), small, "digitsnet", 10, 0.5)
+    line = refused(capfd, "--from", small, "--density", "0.5", "--out", tmp_path / "run")
+    assert "holds a small plain network" in line and not (tmp_path / "run").exists()
+
+
+def test_nothing_of_the_user_is_removed_from_a_folder_that_is_refused(tmp_path, capfd):
+    (tmp_path / ".mine.tmp").write_text("precious")
+    assert "holds other files" in refused(capfd, "--out", tmp_path)
+    assert (tmp_path / ".mine.tmp").read_text() == "precious"
+
+
+def test_a_finished_run_keeps_what_it_says_of_itself(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    metrics = metrics_of(folder) | {"processes": 2}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    again = train(out=folder, densities=[1.0, 0.5], epochs=3, progress=False)
+    assert {k: v for k, v in again.items() if k != "folder"} == metrics
+
+
+def test_a_density_with_many_digits_is_recorded_as_it_was(tmp_path):
+    settings = {"data": "digits", "model": "digitsnet", "seed": 0, "kind": "finetune"}
+    settings |= {
+        "checkpoint": "a.safetensors",
+        "steps": [{"density": 1 / 3, "lr": 0.05 * 37 / 256}],
+    }
+    settings |= dict.fromkeys(("epochs", "plain_epochs", "batch", "size", "freeze_norms"))
+    words = shlex.split(Run(tmp_path / "run", settings, torch.device("cpu")).metrics["command"])
+    assert float(words[words.index("--density") + 1]) == 1 / 3
+    assert float(words[words.index("--lr") + 1]) == 0.05 * 37 / 256
+
+
 def test_a_loss_that_is_not_a_number_ends_the_run_and_says_what_to_try(tmp_path, capfd):
     assert run("--out", tmp_path / "run", *FROM, "--lr", "1e30", "--epochs", "1") == 2
-    assert re.search("error: the loss is nan .*smaller --lr$", capfd.readouterr().err.strip())
+    assert re.search("error: the loss is nan .*smaller --lr with --from", capfd.readouterr().err)
     assert not any(row["density"] == 0.5 for row in metrics_of(tmp_path / "run")["rows"])

@@ -49,26 +49,31 @@ def main() -> None:
     held_out = stratified_split(labels, RECIPES["cifar10"].validation, 0)[1]
     validation, test = (images[held_out], labels[held_out]), as_tensors(test_set)
 
-    for run, metrics in finished("any"):
+    for folder, metrics in finished("any"):
         if metrics["seed"] == 0:
             if reason := busy():
                 raise SystemExit(f"times cannot be measured, the machine is busy: {reason}")
-            ship_weights(run, ("plain", "any"), validation)
+            ship_weights(folder, ("plain", "any"), validation)
             network = load_network(SHIPPED / "any.safetensors")[0]
             dense = load_network(SHIPPED / "plain.safetensors")[0]
             metrics["class_winners"] = class_winners(network, *test, test_set.classes)
             metrics["times"] = times(dense, network, test[0])
         write(f"any-seed{metrics['seed']}.json", metrics)
 
-    steps = [(run, metrics) for run, metrics in finished("finetune-d*") if metrics["seed"] == 0]
+    steps = [
+        (folder, metrics) for folder, metrics in finished("finetune-d*") if metrics["seed"] == 0
+    ]
     if steps:  # a schedule in single steps, each from the network before
         steps.sort(key=lambda step: -step[1]["rows"][-1]["density"])
         rows = [row for row in load_metrics("cifar10", "any")[0]["rows"] if row["density"] is None]
         rows += [metrics["rows"][-1] for _, metrics in steps]
         command = " && ".join(metrics["command"] for _, metrics in steps)
-        write("schedule-seed0.json", steps[0][1] | {"command": command, "rows": rows})
-        for run, metrics in steps:
-            ship_weights(run, (f"d{metrics['rows'][-1]['density']:g}",), validation)
+        facts = {
+            key: steps[-1][1][key] for key in ("seed", "device", "date", "threads", "versions")
+        }
+        write("schedule-seed0.json", {"command": command, **facts, "rows": rows})
+        for folder, metrics in steps:
+            ship_weights(folder, (f"d{metrics['rows'][-1]['density']:g}",), validation)
 
     for _, metrics in finished("static"):
         write(f"static-seed{metrics['seed']}.json", metrics)
