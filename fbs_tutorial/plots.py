@@ -159,10 +159,9 @@ def winner_bars(g: Tensor, winners: Tensor, title: str = "") -> tuple[Figure, st
     channels = np.arange(len(values))
     figure, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
     axes.bar(channels[won], values[won], color=BLUE, edgecolor=BLACK, label="wins: value kept")
-    axes.bar(
-        channels[~won], values[~won], color="white", edgecolor=GREY, hatch="///",
-        label="loses: becomes 0",
-    )  # fmt: skip
+    if not won.all():
+        lost = {"color": "white", "edgecolor": GREY, "hatch": "///"}
+        axes.bar(channels[~won], values[~won], label="loses: becomes 0", **lost)
     empty = won & (values == 0)
     if empty.any():
         axes.plot(channels[empty], 0 * channels[empty], "^", color=ORANGE, label="wins with g = 0")

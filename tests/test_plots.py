@@ -45,6 +45,9 @@ def test_winner_bars_name_the_winners_empty_ones_too():
     figure, sentence = plots.winner_bars(g, torch.tensor([False, True, True, True]))
     assert sentence == "3 of 4 channels win, 1 of them with g = 0: 1, 2, 3."
     assert len(figure.axes[0].patches) == 4
+    figure, _ = plots.winner_bars(g, torch.ones(4, dtype=torch.bool))
+    words = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert "loses: becomes 0" not in words
 
 
 def test_layer_bars_says_every_value():
