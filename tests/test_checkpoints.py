@@ -221,13 +221,17 @@ def test_the_cifar10_numbers_go_with_one_another():
 
 
 @pytest.mark.skipif(not os.environ.get("FBS_DATA"), reason="FBS_DATA is not set")
-@pytest.mark.parametrize("density", [None, 0.5])
-def test_the_cifar10_networks_do_what_their_metrics_say(density):
+@pytest.mark.parametrize(
+    ("kind", "density"),
+    [("any", None), ("any", 0.5), ("schedule", 1.0), ("schedule", 0.5), ("schedule", 0.3)],
+)
+def test_the_cifar10_networks_do_what_their_metrics_say(kind, density):
     test = load_data("cifar10")[1]
     images, labels = spread((Files(test), labels_of(test)), 2000)
-    network = load_pretrained("cifar10", "plain" if density is None else None)
+    one_for_all = "plain" if density is None else None
+    network = load_pretrained("cifar10", one_for_all if kind == "any" else density)
     if density is not None:
         set_density(network, density)
-    rows = {row["density"]: row for row in load_metrics("cifar10", "any")[0]["rows"]}
+    rows = {row["density"]: row for row in load_metrics("cifar10", kind)[0]["rows"]}
     expected = rows[density]["own_gates" if density else "test_accuracy"]
     assert accuracy(network, images, labels) == pytest.approx(expected, abs=0.012)

@@ -41,6 +41,7 @@ NAME = "cifar10-mcifarnet"
 HEAT_MAP_DENSITY = 0.5
 TIMED = (1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2)
 MOST_LOST = 0.0005  # of the accuracy, by half precision
+KEPT = ("seed", "device", "threads", "date", "versions", "finished")  # of several runs, the last's
 
 
 def main() -> None:
@@ -60,18 +61,14 @@ def main() -> None:
             metrics["times"] = times(dense, network, test[0])
         write(f"any-seed{metrics['seed']}.json", metrics)
 
-    steps = [
-        (folder, metrics) for folder, metrics in finished("finetune-d*") if metrics["seed"] == 0
-    ]
+    steps = [step for step in finished("finetune-d*") if step[1]["seed"] == 0]
     if steps:  # a schedule in single steps, each from the network before
         steps.sort(key=lambda step: -step[1]["rows"][-1]["density"])
         rows = [row for row in load_metrics("cifar10", "any")[0]["rows"] if row["density"] is None]
         rows += [metrics["rows"][-1] for _, metrics in steps]
         command = " && ".join(metrics["command"] for _, metrics in steps)
-        facts = {
-            key: steps[-1][1][key] for key in ("seed", "device", "date", "threads", "versions")
-        }
-        write("schedule-seed0.json", {"command": command, **facts, "rows": rows})
+        last = {key: steps[-1][1][key] for key in KEPT}
+        write("schedule-seed0.json", {"command": command, **last, "rows": rows})
         for folder, metrics in steps:
             ship_weights(folder, (f"d{metrics['rows'][-1]['density']:g}",), validation)
 

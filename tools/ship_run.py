@@ -22,7 +22,7 @@ def main(run: Path, name: str) -> None:
     marks = re.compile(rf"(<!-- run {name}: .*? -->\n).*?(<!-- /run {name} -->)", re.S)
     table = (run / "table.md").read_text()
     facts = f"`{metrics['command']}`: {metrics['date']}, {metrics['device']}, "
-    facts += f"{metrics['threads']} threads, torch {metrics['versions']['torch']}."
+    facts += f"torch {metrics['versions']['torch']}."
     readme, count = marks.subn(lambda found: f"{found[1]}{facts}\n\n{table}{found[2]}", readme)
     if count != 1:
         raise SystemExit(f"README.md needs the marks of {name} once")
