@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--density", type=float, help="with --from: the density to fine-tune at")
     add("--lr", type=float, help="with --from: the highest learning rate")
     add("--epochs", type=int, help="of every step, instead of the recipe's")
-    add("--plain-epochs", type=int, help="of the plain steps, instead of those")
+    add("--plain-epochs", type=int, help="of the plain steps, instead of --epochs")
     add("--batch", type=int, help="images a step, instead of the recipe's; learning rates follow")
     add("--size", type=int, help="of photographs in pixels, instead of the recipe's 128")
     add("--freeze-norms", action="store_true", help="batch norms keep their statistics")

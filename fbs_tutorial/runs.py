@@ -136,6 +136,15 @@ def markdown_table(rows: list[dict]) -> str:
     return "".join(f"| {line} |\n" for line in lines)
 
 
+def provenance(metrics: dict) -> str:
+    """One line: the command of a run, and where, when and with what it ran."""
+    threads, torch_version = metrics["threads"], metrics["versions"]["torch"]
+    return (
+        f"`{metrics['command']}`: {metrics['date']}, {metrics['device']}, "
+        f"{threads} thread{'s' * (threads > 1)}, torch {torch_version}."
+    )
+
+
 def _new_metrics(settings: dict, device: torch.device, processes: int) -> dict:
     import torchvision
 

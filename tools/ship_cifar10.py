@@ -31,7 +31,7 @@ from fbs_tutorial.data import as_tensors, spread, stratified_split
 from fbs_tutorial.fit import RECIPES, accuracy
 from fbs_tutorial.gated import evaluating, gated_layers
 from fbs_tutorial.plots import beside_published
-from fbs_tutorial.runs import markdown_table
+from fbs_tutorial.runs import markdown_table, provenance
 from fbs_tutorial.timing import busy, machine, race
 from fbs_tutorial.wta import winner_mask
 
@@ -178,13 +178,6 @@ def show() -> None:
     if count != 1:
         raise SystemExit("README.md needs the marks <!-- cifar10: --> and <!-- /cifar10 --> once")
     readme.write_text(changed)
-
-
-def provenance(metrics: dict) -> str:
-    return (
-        f"`{metrics['command']}`: {metrics['date']}, "
-        f"{metrics['device']}, {metrics['threads']} threads, torch {metrics['versions']['torch']}."
-    )
 
 
 def table(metrics: dict, lines: dict[str, list[dict]], published: list[dict]) -> str:

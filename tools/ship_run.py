@@ -11,6 +11,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from fbs_tutorial.runs import provenance
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -21,9 +23,8 @@ def main(run: Path, name: str) -> None:
     readme = (ROOT / "README.md").read_text()
     marks = re.compile(rf"(<!-- run {name}: .*? -->\n).*?(<!-- /run {name} -->)", re.S)
     table = (run / "table.md").read_text()
-    facts = f"`{metrics['command']}`: {metrics['date']}, {metrics['device']}, "
-    facts += f"torch {metrics['versions']['torch']}."
-    readme, count = marks.subn(lambda found: f"{found[1]}{facts}\n\n{table}{found[2]}", readme)
+    text = f"{provenance(metrics)}\n\n{table}"
+    readme, count = marks.subn(lambda found: f"{found[1]}{text}{found[2]}", readme)
     if count != 1:
         raise SystemExit(f"README.md needs the marks of {name} once")
     folder = ROOT / "benchmarks" / name
