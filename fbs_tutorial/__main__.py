@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .bench import DENSITIES, NETWORKS, bench, tables
-from .checkpoints import write_atomically
+from .bench.run import DENSITIES, NETWORKS, bench, tables
 from .data import DamagedImageError
-from .fit import RECIPES
-from .parallel import number
-from .runs import markdown_table
-from .training import train
+from .files import write_atomically
+from .training.loop import RECIPES
+from .training.parallel import number
+from .training.runs import markdown_table
+from .training.train import train
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from .plots import accuracy_and_macs  # here, so that a bad option fails at once
+    from .lesson.plots import accuracy_and_macs  # here, so that a bad option fails at once
 
     metrics = train(
         options.data,
@@ -74,7 +74,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from .plots import time_and_macs
+    from .lesson.plots import time_and_macs
 
     out = Path(options.out or f"build/bench-{options.device}.json")
     if out.suffix != ".json":

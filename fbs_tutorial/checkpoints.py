@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from numbers import Real
 from pathlib import Path
 
@@ -10,10 +9,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from .convert import convert
-from .gated import ChannelPruning, is_gated, set_density
+from .files import write_atomically
+from .method.convert import convert
+from .method.gated import ChannelPruning, is_gated, set_density
+from .method.wta import check_density
 from .models import MODELS
-from .wta import check_density
 
 ASSETS = Path(__file__).parent / "assets"
 PRETRAINED = ("digits", "cifar10")
@@ -21,21 +21,6 @@ PRETRAINED = ("digits", "cifar10")
 
 class CheckpointError(ValueError):
     """A file that cannot be used as a checkpoint, and why."""
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` so that ``path`` holds either its old content or all of the new."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes it private
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def save_network(

@@ -6,9 +6,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .convert import copy_with_chains, replace
-from .gated import ChannelPruning
-from .wta import active_channels
+from .method.convert import copy_with_chains, replace
+from .method.gated import ChannelPruning
+from .method.wta import active_channels
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std of red, green and blue
 

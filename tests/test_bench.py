@@ -10,10 +10,13 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from fbs_tutorial import accelerate, active_channels, bench, count_macs, plots, timing
+from fbs_tutorial import accelerate, active_channels, count_macs
 from fbs_tutorial.__main__ import main
+from fbs_tutorial.bench import run as bench
+from fbs_tutorial.bench import timing
+from fbs_tutorial.bench.timing import Timing, race
+from fbs_tutorial.lesson import plots
 from fbs_tutorial.models import digitsnet
-from fbs_tutorial.timing import Timing, race
 
 ROOT = Path(__file__).parents[1]
 TINY = bench.Case("tiny", partial(digitsnet, 10), (1, 16, 16), {"cpu": (1, 3)})
@@ -407,7 +410,7 @@ class Recorded(torch.nn.Module):
 
 
 def test_layers_and_the_second_table_are_measured_as_graphs(small, monkeypatch):
-    monkeypatch.setattr("fbs_tutorial.sparse.cuda.graphed", Recorded)
+    monkeypatch.setattr("fbs_tutorial.execution.cuda.graphed", Recorded)
     monkeypatch.setattr(bench, "ROUNDS", {"cuda": (0, 1)})
     monkeypatch.setattr(bench, "_with_compiled", lambda variants: (variants, {"compiled": "no"}))
 
@@ -439,7 +442,7 @@ def test_a_recorded_graph_is_timed_without_its_inputs_being_put_in_place():
 @pytest.mark.parametrize("case", [TINY, TINY_LAYER], ids=lambda case: case.name)
 def test_variants_in_16_bits_are_those_in_float32_rounded(monkeypatch, case, precision):
     def on_cuda(net, device):
-        with patch("fbs_tutorial.sparse.plan.check_device"):
+        with patch("fbs_tutorial.execution.plan.check_device"):
             return accelerate(net, "cuda")
 
     monkeypatch.setattr(bench, "accelerate", on_cuda)

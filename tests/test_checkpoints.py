@@ -20,12 +20,12 @@ from fbs_tutorial.checkpoints import (
     load_metrics,
     load_network,
     save_network,
-    write_atomically,
 )
 from fbs_tutorial.data import Files, as_tensors, labels_of, spread
-from fbs_tutorial.fit import accuracy
-from fbs_tutorial.gated import gated_layers
+from fbs_tutorial.files import write_atomically
+from fbs_tutorial.method.gated import gated_layers
 from fbs_tutorial.models import digitsnet
+from fbs_tutorial.training.loop import accuracy
 
 DENSITIES = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
 

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fbs_tutorial import ChannelPruning, active_channels, channel_saliency, checks, winner_take_all
-from fbs_tutorial.wta import winner_mask
+from fbs_tutorial import ChannelPruning, active_channels, channel_saliency, winner_take_all
+from fbs_tutorial.lesson import checks
+from fbs_tutorial.method.wta import winner_mask
 
 
 def threshold(g, density):

@@ -9,7 +9,6 @@ import pytest
 import fbs_tutorial
 
 PACKAGE = Path(fbs_tutorial.__file__).parent
-METHOD = ["saliency", "wta", "gated", "macs", "dynamics"]
 
 SIGNATURES = {
     "channel_saliency": "x, reduce='l1'",
@@ -55,17 +54,55 @@ def test_every_public_name_has_a_docstring(name):
     assert getattr(fbs_tutorial, name).__doc__
 
 
-def imports(module):
-    """What a module of the package imports: (is it from the package, name)."""
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+# What each part of the package may import of it: one way, from the paper to the lesson.
+LAYERS = {
+    "method": [],
+    "models": ["method"],
+    "data": [],
+    "files": [],
+    "machine": [],
+    "_version": [],
+    "checkpoints": ["files", "method", "models"],
+    "execution": ["method"],
+    "training": ["_version", "checkpoints", "data", "files", "machine", "method", "models"],
+}
+LAYERS["bench"] = [*LAYERS["training"], "execution", "training"]
+LAYERS["lesson"] = [*LAYERS["bench"], "bench"]
+LAYERS["__main__"] = [*LAYERS["lesson"], "lesson"]
+LAYERS["__init__"] = [*LAYERS["bench"]]
+
+
+def imports(path):
+    """The modules that a file of the package imports, those of the package by their full names."""
+    package = ["fbs_tutorial", *path.relative_to(PACKAGE).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from ((False, alias.name) for alias in node.names)
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module
         elif isinstance(node, ast.ImportFrom):
-            yield node.level > 0, node.module
+            base = ".".join(package[: len(package) + 1 - node.level])
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            yield from (f"{base}.{name}" for name in names)
 
 
-@pytest.mark.parametrize("module", METHOD)
-def test_the_method_imports_torch_alone(module):
-    for from_the_package, name in imports(module):
-        allowed = METHOD if from_the_package else {"torch", *sys.stdlib_module_names}
-        assert name.split(".")[0] in allowed
+def part(path):
+    """The wing of a file, or the file itself where it stands alone."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_one_way(path):
+    allowed = {part(path), *LAYERS[part(path)]}
+    for name in imports(path):
+        if name.split(".")[0] == "fbs_tutorial":
+            assert name.split(".")[1] in allowed, name
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if part(path) == "method"])
+def test_the_method_imports_torch_and_the_standard_library_alone(path):
+    for name in imports(path):
+        assert name.split(".")[0] in {"fbs_tutorial", "torch", *sys.stdlib_module_names}

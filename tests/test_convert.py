@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 from fbs_tutorial import GatedConv2d, convert, set_density
-from fbs_tutorial.gated import gated_layers
+from fbs_tutorial.method.gated import gated_layers
 from fbs_tutorial.models import mcifarnet
 
 

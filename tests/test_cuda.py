@@ -40,12 +40,12 @@ from fbs_tutorial import (
     convert,
     set_density,
 )
-from fbs_tutorial.gated import forced_gates, gated_layers
+from fbs_tutorial.execution import cuda
+from fbs_tutorial.execution.cuda import Graphed, TorchCudaConv, TritonConv, choose_tile, graphed
+from fbs_tutorial.execution.layers import Compact
+from fbs_tutorial.method.gated import forced_gates, gated_layers
+from fbs_tutorial.method.wta import winner_mask
 from fbs_tutorial.models import mcifarnet
-from fbs_tutorial.sparse import cuda
-from fbs_tutorial.sparse.cuda import Graphed, TorchCudaConv, TritonConv, choose_tile, graphed
-from fbs_tutorial.sparse.layers import Compact
-from fbs_tutorial.wta import winner_mask
 
 # The kernel itself is fine with Triton 3.2, but its interpreter and compiler are called otherwise.
 VERSION = re.findall(r"\d+", cuda.triton.__version__) if cuda.triton else ["0"]
@@ -55,7 +55,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
 
 def accelerated_here(net):
     """What the backend makes of a network, although that is on a CPU."""
-    with patch("fbs_tutorial.sparse.plan.check_device"):
+    with patch("fbs_tutorial.execution.plan.check_device"):
         return accelerate(net, "cuda")
 
 
@@ -265,7 +265,7 @@ def test_bfloat16_is_multiplied_in_float32_where_a_gpu_cannot():
 
 
 def test_the_package_imports_without_triton():
-    code = "import sys; sys.modules['triton'] = None; from fbs_tutorial.sparse import cuda; "
+    code = "import sys; sys.modules['triton'] = None; from fbs_tutorial.execution import cuda; "
     subprocess.run([sys.executable, "-c", code + "assert cuda.triton is None"], check=True)
 
 

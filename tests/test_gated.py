@@ -17,8 +17,8 @@ from fbs_tutorial import (
     set_density,
     winner_take_all,
 )
-from fbs_tutorial.gated import forced_gates
-from fbs_tutorial.wta import winner_mask
+from fbs_tutorial.method.gated import forced_gates
+from fbs_tutorial.method.wta import winner_mask
 
 
 def used(layer):

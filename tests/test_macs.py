@@ -20,8 +20,8 @@ from fbs_tutorial import (
     saliency_penalty,
     set_density,
 )
+from fbs_tutorial.method.wta import winner_mask
 from fbs_tutorial.models import mcifarnet
-from fbs_tutorial.wta import winner_mask
 
 M_CIFARNET = [  # in, out, positions of the output map
     (3, 64, 900), (64, 64, 900), (64, 128, 225), (128, 128, 225), (128, 128, 225),

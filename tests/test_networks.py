@@ -26,7 +26,7 @@ from fbs_tutorial import (
     set_density,
 )
 from fbs_tutorial.checkpoints import load_network, save_network
-from fbs_tutorial.gated import forced_gates, gated_layers
+from fbs_tutorial.method.gated import forced_gates, gated_layers
 from fbs_tutorial.models import MODELS, TORCHVISION, wrap
 
 GATED_AND_DENSE = {  # convolutions followed by a norm; MACs of 224 x 224 pixels and 1000 classes

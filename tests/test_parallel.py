@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from fbs_tutorial.checkpoints import ASSETS
-from fbs_tutorial.parallel import Team, join_team
+from fbs_tutorial.training.parallel import Team, join_team
 
 GATED = ASSETS / "digits" / "d0.5.safetensors"
 FINE_TUNING = ["--from", GATED, "--density", "0.4", "--lr", "0.01", "--freeze-norms"]
@@ -27,7 +27,7 @@ COMMAND = ["-m", "fbs_tutorial", "train"]
 KILLED = """
 import os, pathlib, signal, sys, time
 import torch
-from fbs_tutorial import fit
+from fbs_tutorial.training import loop as fit
 from fbs_tutorial.__main__ import main
 
 epoch_as_it_is, marker = fit._epoch, pathlib.Path(sys.argv.pop(1))
@@ -170,7 +170,7 @@ def test_more_processes_than_gpus_are_refused_by_all_of_them(monkeypatch):
 
 LEFT_BEHIND = """
 import pathlib, torch
-from fbs_tutorial.parallel import join_team
+from fbs_tutorial.training.parallel import join_team
 
 with join_team() as team:
     network = team.averaging(torch.nn.Linear(2, 2))

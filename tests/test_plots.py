@@ -4,9 +4,9 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from fbs_tutorial import plots
+from fbs_tutorial.bench.timing import Timing
 from fbs_tutorial.checkpoints import load_metrics
-from fbs_tutorial.timing import Timing
+from fbs_tutorial.lesson import plots
 
 
 @pytest.fixture(autouse=True)

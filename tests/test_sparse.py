@@ -27,11 +27,11 @@ from fbs_tutorial import (
     load_pretrained,
     set_density,
 )
-from fbs_tutorial.convert import gate_layer
 from fbs_tutorial.data import as_tensors
-from fbs_tutorial.gated import Gated, forced_gates, gated_layers
+from fbs_tutorial.method.convert import gate_layer
+from fbs_tutorial.method.gated import Gated, forced_gates, gated_layers
+from fbs_tutorial.method.wta import winner_mask
 from fbs_tutorial.models import mcifarnet
-from fbs_tutorial.wta import winner_mask
 
 BACKENDS = ["reference", "cpu"]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)

@@ -16,7 +16,8 @@ from fbs_tutorial import load_data, set_density
 from fbs_tutorial.__main__ import main
 from fbs_tutorial.checkpoints import ASSETS, load_network, save_network
 from fbs_tutorial.data import as_tensors
-from fbs_tutorial.fit import (
+from fbs_tutorial.models import MODELS
+from fbs_tutorial.training.loop import (
     RECIPES,
     accuracy,
     augment,
@@ -24,9 +25,8 @@ from fbs_tutorial.fit import (
     draw_moves,
     learning_rate_factor,
 )
-from fbs_tutorial.models import MODELS
-from fbs_tutorial.runs import Run
-from fbs_tutorial.training import train
+from fbs_tutorial.training.runs import Run
+from fbs_tutorial.training.train import train
 
 ROOT = Path(fbs_tutorial.__file__).parents[1]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -150,7 +150,7 @@ def test_the_recorded_command_is_that_of_the_run(finished):
 DIE_WHEN_SAVED = """
 import os, signal, sys
 from fbs_tutorial.__main__ import main
-from fbs_tutorial.runs import Run
+from fbs_tutorial.training.runs import Run
 
 save_state, step = Run.save_state, sys.argv.pop(1)
 
@@ -191,7 +191,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(killed, finished, tmp_
 DIE_AT_THE_FIRST_RENAME = """
 import os, signal
 os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
-from fbs_tutorial.training import train
+from fbs_tutorial.training.train import train
 train(out={out!r}, densities=[1.0], epochs=1)
 """
 

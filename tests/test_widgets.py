@@ -8,7 +8,7 @@ import PIL.Image
 import PIL.ImageChops
 import pytest
 
-from fbs_tutorial import widgets
+from fbs_tutorial.lesson import widgets
 
 
 @pytest.fixture(autouse=True)

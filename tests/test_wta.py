@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fbs_tutorial import active_channels, winner_take_all
-from fbs_tutorial.wta import winner_mask
+from fbs_tutorial.method.wta import winner_mask
 
 CHANNELS = [*range(1, 131), 192, 255, 256, 384, 512, 1000, 1280, 2048]
 

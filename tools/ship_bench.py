@@ -9,7 +9,7 @@ import json
 import re
 from pathlib import Path
 
-from fbs_tutorial.bench import tables
+from fbs_tutorial.bench.run import tables
 
 ROOT = Path(__file__).parents[1]
 

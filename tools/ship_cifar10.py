@@ -20,20 +20,20 @@ import torch
 from torch import Tensor, nn
 
 from fbs_tutorial import accelerate, load_data, set_density
+from fbs_tutorial.bench.timing import busy, machine, race
 from fbs_tutorial.checkpoints import (
     ASSETS,
     load_metrics,
     load_network,
     save_network,
-    write_atomically,
 )
 from fbs_tutorial.data import as_tensors, spread, stratified_split
-from fbs_tutorial.fit import RECIPES, accuracy
-from fbs_tutorial.gated import evaluating, gated_layers
-from fbs_tutorial.plots import beside_published
-from fbs_tutorial.runs import markdown_table, provenance
-from fbs_tutorial.timing import busy, machine, race
-from fbs_tutorial.wta import winner_mask
+from fbs_tutorial.files import write_atomically
+from fbs_tutorial.lesson.plots import beside_published
+from fbs_tutorial.method.gated import evaluating, gated_layers
+from fbs_tutorial.method.wta import winner_mask
+from fbs_tutorial.training.loop import RECIPES, accuracy
+from fbs_tutorial.training.runs import markdown_table, provenance
 
 ROOT = Path(__file__).parents[1]
 RUNS, SHIPPED = ROOT / "runs", ASSETS / "cifar10"

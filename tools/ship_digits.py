@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import median
 
 from fbs_tutorial.checkpoints import ASSETS, load_metrics
-from fbs_tutorial.plots import accuracy_and_macs
-from fbs_tutorial.training import train
+from fbs_tutorial.lesson.plots import accuracy_and_macs
+from fbs_tutorial.training.train import train
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "build" / "digits"

@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from fbs_tutorial.runs import provenance
+from fbs_tutorial.training.runs import provenance
 
 ROOT = Path(__file__).parents[1]
 

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from . import __version__
-from .gated import ChannelPruning, forced_gates
-from .macs import count_macs
-from .saliency import channel_saliency
-from .wta import active_channels, winner_mask, winner_take_all
+from .._version import __version__
+from ..method.gated import ChannelPruning, forced_gates
+from ..method.macs import count_macs
+from ..method.saliency import channel_saliency
+from ..method.wta import active_channels, winner_mask, winner_take_all
 
 NEEDED = ("torch", "torchvision", "numpy", "matplotlib", "scikit-learn", "ipywidgets", "tqdm")
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..gated import Gated
+from ..method.gated import Gated
 from .layers import Compact, SparseConv
 
 try:

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import __version__
+from .._version import __version__
+from ..machine import processor
 
 WARM_UP = 3  # calls, before anything is timed
 TURN = 0.015  # seconds of calls in a turn
@@ -241,15 +242,6 @@ def cpu_seconds_of_others() -> float | None:
         return None
     own = os.times()
     return ticks / os.sysconf("SC_CLK_TCK") - own.user - own.system if ticks else None
-
-
-def processor() -> str:
-    """The name of this machine's processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _nvidia_smi(*fields: str) -> dict[str, str]:

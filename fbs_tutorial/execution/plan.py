@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import fx, nn
 
-from ..convert import replace
-from ..gated import ChannelPruning, Gated, GatedConv2d, gated_layers
-from ..macs import hooked, last_convolution, trace
+from ..method.convert import replace
+from ..method.gated import ChannelPruning, Gated, GatedConv2d, gated_layers
+from ..method.macs import hooked, last_convolution, trace
 from .cpu import CpuConv, SparseLinear
 from .layers import SparseConv2d, SparseGatedConv2d, accept_compact
 from .reference import ReferenceConv

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .checkpoints import CheckpointError
-from .data import Files, Part, batches, in_order
-from .gated import evaluating, saliency_penalty, set_density
+from ..checkpoints import CheckpointError
+from ..data import Files, Part, batches, in_order
+from ..method.gated import evaluating, saliency_penalty, set_density
 from .parallel import Team
 
 EVALUATED_AT_ONCE = 250  # images

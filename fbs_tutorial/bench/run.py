@@ -34,12 +34,13 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 from torch.utils.flop_counter import FlopCounterMode
 
-from .convert import convert, random_predictor
-from .gated import gated_layers, set_density
-from .macs import count_macs
-from .models import mcifarnet
-from .sparse import accelerate
-from .sparse.layers import Compact, SparseConv
+from ..execution import accelerate
+from ..execution.layers import Compact, SparseConv
+from ..method.convert import convert, random_predictor
+from ..method.gated import gated_layers, set_density
+from ..method.macs import count_macs
+from ..method.wta import active_channels, check_density
+from ..models import mcifarnet
 from .timing import (
     Timing,
     busy,
@@ -49,7 +50,6 @@ from .timing import (
     race,
     three_digits,
 )
-from .wta import active_channels, check_density
 
 DENSITIES = (0.8, 0.6, 0.5, 0.25)
 GAIN = 0.3  # of the random predictors: larger gates would grow from layer to layer and overflow
@@ -457,7 +457,7 @@ def _executions(
     yield "eager", variants, {}
     if device != "cuda":
         return
-    from .sparse.cuda import graphed
+    from ..execution.cuda import graphed
 
     ready, missing = [], {}
     for v in variants:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
-from . import __version__
-from .checkpoints import CheckpointError, write_atomically
-from .timing import processor
+from .._version import __version__
+from ..checkpoints import CheckpointError
+from ..files import write_atomically
+from ..machine import processor
 
 CONTROLS = ("own_gates", "shuffled_gates", "mean_gates", "mean_winners")
 

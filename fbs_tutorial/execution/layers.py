@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..gated import ChannelPruning, Gated, GatedConv2d
-from ..saliency import channel_saliency, check_feature_maps
-from ..wta import active_channels, rank_channels
+from ..method.gated import ChannelPruning, Gated, GatedConv2d
+from ..method.saliency import channel_saliency, check_feature_maps
+from ..method.wta import active_channels, rank_channels
 
 
 @dataclass

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .checkpoints import CheckpointError, load_network, save_network
-from .convert import convert, random_predictor
-from .data import (
+from ..checkpoints import CheckpointError, load_network, save_network
+from ..data import (
     Files,
     Part,
     as_tensors,
@@ -24,14 +23,15 @@ from .data import (
     spread,
     stratified_split,
 )
-from .dynamics import how_dynamic
-from .fit import EVALUATED_AT_ONCE, RECIPES, Recipe, Step, accuracy, fit
-from .gated import evaluating, gated_layers, is_gated, set_density
-from .macs import count_macs
-from .models import MODELS
+from ..method.convert import convert, random_predictor
+from ..method.dynamics import how_dynamic
+from ..method.gated import evaluating, gated_layers, is_gated, set_density
+from ..method.macs import count_macs
+from ..method.wta import check_density
+from ..models import MODELS
+from .loop import EVALUATED_AT_ONCE, RECIPES, Recipe, Step, accuracy, fit
 from .parallel import Team, join_team
 from .runs import Run, RunError
-from .wta import check_density
 
 DENSITIES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 CONTROL_IMAGES = 2000  # test images, at most, of `how_dynamic`; training images of its mean gate

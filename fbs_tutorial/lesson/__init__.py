@@ -1,0 +1,1 @@
+"""What notebooks show: figures, checks of exercises, widgets."""

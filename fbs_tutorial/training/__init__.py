@@ -1,0 +1,1 @@
+"""Training runs: settings, recipes, the loop, and the folder that a run leaves on disk."""
