@@ -11,8 +11,8 @@ from pathlib import Path
 from .bench.run import DENSITIES, NETWORKS, bench, tables
 from .data import DamagedImageError
 from .files import write_atomically
-from .training.loop import RECIPES
 from .training.parallel import number
+from .training.recipes import RECIPES
 from .training.runs import markdown_table
 from .training.train import train
 
