@@ -70,47 +70,47 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "if norm is not None and sole_reader(norm, nn.ReLU, nn.ReLU6):",
         "test_networks.py::test_every_convolution_with_a_norm_is_gated[resnet18]",
     ),
-    "execution: no shift": (
+    "execution: no bias": (
         "execution/reference.py",
-        "y[n, j] += self.shift[channel]",
+        "y[n, j] += self.bias[channel]",
         "pass",
-        "test_sparse.py::test_a_network_equals_its_masked_form[a single layer]",
+        "test_execution.py::test_a_network_equals_its_masked_form[a single layer]",
     ),
     "execution: no gates": (
         "execution/cpu.py",
         "if pi is not None:",
         "if False:",
-        "test_sparse.py::test_a_network_equals_its_masked_form[a single layer]",
+        "test_execution.py::test_a_network_equals_its_masked_form[a single layer]",
     ),
     "execution: winners in one order, gates in another": (
         "execution/layers.py",
         "return winners, g.gather(1, winners)",
-        "return winners, g.gather(1, channels[:, :k])",
-        "test_sparse.py::test_a_network_equals_its_masked_form[a single layer]",
+        "return winners, g.gather(1, strongest_channels(g, k))",
+        "test_execution.py::test_a_network_equals_its_masked_form[a single layer]",
     ),
     "execution: empty inputs are read": (
         "execution/cpu.py",
         "live = live_places(s)",
         "live = None",
-        "test_sparse.py::test_a_layer_behind_gates_of_0_gives_its_shift",
+        "test_execution.py::test_a_layer_behind_gates_of_0_gives_its_shift",
     ),
     "execution: the kernel of another pair": (
         "execution/cpu.py",
         "alpha=self.in_channels",
         "alpha=1",
-        "test_sparse.py::test_a_network_equals_its_masked_form[digits 0.5]",
+        "test_execution.py::test_a_network_equals_its_masked_form[digits 0.5]",
     ),
     "execution: a block's last convolution is skipped whatever follows": (
         "method/macs.py",
         "known = isinstance(module, CHANNELWISE)",
         "known = isinstance(module, nn.Module)",
-        "test_sparse.py::test_a_convolution_before_mixing_is_computed_in_full",
+        "test_execution.py::test_a_convolution_before_mixing_is_computed_in_full",
     ),
     "execution: works on the model itself": (
         "execution/plan.py",
         "copy.deepcopy(model)",
         "model",
-        "test_sparse.py::test_the_model_is_not_changed",
+        "test_execution.py::test_the_model_is_not_changed",
     ),
 }
 
