@@ -66,9 +66,19 @@ LAYERS = {
     "files": [],
     "machine": [],
     "_version": [],
+    "tables": [],
     "checkpoints": ["files", "method", "models"],
     "execution": ["method"],
-    "training": ["_version", "checkpoints", "data", "files", "machine", "method", "models"],
+    "training": [
+        "_version",
+        "checkpoints",
+        "data",
+        "files",
+        "machine",
+        "method",
+        "models",
+        "tables",
+    ],
 }
 LAYERS["bench"] = [*LAYERS["training"], "execution", "training"]
 LAYERS["lesson"] = [*LAYERS["bench"], "bench"]
