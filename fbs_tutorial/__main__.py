@@ -11,8 +11,8 @@ from .bench.cases import NETWORKS
 from .bench.report import tables
 from .bench.run import DENSITIES, bench
 from .data import DamagedImageError
-from .training.loop import RECIPES
 from .training.parallel import number
+from .training.recipes import RECIPES
 from .training.runs import markdown_table
 from .training.train import train
 

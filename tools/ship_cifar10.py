@@ -34,7 +34,8 @@ from fbs_tutorial.lesson.plots import beside_published
 from fbs_tutorial.method.gated import evaluating, gated_layers
 from fbs_tutorial.method.wta import winner_mask
 from fbs_tutorial.tables import markdown
-from fbs_tutorial.training.loop import RECIPES, accuracy
+from fbs_tutorial.training.loop import accuracy
+from fbs_tutorial.training.recipes import RECIPES
 from fbs_tutorial.training.runs import markdown_table, provenance
 
 RUNS, SHIPPED = ROOT / "runs", ASSETS / "cifar10"

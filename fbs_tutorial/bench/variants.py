@@ -8,7 +8,6 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,8 @@ from torch.fx.experimental.optimization import fuse
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..execution import accelerate
-from ..execution.layers import Compact, SparseConv
+from ..execution.compact import Compact
+from ..execution.layers import SparseConv
 from ..method.convert import convert, random_predictor
 from ..method.gated import gated_layers, set_density
 from ..method.macs import count_macs
@@ -139,9 +139,7 @@ def executed_macs(module: nn.Module, inputs: list, batch: int) -> float:
 
     def add(conv: SparseConv, args: tuple, output: Compact) -> None:
         nonlocal in_kernels
-        if hasattr(conv, "precision"):
-            pairs = args[0].maps.shape[1] * prod(conv.kernel_size)
-            in_kernels += pairs * output.maps.numel()
+        in_kernels += conv.uncounted_macs(args[0], output)
 
     hooks = [m.register_forward_hook(add) for m in module.modules() if isinstance(m, SparseConv)]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -225,15 +223,16 @@ class OnMaps(nn.Module):
         self.module, self.like = module, like
 
     def forward(self, maps: Tensor) -> Tensor:
-        y = self.module(replace(self.like, maps=maps))
+        like = self.like
+        y = self.module(Compact(maps, like.channels, like.shape[1], like.nonnegative))
         return y.maps if isinstance(y, Compact) else y
 
 
 def set_kernels(accelerated: nn.Module, precision: str) -> nn.Module:
     """Tell its own kernels, which PyTorch's switches do not reach."""
     for module in accelerated.modules():
-        if isinstance(module, SparseConv) and hasattr(module, "precision"):
-            module.precision = "tf32" if precision == "tf32" else "ieee"
+        if isinstance(module, SparseConv):
+            module.allow_tf32(precision == "tf32")
     return accelerated
 
 
