@@ -373,16 +373,21 @@ def test_what_fails_on_a_gpu_costs_no_other_row_and_is_said(monkeypatch):
     assert "Not measured: tiny, batch 8 (OutOfMemoryError: CUDA out of" in report.tables(results)
 
 
-def test_on_a_gpu_no_case_begins_when_the_time_is_over(monkeypatch):
+def test_on_a_gpu_no_case_begins_when_the_time_is_over(monkeypatch, tmp_path):
     def rows(case, batch, device, densities, quick, precision):
         clock.now += 200
         yield row(precision, case.name, batch, densities)
 
     clock = Clock()
     monkeypatch.setattr(run.time, "monotonic", clock)
-    results = measured_as_if(monkeypatch, rows)
+    out = tmp_path / "cuda.json"
+    results = measured_as_if(monkeypatch, rows, out=out)
     assert len(results["rows"]) == 2 and len(results["left_out"]) == 6
     assert results["left_out"]["small, batch 8, bf16"] == "390 s were over"
+    for count in (4, 6, 8):  # the same command goes on
+        results = measured_as_if(monkeypatch, rows, out=out)
+        assert len(results["rows"]) == count and len(results["missing"]) == 8 - count
+        assert set(results["left_out"]) == set(results["missing"])
 
 
 def stopping_after(count, monkeypatch):
