@@ -83,7 +83,7 @@ def test_race_takes_turns_and_measures_with_the_clock():
 def test_race_goes_on_for_the_seconds_it_is_given():
     clock = Clock()
     timings = race({"a": clock.variant("a", 0.5)}, 10, rounds=2, clock=clock)
-    assert timings["a"].count == 10  # an uncounted call and a timed one a second
+    assert timings["a"].count == 10  # an uncounted call and a timed one per second
 
 
 def test_a_slow_call_moves_the_quartile_not_the_median():
@@ -616,7 +616,7 @@ def test_tables_go_between_the_marks_of_the_readme(small, tmp_path):
     assert with_tables(once, tmp_path) == once
 
 
-def test_a_gpus_tables_go_behind_the_cpus(tmp_path):
+def test_a_gpus_tables_go_after_the_cpus(tmp_path):
     sys.path.insert(0, str(ROOT / "tools"))
     from ship_bench import with_tables
 
