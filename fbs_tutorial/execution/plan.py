@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import fx, nn
 
-from ..method.convert import replace
 from ..method.gated import ChannelPruning, Gated, GatedConv2d, gated_layers
-from ..method.macs import hooked, last_convolution, trace
+from ..method.graph import hooked, last_convolution, replace, trace
 from .cpu import CpuConv, SparseLinear
 from .layers import SparseConv2d, SparseGatedConv2d, accept_compact
 from .reference import ReferenceConv
@@ -146,7 +145,7 @@ def plain_modules(model: nn.Module) -> list[nn.Module]:
     """The modules that do what their type says: without hooks or parts of another kind, and whose
     weights nothing else reads. All others stay as they are, which is right, only not faster."""
     try:
-        read = [node.target for node in trace(model) if node.op == "get_attr"]
+        read = [node.target for node in trace(model).nodes if node.op == "get_attr"]
     except ValueError:
         read = []
     plain = []
@@ -185,7 +184,7 @@ def compact_handoff(model: nn.Module) -> dict[nn.Module, bool]:
     module between convolutions. The last one in a row fills in the empty channels again.
     """
     try:
-        nodes = [node for node in trace(model) if node.op == "call_module"]
+        nodes = [node for node in trace(model).nodes if node.op == "call_module"]
     except ValueError:
         return {}  # every layer then gives and takes full maps
     module = {node: model.get_submodule(node.target) for node in nodes}
