@@ -5,9 +5,8 @@ import copy
 import torch
 from torch import nn
 
-from ..method.convert import replace
 from ..method.gated import ChannelPruning, Gated, GatedConv2d, gated_layers
-from ..method.macs import hooked, last_convolution, trace
+from ..method.graph import hooked, last_convolution, replace, trace
 from .compact import full
 from .cpu import CpuConv, SparseLinear
 from .layers import SparseChannelPruning, SparseConv, SparseConv2d, SparseGatedConv2d
@@ -123,7 +122,7 @@ def plain_modules(model: nn.Module) -> list[nn.Module]:
     """The modules that do what their type says: without hooks or parts of another kind, and whose
     weights nothing else reads. All others stay as they are, which is right, only not faster."""
     try:
-        read = [node.target for node in trace(model) if node.op == "get_attr"]
+        read = [node.target for node in trace(model).nodes if node.op == "get_attr"]
     except ValueError:
         read = []
     plain = []
