@@ -342,8 +342,8 @@ FROM = ["--from", PLAIN, "--density", "0.5"]
         (["--seed", "one"], "seed.*'one'"),
         (["--seed", "-1"], "seed.*-1"),
         (["--lr", "0.1"], "--lr goes with --from"),
-        (["--density", "0.5"], "--from or --pretrained, and --density go together"),
-        (["--from", PLAIN], "--from or --pretrained, and --density go together"),
+        (["--density", "0.5"], "--from or --pretrained, and --density or --any-density go"),
+        (["--from", PLAIN], "--from or --pretrained, and --density or --any-density go"),
         (["--from", PLAIN, "--density", "2"], "density.*got 2"),
         ([*FROM, "--lr", "0"], "lr.*0"),
         ([*FROM, "--lr", "-0.1"], "lr.*-0.1"),
@@ -351,7 +351,10 @@ FROM = ["--from", PLAIN, "--density", "0.5"]
         ([*FROM, "--lr", "inf"], "lr.*inf"),
         ([*FROM, "--lr", "fast"], "lr.*'fast'"),
         ([*FROM, "--model", "mcifarnet"], "holds digitsnet, not mcifarnet"),
-        ([*FROM, "--any-density"], "any-density"),
+        ([*FROM, "--any-density"], "--density or --any-density"),
+        ([*FROM, "--static"], "--static .* not go with --from"),
+        (["--plain", "--distill"], "--distill does not go with --plain"),
+        (["--plain", "--densities", "0.5"], "--plain with none, not with --densities"),
         (["--from", "nowhere", "--density", "0.5"], "nowhere"),
         (["--from", __file__, "--density", "0.5"], "test_training.py is damaged"),
         (["--pretrained", "--density", "0.5"], "--pretrained goes with --model, one of resnet18"),
@@ -550,6 +553,8 @@ SOME_SETTINGS = [
     {"static": True, "model": "mcifarnet", "distill": True, "teacher": "a b", "plain_epochs": 3},
     {"checkpoint": "it's here", "density": 0.1, "lr": 1e-9, "freeze_norms": True, "batch": 2},
     {"pretrained": True, "model": "resnet18", "density": 1.0, "saliency": "max"},
+    {"plain": True, "epochs": 2},
+    {"checkpoint": "x", "any_density": True, "densities": (0.5,), "lr": 0.1},
     {"distill": True, "ramp": 0.0, "penalty": 0.0, "epochs": 1},
 ]
 
@@ -563,7 +568,7 @@ def test_the_command_of_any_settings_reads_back_as_these_settings(options):
 
 
 def test_the_library_speaks_of_its_arguments():
-    with pytest.raises(RunError, match=r"^any_density, static and checkpoint or pretrained do not"):
+    with pytest.raises(RunError, match=r"^any_density, static and plain do not go together"):
         train(any_density=True, static=True)
     with pytest.raises(RunError, match=r"^densities must be .* several that differ, got 0\.5"):
         train(densities=0.5)
@@ -651,6 +656,25 @@ def test_small_networks_can_be_distilled(teacher, tmp_path):
     )
     assert (small["method"], small["step"], small["density"]) == ("small", "static0.5", 0.5)
     assert small["distilled"]
+
+
+def test_one_network_for_any_density_from_a_given_one(tmp_path):
+    metrics = train(
+        out=tmp_path, checkpoint=PLAIN, any_density=True, densities=[1.0, 0.5], epochs=1,
+        distill=True, progress=False,
+    )  # fmt: skip
+    assert [(row["step"], row["method"], row["density"]) for row in metrics["rows"]] == [
+        ("given", "plain", None),
+        ("any", "any", 1.0),
+        ("any", "any", 0.5),
+    ]
+
+
+def test_the_plain_network_alone(tmp_path, capfd):
+    assert run("--out", tmp_path, "--plain", "--epochs", "1", "--no-progress") == 0
+    (row,) = metrics_of(tmp_path)["rows"]
+    assert (row["step"], row["method"], row["density"]) == ("plain", "plain", None)
+    assert "batch" not in capfd.readouterr().err
 
 
 def test_what_teaches_is_what_was_asked_for(tmp_path, monkeypatch):
