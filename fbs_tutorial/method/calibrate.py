@@ -51,6 +51,14 @@ def calibrate(model: nn.Module, images: Tensor, densities: Sequence[float]) -> n
     return model
 
 
+def forget_statistics(model: nn.Module) -> nn.Module:
+    """Take back `calibrate`: every layer's norm has its own statistics alone; returns the model."""
+    for module in model.modules():
+        if isinstance(module, GatedConv2d):
+            module.store_statistics(None, None, None)
+    return model
+
+
 def keeps_statistics(layer: nn.Module) -> bool:
     """True for a `GatedConv2d` whose norm has statistics to take in eval mode."""
     return isinstance(layer, GatedConv2d) and layer.norm.running_mean is not None

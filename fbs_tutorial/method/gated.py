@@ -265,9 +265,14 @@ def check_activation(activation: bool | nn.Module, channels: int) -> bool | nn.M
     return activation
 
 
+def gates_of(model: nn.Module) -> list[Gated]:
+    """Every gated layer of ``model``, perhaps none."""
+    return [module for module in model.modules() if isinstance(module, Gated)]
+
+
 def is_gated(model: nn.Module) -> bool:
     """True if ``model`` has a gated layer."""
-    return any(isinstance(module, Gated) for module in model.modules())
+    return bool(gates_of(model))
 
 
 def gated_layers(model: nn.Module) -> dict[str, Gated]:
@@ -301,7 +306,7 @@ def set_density(
     """
     layers = gated_layers(model)
     wanted = density if isinstance(density, Mapping) else dict.fromkeys(layers, density)
-    for name, value in wanted.items():
+    for name in wanted:
         if name not in layers:
             raise ValueError(f"no gated layer is called {name!r}; there are {', '.join(layers)}")
     for value in {id(value): value for value in wanted.values()}.values():

@@ -46,7 +46,7 @@ def distillation_loss(
 
 
 def lowered_density(progress: float, target: float, ramp: float) -> float:
-    """From 1 down to ``target`` in a straight line over the first ``ramp`` of a step, then constant.
+    """From 1 down to ``target`` in a straight line over the first ``ramp`` of a step.
 
     Channels that will lose are weakened before they are gone, and the others learn meanwhile.
 
