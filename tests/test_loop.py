@@ -235,7 +235,7 @@ def test_labels_are_not_smoothed_beside_a_teacher(digits):
 
 
 def test_a_distilled_step_needs_a_teacher(digits):
-    with pytest.raises(ValueError, match="d0.5 is distilled.*needs a teacher, got None"):
+    with pytest.raises(ValueError, match=r"d0.5 is distilled.*needs a teacher, got None"):
         fit(network_for(TAUGHT), TAUGHT, RECIPE, *digits, 7)
 
 
