@@ -348,3 +348,13 @@ def test_normalising_keeps_a_deep_residual_stack_finite():
     assert stack.eval()(x).isfinite().all()
     for block in stack.blocks:
         torch.testing.assert_close(block.gate.mean(1), torch.ones(8))
+
+
+def test_the_input_is_checked_once(monkeypatch):
+    from fbs_tutorial.method import gated, saliency
+
+    layer, calls = GatedConv2d(3, 8, 3), []
+    for module in (gated, saliency):
+        monkeypatch.setattr(module, "check_feature_maps", lambda x, name: calls.append(name))
+    layer(torch.rand(1, 3, 4, 4))
+    assert calls == ["x"]
