@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "fbs_tutorial"  # not imported: the processes below import copies of it
 HEAVY = ["hypothesis", "matplotlib.pyplot", "pytest", "sklearn.datasets", "torch", "torchvision"]
