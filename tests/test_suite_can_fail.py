@@ -170,7 +170,7 @@ def alone(name):
     return pytest.param(*FAULTS[name], id=name, marks=pytest.mark.xdist_group(name))
 
 
-@pytest.mark.parametrize(("file", "text", "fault", "test"), map(alone, FAULTS))
+@pytest.mark.parametrize(("file", "text", "fault", "test"), [*map(alone, FAULTS)])
 def test_notices(file, text, fault, test, exit_code, copy):
     path = copy / PACKAGE.name / file
     source = path.read_text()
