@@ -196,6 +196,7 @@ def test_channels_last_gives_the_same():
     assert torch.equal(layer.gate != 0, gate != 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("density", [0.5, torch.tensor([0.25, 0.5, 1.0])], ids=["one", "an image"])
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_compiles_into_one_graph(density, training):

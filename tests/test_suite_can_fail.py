@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "fbs_tutorial"  # not imported: the processes below import copies of it
 HEAVY = ["hypothesis", "matplotlib.pyplot", "pytest", "sklearn.datasets", "torch", "torchvision"]
@@ -188,7 +189,7 @@ def alone(name):
     return pytest.param(*FAULTS[name], id=name, marks=pytest.mark.xdist_group(name))
 
 
-@pytest.mark.parametrize(("file", "text", "fault", "test"), map(alone, FAULTS))
+@pytest.mark.parametrize(("file", "text", "fault", "test"), [*map(alone, FAULTS)])
 def test_notices(file, text, fault, test, exit_code, copy):
     path = copy / PACKAGE.name / file
     source = path.read_text()
