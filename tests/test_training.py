@@ -25,10 +25,6 @@ from fbs_tutorial.method.gated import gated_layers
 from fbs_tutorial.models import MODELS, wrap
 from fbs_tutorial.training.loop import (
     accuracy,
-    augment,
-    draw_densities,
-    draw_moves,
-    learning_rate_factor,
 )
 from fbs_tutorial.training.recipes import RECIPES, Recipe, Step
 from fbs_tutorial.training.settings import RunError, Settings, option, read_recipe, whole
@@ -38,40 +34,6 @@ ROOT = Path(fbs_tutorial.__file__).parents[1]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 SHORT = ["--densities", "1.0,0.5", "--epochs", "3"]
 PLAIN, GATED = ASSETS / "digits" / "plain.safetensors", ASSETS / "digits" / "d0.5.safetensors"
-
-
-def test_learning_rate_warms_up_and_falls_to_0():
-    factors = [learning_rate_factor(i / 100) for i in range(101)]
-    peak = factors.index(max(factors))
-    assert 0 < factors[0] < 0.05 and factors[-1] == 0
-    assert 10 <= peak <= 16 and 0.9 < factors[peak] <= 1
-    assert factors[: peak + 1] == sorted(factors[: peak + 1])
-    assert factors[peak:] == sorted(factors[peak:], reverse=True)
-
-
-def test_drawn_densities_are_log_uniform_and_1_for_a_tenth():
-    drawn = draw_densities(20_000, 0.1, torch.Generator().manual_seed(0))
-    assert drawn.min() >= 0.1 and drawn.max() == 1
-    assert (drawn == 1).double().mean() == pytest.approx(0.1, abs=0.01)
-    tenths = (-drawn[drawn < 1].log10()).histc(10, 0, 1) / (drawn < 1).sum()
-    assert tenths.tolist() == pytest.approx([0.1] * 10, abs=0.01)
-
-
-def test_augment_without_shift_and_flip_is_the_identity():
-    images = torch.rand(8, 2, 6, 5)
-    assert torch.equal(augment(images, draw_moves(8, 0, False, torch.Generator()), 0), images)
-
-
-@pytest.mark.parametrize("flip", [False, True])
-def test_augment_moves_each_image_by_some_pixels_and_mirrors_some(flip):
-    images = torch.rand(256, 2, 5, 6)
-    result = augment(images, draw_moves(256, 1, flip, torch.Generator().manual_seed(0)), 1)
-    padded = torch.nn.functional.pad(images, (1, 1, 1, 1), mode="replicate")
-    moved = [padded[:, :, i : i + 5, j : j + 6] for i in range(3) for j in range(3)]
-    moved += [image.flip(3) for image in moved] if flip else []
-    same = torch.stack([(image == result).flatten(1).all(1) for image in moved])  # [moves, N]
-    assert same.any(0).all(), "each image is a move of itself"
-    assert same.any(1).all(), "and every move occurs"
 
 
 def start(*arguments):
