@@ -14,7 +14,6 @@ from fbs_tutorial.method.convert import random_predictor
 from fbs_tutorial.method.gated import gates_of
 from fbs_tutorial.models import digitsnet
 from fbs_tutorial.training import loop
-from fbs_tutorial.training.losses import distillation_loss
 from fbs_tutorial.training.loop import (
     Batch,
     Update,
@@ -26,6 +25,7 @@ from fbs_tutorial.training.loop import (
     make_optimizer,
     precision_of,
 )
+from fbs_tutorial.training.losses import distillation_loss
 from fbs_tutorial.training.recipes import RECIPES, Step
 
 RECIPE = replace(RECIPES["digits"], batch=32)
@@ -235,7 +235,7 @@ def test_labels_are_not_smoothed_beside_a_teacher(digits):
 
 
 def test_a_distilled_step_needs_a_teacher(digits):
-    with pytest.raises(ValueError, match="d0.5 is distilled.*needs a teacher, got None"):
+    with pytest.raises(ValueError, match=r"d0.5 is distilled.*needs a teacher, got None"):
         fit(network_for(TAUGHT), TAUGHT, RECIPE, *digits, 7)
 
 

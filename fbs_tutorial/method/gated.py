@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .saliency import channel_saliency, check_feature_maps
-from .wta import check_density, mark_winners, winner_mask
+from .wta import check_density, mark_winners
 
 
 class Gated(nn.Module):
@@ -225,7 +225,7 @@ class ChannelPruning(Gated):
     def scale_to_mean_1(self, pi: Tensor) -> Tensor:
         """``[N, C] -> [N, C]``; a row of zeros becomes one of equal winners, so no 0 / 0."""
         empty = pi.mean(dim=1, keepdim=True) < torch.finfo(pi.dtype).tiny
-        pi = torch.where(empty, winner_mask(pi, self.density).to(pi), pi)
+        pi = torch.where(empty, mark_winners(pi, self.density).to(pi), pi)
         return pi / pi.mean(dim=1, keepdim=True)
 
     def __len__(self) -> int:
