@@ -74,7 +74,7 @@ def winner_take_all(g: Tensor, density: float | Tensor) -> Tensor:
     Args:
         g: saliencies ``[N, C]``, floating point.
         density: share of channels to keep, in ``(0, 1]``: one number, or a float tensor ``[N]``
-            with one density an image.
+            with one density per image.
 
     Raises:
         TypeError: ``g`` is not a floating-point tensor, or ``density`` not a number or tensor.
