@@ -162,9 +162,7 @@ class GatedConv2d(Gated):
         """
         if self.stored_densities is None:
             return self.norm.running_mean, self.norm.running_var
-        stored = self.stored_densities
-        wanted = density.to(stored) if isinstance(density, Tensor) else stored.new_tensor([density])
-        row = (wanted[:, None] - stored).abs().argmin(dim=1)  # [N]
+        row = nearest(self.stored_densities, density)
         mean, var = self.stored_means[row], self.stored_vars[row]
         return (mean, var) if isinstance(density, Tensor) else (mean[0], var[0])
 
@@ -239,6 +237,12 @@ class ChannelPruning(Gated):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, normalize={self.normalize}"
+
+
+def nearest(stored: Tensor, density: float | Tensor) -> Tensor:
+    """Index ``[N]`` of the stored density, of ``[D]``, that is nearest to each; ``[1]`` for one."""
+    wanted = density.to(stored) if isinstance(density, Tensor) else stored.new_tensor([density])
+    return (wanted[:, None] - stored).abs().argmin(dim=1)
 
 
 def check_sizes(*, smallest: int = 1, pair: bool = False, **sizes: int | tuple[int, int]) -> None:
