@@ -22,6 +22,7 @@ SIGNATURES = {
     "set_density": "model, density",
     "saliency_penalty": "model",
     "convert": "model, density=1.0, *, gates='neutral'",
+    "calibrate": "model, images, densities",
     "count_macs": "model, images, by='gates'",
     "how_dynamic": "model, images, labels",
     "accelerate": "model, backend='auto'",
