@@ -241,7 +241,8 @@ def load_pretrained(name: str, density: float | str | None = None) -> nn.Module:
     Args:
         name: ``"digits"`` or ``"cifar10"``, for the images of ``load_data`` of this name.
         density: None for the any-density network, set to density 1 (move it with `set_density`);
-            a number for the network trained at that density; ``"plain"`` for the dense one.
+            a number for the network trained at that density; ``"plain"`` for the dense one. The
+            CIFAR-10 network for 0.5 holds statistics up to density 1, see `calibrate`.
 
     Raises:
         TypeError: bad density. ValueError: unknown name, or a density no network was trained at.
@@ -268,7 +269,9 @@ def load_metrics(name: str, kind: str = "schedule") -> list[dict]:
 
     Args:
         kind: ``"schedule"`` (one network a density), ``"any"`` (one for all) or ``"static"``
-            (small plain networks, with as many channels as win at each density).
+            (small plain networks, with as many channels as win at each density). Of ``"cifar10"``
+            the rows of ``"schedule"`` and ``"static"`` come from several runs; each tells how its
+            network was ``"made"``.
     """
     if name not in PRETRAINED:
         raise ValueError(f"name must be one of {', '.join(PRETRAINED)}, got {name!r}")

@@ -57,6 +57,30 @@ def test_readme_table_is_what_the_shipped_runs_say():
     assert with_table(README) == README
 
 
+def test_readme_tables_of_cifar10_are_what_the_shipped_networks_say():
+    sys.path.insert(0, str(ROOT / "tools"))
+    from readme import between_marks
+    from ship_cifar10 import tables
+
+    for name, text in tables().items():
+        assert between_marks(README, name, text) == README
+        assert text in (ROOT / "benchmarks" / "cifar10.md").read_text()
+    made = [row for row in tables()["cifar10"].splitlines() if "recipe script" in row]
+    assert [row.split("|")[1].strip() for row in made] == ["FBS for d = 0.5, distilled"]
+    assert "not the package's command" in made[0]
+
+
+def test_the_first_picture_is_of_cifar10_with_the_small_plain_networks_in_it():
+    sys.path.insert(0, str(ROOT / "tools"))
+    from ship_cifar10 import picture
+
+    assert re.search(r"!\[.*?\]\((.*?)\)", README)[1] == "benchmarks/cifar10.png"
+    figure, sentence = picture()
+    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert {"small plain", "small plain, distilled", "published: the paper"} < set(names)
+    assert all(name in sentence for name in names)
+
+
 def test_a_missing_dependency_is_named_with_its_remedy(tmp_path):
     (tmp_path / "safetensors.py").write_text(
         "raise ModuleNotFoundError('No module', name='safetensors')"

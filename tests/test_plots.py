@@ -281,6 +281,30 @@ def test_beside_published_writes_what_lies_below_the_picture():
     assert [text.get_text() for text in axes.texts] == ["20 % at 0.1"]
 
 
+def test_accuracy_over_macs_has_a_look_for_each_kind_and_marks_what_is_published():
+    lines = {
+        "plain": [{"macs": 160e6, "test_accuracy": 0.93}],
+        "small": [{"macs": m * 1e6, "test_accuracy": a} for m, a in ((10, 0.8), (45, 0.9))],
+    }
+    paper = {"paper": [{"macs": 44e6, "test_accuracy": 0.906}]}
+    figure, sentence = plots.accuracy_over_macs(lines, paper, "title")
+    assert sentence == (
+        "Nearest to a quarter of the MACs: plain 93.0 % at 160 M; small 90.0 % at 45 M; "
+        "published: paper 90.6 % at 44 M."
+    )
+    (axes,) = figure.axes
+    drawn = {line.get_label(): line for line in axes.lines}
+    assert list(drawn) == ["plain", "small", "published: paper"]
+    assert list(drawn["small"].get_xdata()) == [10e6, 45e6]
+    assert list(drawn["small"].get_ydata()) == pytest.approx([80, 90])
+    assert drawn["published: paper"].get_markerfacecolor() == "white"
+    assert len({(x.get_color(), x.get_marker()) for x in drawn.values()}) == 3
+    assert axes.get_xscale() == "log" and axes.get_title() == "title"
+    assert "MACs" in axes.get_xlabel() and "%" in axes.get_ylabel()
+    assert [text.get_text() for text in axes.get_xticklabels()][:1] == ["10 M"]
+    assert plots.accuracy_over_macs(lines)[1].endswith("small 90.0 % at 45 M.")
+
+
 def test_at_density_says_all_that_it_shows():
     times = {"dense": Timing.of([0.004]), "accelerated": Timing.of([0.001])}
     macs = {"by gates": 0.25, "by zeros": 0.2}

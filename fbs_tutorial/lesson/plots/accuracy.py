@@ -178,6 +178,54 @@ def _accuracy_by_density(
     return f"{name} {numbers[0]} and {numbers[1]}"
 
 
+def accuracy_over_macs(
+    lines: Mapping[str, Sequence[dict]],
+    published: Mapping[str, Sequence[dict]] | None = None,
+    title: str = "",
+) -> tuple[Figure, str]:
+    """Test accuracy against the MACs of an image, one line or point for each kind of network.
+
+    Args:
+        lines: ``{name: rows}``, up to seven, with ``"macs"`` and ``"test_accuracy"`` in each row.
+            The longest names the MACs on the axis.
+        published: the same of other people, drawn with open markers and no line.
+    """
+    figure, axes = plt.subplots(figsize=(8, 4.4), layout="constrained")
+    looks = [  # of those that may lie on another: thin ones, which leave it visible
+        (BLACK, "s", ""), (BLUE, "o", ""), (BLUE, "*", ""), (BLACK, "x", "--"),
+        (BLACK, "+", ""), (BLACK, "1", ""), (PURPLE, "^", ":"),
+    ]  # fmt: skip
+    for (name, rows), (colour, marker, line) in zip(lines.items(), looks, strict=False):
+        _over_macs(axes, rows, name, line, color=colour, marker=marker)
+    for name, rows in (published or {}).items():
+        style = {"color": ORANGE, "marker": "o", "markerfacecolor": "white"}
+        _over_macs(axes, rows, f"published: {name}", "", **style)
+    axes.set_xscale("log")
+    ticks = [row["macs"] for row in max(lines.values(), key=len)]
+    axes.set_xticks(ticks, [f"{tick / 1e6:.0f} M" for tick in ticks])
+    axes.minorticks_off()
+    axes.set(xlabel="MACs of an image, predictors included", ylabel="test accuracy (%)")
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="lower right")
+    quarter = max(row["macs"] for rows in lines.values() for row in rows) / 4
+    named = {**lines, **{f"published: {name}": rows for name, rows in (published or {}).items()}}
+    said = [_nearest(rows, name, quarter) for name, rows in named.items()]
+    return figure, f"Nearest to a quarter of the MACs: {'; '.join(said)}."
+
+
+def _over_macs(axes: Axes, rows: Sequence[dict], name: str, line: str, **style: str) -> None:
+    macs, values = ([row[key] for row in rows] for key in ("macs", "test_accuracy"))
+    size = 12 if style["marker"] in "*+1" else 7
+    values = [100 * value for value in values]
+    axes.plot(macs, values, linestyle=line, label=name, markersize=size, **style)
+
+
+def _nearest(rows: Sequence[dict], name: str, macs: float) -> str:
+    row = min(rows, key=lambda row: abs(row["macs"] - macs))
+    return f"{name} {100 * row['test_accuracy']:.1f} % at {row['macs'] / 1e6:.0f} M"
+
+
 def at_density(
     density: float,
     curve: Mapping[float, float],
