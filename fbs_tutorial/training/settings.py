@@ -202,6 +202,11 @@ class Settings:
         "with --distill: the share of a step over which the density is lowered from 1",
         number(0, 1, "a number from 0 to 1"),
     )
+    teacher_weight: float | None = option(
+        None,
+        "with --distill: the teacher's share of the loss, the labels have the rest",
+        number(0, 1, "a number from 0 to 1"),
+    )
     penalty: float | None = option(
         None,
         "weight of the L1 norm of the predicted saliency in the loss",
@@ -398,6 +403,10 @@ RULES: tuple[tuple[Callable[[Settings], bool], str], ...] = (
     ),
     (lambda s: s.teacher is not None and not s.distill, "{teacher} goes with {distill}"),
     (lambda s: s.ramp is not None and not s.distill, "{ramp} goes with {distill}"),
+    (
+        lambda s: s.teacher_weight is not None and not s.distill,
+        "{teacher_weight} goes with {distill}",
+    ),
     (lambda s: s.plain and s.distill, "{distill} does not go with {plain}, which teaches itself"),
     (
         lambda s: (s.static or s.plain) and not (s.ramp is s.penalty is s.saliency is None),
