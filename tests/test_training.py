@@ -30,6 +30,7 @@ from fbs_tutorial.training.recipes import RECIPES, Recipe, Step
 from fbs_tutorial.training.settings import RunError, Settings, option, read_recipe, whole
 from fbs_tutorial.training.train import train
 
+pytestmark = pytest.mark.slow
 ROOT = Path(fbs_tutorial.__file__).parents[1]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 SHORT = ["--densities", "1.0,0.5", "--epochs", "3"]
