@@ -39,7 +39,7 @@ def save_network(
     """
     structure = structure_of(network, width)
     state = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
-    if structure["blocks"] and not _same_shapes(build(model, num_classes, structure), state):
+    if structure["blocks"] and not _is_rebuilt(model, num_classes, structure, state):
         raise ValueError(
             f"network must be what wrap makes of {model}, to be built again; of other networks "
             "with ChannelPruning store state_dict()"
@@ -82,9 +82,13 @@ def build(model: str, num_classes: int, structure: dict) -> nn.Module:
     return network
 
 
-def _same_shapes(network: nn.Module, state: dict[str, Tensor]) -> bool:
-    shapes = {name: value.shape for name, value in network.state_dict().items()}
-    return shapes == {name: value.shape for name, value in state.items()}
+def _is_rebuilt(model: str, num_classes: int, structure: dict, state: dict[str, Tensor]) -> bool:
+    """Whether `build` makes a network of these weights."""
+    try:
+        own = build(model, num_classes, structure).state_dict()
+    except ValueError:
+        return False
+    return {n: v.shape for n, v in own.items()} == {n: v.shape for n, v in state.items()}
 
 
 def load_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, str]]:

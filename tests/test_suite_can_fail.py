@@ -138,6 +138,24 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "pass",
         "test_bench.py::test_a_stopped_benchmark_keeps_its_rows_and_the_same_command_goes_on",
     ),
+    "training: a distilled density starts from the density before": (
+        "training/train.py",
+        "0 if step.distilled else number - 1",
+        "number - 1",
+        "test_training.py::test_distilling_starts_every_density_from_the_plain_network",
+    ),
+    "training: the way to measure saliency is forgotten": (
+        "checkpoints.py",
+        "gates[name].reduce = reduce",
+        "pass",
+        "test_checkpoints.py::test_round_trip_is_exact[gated by max]",
+    ),
+    "training: a new option has no value for old run folders": (
+        "training/settings.py",
+        "return missing | record",
+        "return record",
+        "test_training.py::test_an_option_is_one_field",
+    ),
 }
 
 
