@@ -13,6 +13,7 @@ try:
     from .method.macs import count_macs
     from .method.saliency import channel_saliency
     from .method.wta import active_channels, winner_take_all
+    from .static.masks import prune_kernels
 except ModuleNotFoundError as error:  # a notebook's Python without what the package needs
     raise ModuleNotFoundError(
         f"fbs_tutorial needs {error.name}: run  pip install {error.name}  in this Python, "
@@ -32,6 +33,7 @@ __all__ = [
     "load_data",
     "load_pretrained",
     "models",
+    "prune_kernels",
     "saliency_penalty",
     "set_density",
     "winner_take_all",

@@ -23,6 +23,7 @@ SIGNATURES = {
     "count_macs": "model, images, by='gates'",
     "how_dynamic": "model, images, labels",
     "accelerate": "model, backend='auto'",
+    "prune_kernels": "model, percent, score='max'",
     "load_data": "name, root=None",
     "load_pretrained": "name, density=None",
     "models.mcifarnet": "num_classes=10",
@@ -63,9 +64,11 @@ LAYERS = {
     "machine": [],
     "_version": [],
     "checkpoints": ["files", "method", "models"],
-    "execution": ["method"],
+    "static": ["method"],
+    "execution": ["method", "static"],
     "training": ["_version", "checkpoints", "data", "files", "machine", "method", "models"],
 }
+LAYERS["training"] += ["static"]
 LAYERS["bench"] = [*LAYERS["training"], "execution", "training"]
 LAYERS["lesson"] = [*LAYERS["bench"], "bench"]
 LAYERS["__main__"] = [*LAYERS["lesson"], "lesson"]
