@@ -14,6 +14,14 @@ try:
     from .method.saliency import channel_saliency
     from .method.wta import active_channels, winner_take_all
     from .static.masks import prune_kernels
+    from .static.slimming import slim, slimming_penalty
+    from .static.stripes import (
+        StripeConv2d,
+        add_skeletons,
+        prune_stripes,
+        skeleton_penalty,
+        update_skeletons,
+    )
 except ModuleNotFoundError as error:  # a notebook's Python without what the package needs
     raise ModuleNotFoundError(
         f"fbs_tutorial needs {error.name}: run  pip install {error.name}  in this Python, "
@@ -24,8 +32,10 @@ except ModuleNotFoundError as error:  # a notebook's Python without what the pac
 __all__ = [
     "ChannelPruning",
     "GatedConv2d",
+    "StripeConv2d",
     "accelerate",
     "active_channels",
+    "add_skeletons",
     "channel_saliency",
     "convert",
     "count_macs",
@@ -34,7 +44,12 @@ __all__ = [
     "load_pretrained",
     "models",
     "prune_kernels",
+    "prune_stripes",
     "saliency_penalty",
     "set_density",
+    "skeleton_penalty",
+    "slim",
+    "slimming_penalty",
+    "update_skeletons",
     "winner_take_all",
 ]
