@@ -1,18 +1,18 @@
 """``python -m fbs_tutorial train`` and ``bench``: the command line."""
 
 import argparse
-import json
 import shlex
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .bench.run import DENSITIES, NETWORKS, bench, tables
+from .bench.cases import NETWORKS
+from .bench.report import tables
+from .bench.run import DENSITIES, bench
 from .data import DamagedImageError
-from .files import write_atomically
-from .training.loop import RECIPES
 from .training.parallel import number
+from .training.recipes import RECIPES
 from .training.runs import markdown_table
 from .training.train import train
 
@@ -79,7 +79,6 @@ def _bench(options: argparse.Namespace) -> int:
     out = Path(options.out or f"build/bench-{options.device}.json")
     if out.suffix != ".json":
         raise ValueError(f"--out takes the name of a .json file, got {str(out)!r}")
-    out.parent.mkdir(parents=True, exist_ok=True)  # before minutes of work, not after
     results = bench(
         options.model,
         layers=options.layers,
@@ -89,10 +88,10 @@ def _bench(options: argparse.Namespace) -> int:
         quick=options.quick,
         threads=options.threads,
         anyway=options.anyway,
+        out=out,
+        command=f"python -m fbs_tutorial {shlex.join(options.arguments)}",
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    results = {"command": f"python -m fbs_tutorial {shlex.join(options.arguments)}", **results}
-    write_atomically(out, (json.dumps(results, indent=1) + "\n").encode())
     figure, sentence = time_and_macs(results)
     figure.savefig(out.with_suffix(".png"), dpi=130)
     print(tables(results))
@@ -148,9 +147,15 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     add("--densities", type=_densities, metavar="0.5,0.25", default=DENSITIES)
     add("--quick", action="store_true", help="a part of it, in less than a minute")
     add("--threads", type=int, help="of PyTorch on the CPU (default: all)")
-    add("--out", metavar="FILE.json", help="the plot goes beside it (default: under build/)")
+    add(
+        "--out",
+        metavar="FILE.json",
+        help="written after each row, the plot beside it (default: under build/)",
+    )
     add("--anyway", action="store_true", help="measure although the machine is busy")
-    command.set_defaults(run=_bench, when_stopped="nothing was written")
+    command.set_defaults(
+        run=_bench, when_stopped="rows measured so far are kept, the same command goes on"
+    )
 
 
 def _words(text: str) -> list[str]:

@@ -6,8 +6,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .method.convert import copy_with_chains, replace
+from .method.convert import copy_with_chains
 from .method.gated import ChannelPruning
+from .method.graph import replace
 from .method.wta import active_channels
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std of red, green and blue
@@ -148,7 +149,7 @@ def wrap(model: nn.Module, density: float | Tensor = 1.0, *, normalize: bool = T
     outputs are those of ``model`` again. `convert` is the form that starts equal.
 
     Args:
-        model: a network that ``torch.fx`` can trace; it is not changed.
+        model: a network, looked at as by `convert`; it is not changed.
         density, normalize: as in `ChannelPruning`.
 
     Raises:

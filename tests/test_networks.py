@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchvision
 from test_convert import difference, lived_in
-from test_sparse import assert_same, calibrated, counted_macs, executed_macs, images_like, used
+from test_execution import assert_same, calibrated, counted_macs, executed_macs, images_like, used
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode

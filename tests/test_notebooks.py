@@ -1,13 +1,11 @@
-"""The notebooks' structure and their exercises; that they run is nbval's part of `make test`."""
+"""The notebooks' structure and exercises; that they run, twice, is nbval's part of `make test`."""
 
 import json
 import re
 from pathlib import Path
 from statistics import median
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 from fbs_tutorial.lesson import checks
 
@@ -162,21 +160,6 @@ def test_checks_accept_the_solutions_and_refuse_the_stubs(name):
         exec(solution, names)
         accepted = getattr(checks, check)(names[function])
         assert accepted, accepted
-
-
-@every_notebook
-def test_runs_from_any_folder_and_a_second_time_without_restart(name, tmp_path, monkeypatch):
-    notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
-    client = NotebookClient(
-        notebook, kernel_name="python3", timeout=300, resources={"metadata": {"path": tmp_path}}
-    )
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    from run_notebooks import look_again
-
-    with client.setup_kernel():
-        look_again(client.kc.shell_channel)
-        for index, cell in [*enumerate(notebook.cells)] * 2:
-            client.execute_cell(cell, index)
 
 
 def test_readme_lists_every_notebook_with_its_minutes():

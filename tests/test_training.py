@@ -18,13 +18,13 @@ from fbs_tutorial.checkpoints import ASSETS, load_network, save_network
 from fbs_tutorial.data import as_tensors
 from fbs_tutorial.models import MODELS
 from fbs_tutorial.training.loop import (
-    RECIPES,
     accuracy,
     augment,
     draw_densities,
     draw_moves,
     learning_rate_factor,
 )
+from fbs_tutorial.training.recipes import RECIPES
 from fbs_tutorial.training.runs import Run
 from fbs_tutorial.training.train import train
 

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..method.gated import Gated
-from .layers import Compact, SparseConv
+from .compact import Compact, full
+from .layers import SparseConv
 
 try:
     import triton
@@ -73,11 +74,11 @@ class TorchCudaConv(SparseConv):
             parts = zip(maps.split(step), channels, winners.split(step), strict=False)
             y = [self.convolve(*part) for part in parts]
             y = torch.cat(y) if len(y) > 1 else y[0]
-        y = y + self.shift[winners][:, :, None, None]  # from here on in float32 or finer
+        y = y + self.bias[winners][:, :, None, None]  # from here on in float32 or finer
         if pi is not None:
             y = y.mul_(pi[:, :, None, None])
         y = (y.relu_() if relu else y).to(x.maps.dtype)
-        return Compact(y, winners, self.out_channels, relu)
+        return self.output(y, winners, relu)
 
     def convolve(self, maps: Tensor, channels: Tensor | None, winners: Tensor) -> Tensor:
         """``W x`` of the winners, ``[n, k, H', W']``, from maps ``[n, width, H, W]``."""
@@ -151,7 +152,7 @@ class TritonConv(SparseConv):
             size, dtype=maps.dtype, device=maps.device, memory_format=torch.channels_last
         )
         self.launch(maps, x.channels, winners, pi, relu, y)
-        return Compact(y, winners, self.out_channels, relu)
+        return self.output(y, winners, relu)
 
     def launch(
         self,
@@ -172,7 +173,7 @@ class TritonConv(SparseConv):
                 maps,
                 maps if channels is None else channels.contiguous(),
                 self.weight,
-                self.shift,
+                self.bias,
                 maps if winners is None else winners.contiguous(),
                 maps if pi is None else pi.contiguous(),
                 y,
@@ -203,6 +204,12 @@ class TritonConv(SparseConv):
                 num_stages=tile.stages if channels is not None else 3,
                 enable_fp_fusion=True,
             )
+
+    def allow_tf32(self, allow: bool) -> None:
+        self.precision = "tf32" if allow else "ieee"
+
+    def uncounted_macs(self, x: Compact, y: Compact) -> int:
+        return x.maps.shape[1] * prod(self.kernel_size) * y.maps.numel()
 
     def tensor_cores(self) -> bool:
         """Whether the products are a tensor core's, and not those of plain float32 arithmetic."""
@@ -410,7 +417,7 @@ class Graphed(nn.Module):
             torch.cuda.current_stream().wait_stream(side)
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):
-                self.outputs = self.model(self.images)
+                self.outputs = full(self.model(self.images))
         self.recorded = recorded
         return self
 

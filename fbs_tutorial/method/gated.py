@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .saliency import channel_saliency, check_feature_maps
+from .saliency import channel_saliency, check_feature_maps, reduce_channels
 from .wta import check_density, winner_mask, winner_take_all
 
 
@@ -53,7 +53,7 @@ class Gated(nn.Module):
             raise ValueError(f"x must have {self.in_channels} channels, got {x.shape[1]}")
         dtype = torch.promote_types(self.predictor.weight.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
-            s = channel_saliency(x.to(dtype), self.reduce)  # [N, C_in]
+            s = reduce_channels(x.to(dtype), self.reduce)  # [N, C_in]
             g = self.saliency = self.predict(s)  # [N, C_out]
             return self.select(g)  # [N, C_out]
 

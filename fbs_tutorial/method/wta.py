@@ -38,6 +38,12 @@ def rank_channels(g: Tensor) -> tuple[Tensor, Tensor]:
     return g.detach().abs().sort(dim=1, descending=True, stable=True)
 
 
+def strongest_channels(g: Tensor, k: int) -> Tensor:
+    """The ``k`` most salient channels of each image, in that order: ``[N, C] -> [N, k]`` int64."""
+    _, order = rank_channels(g)
+    return order[:, :k]
+
+
 def winner_mask(g: Tensor, density: float | Tensor) -> Tensor:
     """Which channels win: ``[N, C] -> [N, C]`` bool, exactly ``active_channels(C, density)`` a row.
 
@@ -45,15 +51,13 @@ def winner_mask(g: Tensor, density: float | Tensor) -> Tensor:
     """
     check_saliency(g)
     check_density(density, images=g.shape[0])
-    channels = g.shape[1]
-    _, order = rank_channels(g)
+    mask, channels = torch.zeros_like(g, dtype=torch.bool), g.shape[1]
+    if not isinstance(density, Tensor):
+        return mask.scatter(1, strongest_channels(g, active_channels(channels, density)), True)
+    order = strongest_channels(g, channels)
+    k = ((density.double() - SLIP) * channels).ceil().clamp(min=1)  # [N]
     place = torch.arange(channels, device=g.device).expand_as(order)  # 0 is the first place
-    if isinstance(density, Tensor):
-        k = ((density.double() - SLIP) * channels).ceil().clamp(min=1)  # [N]
-        k = k.long().to(g.device)[:, None]  # [N, 1]
-    else:
-        k = active_channels(channels, density)
-    return torch.zeros_like(g, dtype=torch.bool).scatter(1, order, place < k)
+    return mask.scatter(1, order, place < k.long().to(g.device)[:, None])
 
 
 def winner_take_all(g: Tensor, density: float | Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from ..method.graph import (
     ELEMENTWISE_MODULES,
     calls_of_modules,
     hooked,
+    is_counted,
     trace,
 )
 from .masks import check_module
@@ -53,6 +54,8 @@ def removable_channels(model: nn.Module, *kinds: type[nn.Conv2d]) -> list[Channe
     check_module(model)
     if is_gated(model):
         raise ValueError("model must be without gated layers; remove channels first, then convert")
+    if is_counted(model):
+        return []  # a single layer
     modes = {module: module.training for module in model.modules()}
     in_training = _Flow(model.train(), kinds).groups()
     groups = [group for group in _Flow(model.eval(), kinds).groups() if group in in_training]

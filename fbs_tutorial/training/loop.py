@@ -1,8 +1,8 @@
-"""How a network learns: recipes, one step of training, and the randomness it needs."""
+"""How a network learns: one step of training, and the randomness it needs."""
 
 import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -13,120 +13,9 @@ from ..checkpoints import CheckpointError
 from ..data import Files, Part, batches, in_order
 from ..method.gated import evaluating, saliency_penalty, set_density
 from .parallel import Team
+from .recipes import Recipe, Step
 
 EVALUATED_AT_ONCE = 250  # images
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a data set is trained. Learning rates are the peak of a warm-up and a cosine."""
-
-    model: str
-    plain_epochs: int
-    epochs: int  # at each density of the schedule
-    any_epochs: int  # of the any-density network
-    batch: int  # images a step, of all processes together
-    plain_lr: float
-    lr: float
-    any_lr: float
-    gain: float  # of the predictors' initial weights, see `random_predictor`
-    lowest_density: float  # of the any-density training: a little below the range of use
-    validation: int | float  # images held out of the training set, or their share
-    shift: int = 0  # augmentation: pixels moved at most, each way
-    flip: bool = False  # augmentation: left and right
-    size: int | None = None  # of images read from files, cropped at random; None: all in memory
-    weight_decay: float = 5e-4  # on convolutions and the classifier, never on predictors
-    penalty: float = 1e-8  # the paper's lambda, see `saliency_penalty`
-    smoothing: float = 0.0  # of the labels
-    dropout: float | None = None  # of every dropout layer; None: as the network has it
-    bfloat16: bool = False  # for the convolutions; gates are never computed in it
-    freeze_norms: bool = False  # batch norms keep the statistics they have
-
-
-PHOTOGRAPHS = dict(
-    model="resnet18",
-    plain_epochs=20,
-    epochs=6,
-    any_epochs=30,
-    batch=128,
-    plain_lr=0.1,
-    lr=0.03,
-    any_lr=0.1,
-    gain=0.3,
-    lowest_density=0.25,
-    smoothing=0.1,
-    bfloat16=True,
-)
-
-RECIPES = {
-    "digits": Recipe(
-        model="digitsnet",
-        plain_epochs=20,
-        epochs=16,
-        any_epochs=60,
-        batch=64,
-        plain_lr=0.05,
-        lr=0.015,
-        any_lr=0.05,
-        gain=5.0,
-        lowest_density=0.08,
-        validation=197,
-        shift=1,
-        flip=False,
-    ),
-    "fashion_mnist": Recipe(
-        model="digitsnet",
-        plain_epochs=12,
-        epochs=4,
-        any_epochs=20,
-        batch=128,
-        plain_lr=0.05,
-        lr=0.02,
-        any_lr=0.05,
-        gain=3.0,
-        lowest_density=0.15,
-        validation=5000,
-        shift=2,
-        flip=True,
-    ),
-    "cifar10": Recipe(
-        model="mcifarnet",
-        plain_epochs=24,
-        epochs=8,
-        any_epochs=36,
-        batch=256,
-        plain_lr=0.2,
-        lr=0.05,
-        any_lr=0.1,
-        gain=0.3,
-        lowest_density=0.17,
-        validation=5000,
-        shift=4,
-        flip=True,
-        smoothing=0.05,
-        dropout=0.0,  # few epochs and strong augmentation: nothing to hold back
-        bfloat16=True,
-    ),
-    "imagenette": Recipe(size=128, validation=1000, **PHOTOGRAPHS),
-    "folder": Recipe(size=128, validation=0.05, **PHOTOGRAPHS),
-}
-
-
-@dataclass(frozen=True)
-class Step:
-    """One network of a run: what it is called, and how it is trained."""
-
-    name: str  # of its weights file: "plain", "d0.5", "any", "static0.5"
-    density: float | str | None  # None: a plain network; a number; "any": drawn for each image
-    epochs: int
-    lr: float
-    width: float | None = None  # of a small plain network, for comparison
-
-    @property
-    def label(self) -> str:
-        if self.density is None:
-            return "plain" if self.width is None else f"small plain, {self.width:g}"
-        return "any density" if self.density == "any" else f"d = {self.density:g}"
 
 
 def fit(
@@ -137,6 +26,7 @@ def fit(
     validation: Part,
     seed: int,
     *,
+    teacher: nn.Module | None = None,
     state: dict | None = None,
     save: Callable[[dict], None] = lambda state: None,
     bar: tqdm | None = None,
@@ -144,7 +34,7 @@ def fit(
 ) -> None:
     """Train ``network`` in place for one step.
 
-    After each epoch ``save`` gets a state; given back as ``state`` it makes training go on from
+    After each epoch ``save`` gets a state, with one row per epoch under "log"; given back as ``state`` it makes training go on from
     there and, on a CPU, end with the same numbers. The randomness of an epoch depends on ``seed``
     and its number alone, not on how many processes share the work, but for dropout. Batch norms see
     the share of their own process; a last batch with less than two images for each is left out.
@@ -170,30 +60,45 @@ def fit(
             optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, LookupError, TypeError) as error:
             raise CheckpointError("state.pt is of another network; delete it") from error
-    if step.density not in (None, "any"):
+    if step.kind == "gated":
         set_density(network, step.density)
     bar = bar if bar is not None else tqdm(disable=True)
     first = state["epoch"] if state is not None else 0
     bar.update(first * math.ceil(len(data[1]) / recipe.batch))
     averaging = team.averaging(network)
+    log = list(state.get("log", [])) if state is not None else []  # one row per epoch
     for epoch in range(first, step.epochs):
+        began = time.perf_counter()
         bar.set_description(f"{step.label}, epoch {epoch + 1}/{step.epochs}")
         loss = _epoch(averaging, optimizer, step, epoch, recipe, data, seed + epoch, bar, team)
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {loss} in {bar.desc}: try a smaller --lr with --from, or --batch"
             )
-        if step.density == "any":
+        if step.kind == "any":
             set_density(network, 0.5)  # the batch's densities do not fit the validation images
         if not team.first:
             continue
-        bar.set_postfix(loss=f"{loss:.3f}", val=f"{accuracy(network, *validation):.3f}")
+        measured = accuracy(network, *validation)
+        bar.set_postfix(loss=f"{loss:.3f}", val=f"{measured:.3f}")
+        log.append(
+            {
+                "epoch": epoch + 1,
+                "step": step.name,
+                "loss": loss,
+                "val_accuracy": measured,
+                "lr": optimizer.param_groups[0]["lr"],
+                "density": step.density,
+                "seconds": round(time.perf_counter() - began, 3),
+            }
+        )
         save(
             {
                 "step": step.name,
                 "epoch": epoch + 1,
                 "network": network.state_dict(),
                 "optimizer": optimizer.state_dict(),
+                "log": log,
             }
         )
 
@@ -229,13 +134,13 @@ def _epoch(
         moves = draw_moves(len(order[i]), recipe.shift, recipe.flip, generator)
         if recipe.shift or recipe.flip:
             x = augment(x, team.share(moves), recipe.shift)
-        if step.density == "any":
+        if step.kind == "any":
             density = draw_densities(len(order[i]), recipe.lowest_density, generator)
             set_density(network, team.share(density))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.bfloat16):
             outputs = network(x)
         loss = F.cross_entropy(outputs.float(), labels, label_smoothing=recipe.smoothing)
-        if step.density is not None:
+        if step.gates:
             loss = loss + recipe.penalty * saliency_penalty(network)
         share = len(x) / len(order[i])  # processes average gradients; shares may differ by an image
         optimizer.zero_grad()

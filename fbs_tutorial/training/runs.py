@@ -13,6 +13,7 @@ from .._version import __version__
 from ..checkpoints import CheckpointError
 from ..files import write_atomically
 from ..machine import processor
+from ..tables import markdown
 
 CONTROLS = ("own_gates", "shuffled_gates", "mean_gates", "mean_winners")
 
@@ -117,7 +118,7 @@ def markdown_table(rows: list[dict]) -> str:
         "mean gate's winners, own values",
         "most winner sets in a layer",
     ]
-    lines = [" | ".join(head), " | ".join(["---"] * len(head))]
+    lines = []
     for row in rows:
         dense, active = row["macs_dense"], row["macs_gates"]
         cells = [
@@ -133,8 +134,8 @@ def markdown_table(rows: list[dict]) -> str:
             cells += [str(max(row["distinct_sets"].values()))]
         else:  # a plain network
             cells += [""] * (len(CONTROLS) + 1)
-        lines.append(" | ".join(cells))
-    return "".join(f"| {line} |\n" for line in lines)
+        lines.append(cells)
+    return markdown(head, lines) + "\n"
 
 
 def provenance(metrics: dict) -> str:

@@ -29,8 +29,9 @@ from ..method.gated import evaluating, gated_layers, is_gated, set_density
 from ..method.macs import count_macs
 from ..method.wta import check_density
 from ..models import MODELS
-from .loop import EVALUATED_AT_ONCE, RECIPES, Recipe, Step, accuracy, fit
+from .loop import EVALUATED_AT_ONCE, accuracy, fit
 from .parallel import Team, join_team
+from .recipes import RECIPES, Recipe, Step
 from .runs import Run, RunError
 
 DENSITIES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
@@ -119,7 +120,7 @@ def train(
     densities = DENSITIES if densities is None else densities
     steps = _steps(recipe, kind, densities, density, lr, epochs, plain_epochs)
     for step in steps:
-        if step.width is not None:  # raises where a model has one width only
+        if step.kind == "small":  # raises where a model has one width only
             with torch.device("meta"):
                 MODELS[model](2, step.width)
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
@@ -201,8 +202,8 @@ def _walk(
     total, before = (batches * sum(s.epochs for s in part) for part in (steps, steps[: len(done)]))
     with tqdm(total=total, initial=before, unit="batch", delay=1, disable=not progress) as bar:
         for number, step in list(enumerate(steps))[len(done) :]:
-            if step.density is None:
-                network = _new(model, splits, step.width or 1.0, seed)
+            if not step.gates:
+                network = _new(model, splits, step.width, seed)
             elif not is_gated(network):
                 network = _gate(network, recipe.gain, seed)
             state = team.from_first(partial(run.load_state, step.name))
@@ -222,7 +223,7 @@ def _last_network(run: Run, steps: list[Step]) -> nn.Module:
     done = run.metrics["steps_done"]
     path = run.weights(done[-1])
     network, header = load_network(path)
-    if header.get("density") != str(steps[len(done) - 1].density):
+    if header.get("density") != _density_in_header(steps[len(done) - 1]):
         raise CheckpointError(f"{path} is not of this run")
     return network
 
@@ -232,20 +233,25 @@ def _finish_step(
 ) -> None:
     """Write the network's weights, then its rows: in this order nothing is lost."""
     settings = run.metrics["settings"]
-    facts = {"density": step.density, "data": settings["data"], "seed": settings["seed"]}
+    facts = {key: settings[key] for key in ("data", "seed")}
+    facts["density"] = _density_in_header(step)
     path, model = run.weights(step.name), settings["model"]
-    save_network(network, path, model, num_classes, step.width or 1.0, **facts)
+    save_network(network, path, model, num_classes, step.width, **facts)
     run.finish_step(step.name, rows)
+
+
+def _density_in_header(step: Step) -> str:
+    return "any" if step.kind == "any" else str(step.density)
 
 
 def _rows(
     network: nn.Module, step: Step, densities: Sequence[float], splits: Splits, team: Team
 ) -> list[dict]:
     """The rows of one step: one, or one a density for the any-density network."""
-    if step.density is None:
+    if not step.gates:
         row = team.from_first(partial(measure, network, None, splits))
-        return [row if step.width is None else row | {"density": step.width}]
-    wanted = densities if step.density == "any" else [step.density]
+        return [row | {"density": step.width} if step.kind == "small" else row]
+    wanted = densities if step.kind == "any" else [step.density]
     return [team.from_first(partial(measure, network, d, splits)) for d in wanted]
 
 
@@ -316,15 +322,16 @@ def _steps(
     plain_epochs = plain_epochs or epochs or recipe.plain_epochs
 
     def gated(d: float, rate: float) -> Step:
-        return Step(f"d{d:g}", float(d), epochs or recipe.epochs, rate)
+        return Step(f"d{d:g}", "gated", float(d), epochs or recipe.epochs, rate)
 
-    plain = Step("plain", None, plain_epochs, recipe.plain_lr)
+    plain = Step("plain", "plain", None, plain_epochs, recipe.plain_lr)
     if kind == "finetune":
         return [gated(density, lr or recipe.lr)]
     if kind == "any":
-        return [plain, Step("any", "any", epochs or recipe.any_epochs, recipe.any_lr)]
+        return [plain, Step("any", "any", None, epochs or recipe.any_epochs, recipe.any_lr)]
     if kind == "static":
-        return [replace(plain, name=f"static{d:g}", width=float(d)) for d in densities]
+        small = replace(plain, kind="small")
+        return [replace(small, name=f"static{d:g}", width=float(d)) for d in densities]
     return [plain, *(gated(d, recipe.lr) for d in densities)]
 
 
