@@ -1,4 +1,4 @@
-"""`make gpu` rehearsed without a GPU: the queue with small commands, and real ones with tiny sizes."""
+"""`make gpu` rehearsed without a GPU: the queue with small commands, real ones with tiny sizes."""
 
 import json
 import sys

@@ -34,10 +34,11 @@ def fit(
 ) -> None:
     """Train ``network`` in place for one step.
 
-    After each epoch ``save`` gets a state, with one row per epoch under "log"; given back as ``state`` it makes training go on from
-    there and, on a CPU, end with the same numbers. The randomness of an epoch depends on ``seed``
-    and its number alone, not on how many processes share the work, but for dropout. Batch norms see
-    the share of their own process; a last batch with less than two images for each is left out.
+    After each epoch ``save`` gets a state, with one row per epoch under "log"; given back as
+    ``state`` it makes training go on from there and, on a CPU, end with the same numbers. The
+    randomness of an epoch depends on ``seed`` and its number alone, not on how many processes share
+    the work, but for dropout. Batch norms see the share of their own process; a last batch with
+    less than two images for each is left out.
 
     Args:
         data, validation: images and labels; images all in memory, or read from `Files`.

@@ -136,3 +136,8 @@ class Step:
     def gates(self) -> bool:
         """Whether the network has gates."""
         return self.kind in ("gated", "any")
+
+    @property
+    def method(self) -> str:
+        """What the rows of ``metrics.json`` call it."""
+        return "fbs" if self.kind == "gated" else self.kind

@@ -9,7 +9,7 @@ from .engine import Case, CheckResult, check
 
 
 def check_grouped_macs(function: Callable) -> CheckResult:
-    """``grouped_macs(live_inputs, winners, kernel_size, positions)``: each a list per group."""
+    """``grouped_macs(live_inputs, winners, kernel_size, positions)``: with two counts per group."""
 
     def cases() -> Iterator[Case]:
         for groups in (1, 2, 3, 4):
