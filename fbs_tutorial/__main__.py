@@ -48,7 +48,7 @@ def _train(options: argparse.Namespace) -> int:
         return 0
     folder = Path(metrics["folder"])
     print(markdown_table(metrics["rows"]))
-    if not options.static:
+    if any(row["method"] in ("fbs", "any") for row in metrics["rows"]):
         figure, sentence = accuracy_and_macs([metrics["rows"]])
         figure.savefig(folder / "accuracy_macs.png", dpi=150)
         print(sentence)

@@ -83,7 +83,7 @@ def test_race_takes_turns_and_measures_with_the_clock():
 def test_race_goes_on_for_the_seconds_it_is_given():
     clock = Clock()
     timings = race({"a": clock.variant("a", 0.5)}, 10, rounds=2, clock=clock)
-    assert timings["a"].count == 10  # an uncounted call and a timed one a second
+    assert timings["a"].count == 10  # an uncounted call and a timed one per second
 
 
 def test_a_slow_call_moves_the_quartile_not_the_median():
@@ -373,16 +373,21 @@ def test_what_fails_on_a_gpu_costs_no_other_row_and_is_said(monkeypatch):
     assert "Not measured: tiny, batch 8 (OutOfMemoryError: CUDA out of" in report.tables(results)
 
 
-def test_on_a_gpu_no_case_begins_when_the_time_is_over(monkeypatch):
+def test_on_a_gpu_no_case_begins_when_the_time_is_over(monkeypatch, tmp_path):
     def rows(case, batch, device, densities, quick, precision):
         clock.now += 200
         yield row(precision, case.name, batch, densities)
 
     clock = Clock()
     monkeypatch.setattr(run.time, "monotonic", clock)
-    results = measured_as_if(monkeypatch, rows)
+    out = tmp_path / "cuda.json"
+    results = measured_as_if(monkeypatch, rows, out=out)
     assert len(results["rows"]) == 2 and len(results["left_out"]) == 6
     assert results["left_out"]["small, batch 8, bf16"] == "390 s were over"
+    for count in (4, 6, 8):  # the same command goes on
+        results = measured_as_if(monkeypatch, rows, out=out)
+        assert len(results["rows"]) == count and len(results["missing"]) == 8 - count
+        assert set(results["left_out"]) == set(results["missing"])
 
 
 def stopping_after(count, monkeypatch):
@@ -611,7 +616,7 @@ def test_tables_go_between_the_marks_of_the_readme(small, tmp_path):
     assert with_tables(once, tmp_path) == once
 
 
-def test_a_gpus_tables_go_behind_the_cpus(tmp_path):
+def test_a_gpus_tables_go_after_the_cpus(tmp_path):
     sys.path.insert(0, str(ROOT / "tools"))
     from ship_bench import with_tables
 

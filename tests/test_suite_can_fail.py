@@ -46,15 +46,15 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "test_gated.py::test_under_autocast_the_gate_is_the_same",
     ),
     "winners counted by gate != 0": (
-        "method/macs.py",
+        "method/graph.py",
         "winner_mask(gate.saliency, gate.density)",
         "gate.gate != 0",
         "test_macs.py::test_a_winner_with_gate_0_counts_by_gates_but_not_by_zeros",
     ),
     "a residual sum is live only where both branches are": (
-        "method/macs.py",
-        "live(output) * won[:, :, None, None]",
-        "live(output) * (4.0 * won[:, :, None, None] - 3.0)",
+        "method/graph.py",
+        "(left | right)",
+        "(left & right)",
         "test_networks.py::test_a_channel_of_a_residual_sum_is_empty_only_if_both_branches_are"
         "[converted-branch0-shortcut0-4]",
     ),
@@ -65,9 +65,9 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "test_networks.py::test_neutral_gates_change_nothing[resnet18]",
     ),
     "what no activation follows is left ungated": (
-        "method/convert.py",
+        "method/graph.py",
         "if norm is not None:",
-        "if norm is not None and sole_reader(norm, nn.ReLU, nn.ReLU6):",
+        "if norm is not None and sole_reader(norm, nn.ReLU, nn.ReLU6) is not None:",
         "test_networks.py::test_every_convolution_with_a_norm_is_gated[resnet18]",
     ),
     "execution: no bias": (
@@ -101,9 +101,9 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "test_execution.py::test_a_network_equals_its_masked_form[digits 0.5]",
     ),
     "execution: a block's last convolution is skipped whatever follows": (
-        "method/macs.py",
-        "known = isinstance(module, CHANNELWISE)",
-        "known = isinstance(module, nn.Module)",
+        "method/graph.py",
+        'known = (type(module) if node.op == "call_module" else node.target) in CHANNELWISE',
+        "known = True",
         "test_execution.py::test_a_convolution_before_mixing_is_computed_in_full",
     ),
     "execution: works on the model itself": (
@@ -111,6 +111,12 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "copy.deepcopy(model)",
         "model",
         "test_execution.py::test_the_model_is_not_changed",
+    ),
+    "a stopped benchmark begins anew": (
+        "bench/record.py",
+        'self.results = {**old, "rows": rows, "left_out": left_out}',
+        "pass",
+        "test_bench.py::test_a_stopped_benchmark_keeps_its_rows_and_the_same_command_goes_on",
     ),
 }
 

@@ -24,10 +24,6 @@ from fbs_tutorial.method.gated import gated_layers
 from fbs_tutorial.models import MODELS
 from fbs_tutorial.training.loop import (
     accuracy,
-    augment,
-    draw_densities,
-    draw_moves,
-    learning_rate_factor,
 )
 from fbs_tutorial.training.recipes import RECIPES, Recipe, Step
 from fbs_tutorial.training.settings import RunError, Settings, option, read_recipe, whole
@@ -37,40 +33,6 @@ ROOT = Path(fbs_tutorial.__file__).parents[1]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 SHORT = ["--densities", "1.0,0.5", "--epochs", "3"]
 PLAIN, GATED = ASSETS / "digits" / "plain.safetensors", ASSETS / "digits" / "d0.5.safetensors"
-
-
-def test_learning_rate_warms_up_and_falls_to_0():
-    factors = [learning_rate_factor(i / 100) for i in range(101)]
-    peak = factors.index(max(factors))
-    assert 0 < factors[0] < 0.05 and factors[-1] == 0
-    assert 10 <= peak <= 16 and 0.9 < factors[peak] <= 1
-    assert factors[: peak + 1] == sorted(factors[: peak + 1])
-    assert factors[peak:] == sorted(factors[peak:], reverse=True)
-
-
-def test_drawn_densities_are_log_uniform_and_1_for_a_tenth():
-    drawn = draw_densities(20_000, 0.1, torch.Generator().manual_seed(0))
-    assert drawn.min() >= 0.1 and drawn.max() == 1
-    assert (drawn == 1).double().mean() == pytest.approx(0.1, abs=0.01)
-    tenths = (-drawn[drawn < 1].log10()).histc(10, 0, 1) / (drawn < 1).sum()
-    assert tenths.tolist() == pytest.approx([0.1] * 10, abs=0.01)
-
-
-def test_augment_without_shift_and_flip_is_the_identity():
-    images = torch.rand(8, 2, 6, 5)
-    assert torch.equal(augment(images, draw_moves(8, 0, False, torch.Generator()), 0), images)
-
-
-@pytest.mark.parametrize("flip", [False, True])
-def test_augment_moves_each_image_by_some_pixels_and_mirrors_some(flip):
-    images = torch.rand(256, 2, 5, 6)
-    result = augment(images, draw_moves(256, 1, flip, torch.Generator().manual_seed(0)), 1)
-    padded = torch.nn.functional.pad(images, (1, 1, 1, 1), mode="replicate")
-    moved = [padded[:, :, i : i + 5, j : j + 6] for i in range(3) for j in range(3)]
-    moved += [image.flip(3) for image in moved] if flip else []
-    same = torch.stack([(image == result).flatten(1).all(1) for image in moved])  # [moves, N]
-    assert same.any(0).all(), "each image is a move of itself"
-    assert same.any(1).all(), "and every move occurs"
 
 
 def start(*arguments):
@@ -342,8 +304,8 @@ FROM = ["--from", PLAIN, "--density", "0.5"]
         (["--seed", "one"], "seed.*'one'"),
         (["--seed", "-1"], "seed.*-1"),
         (["--lr", "0.1"], "--lr goes with --from"),
-        (["--density", "0.5"], "--from or --pretrained, and --density go together"),
-        (["--from", PLAIN], "--from or --pretrained, and --density go together"),
+        (["--density", "0.5"], "--from or --pretrained, and --density or --any-density go"),
+        (["--from", PLAIN], "--from or --pretrained, and --density or --any-density go"),
         (["--from", PLAIN, "--density", "2"], "density.*got 2"),
         ([*FROM, "--lr", "0"], "lr.*0"),
         ([*FROM, "--lr", "-0.1"], "lr.*-0.1"),
@@ -351,7 +313,10 @@ FROM = ["--from", PLAIN, "--density", "0.5"]
         ([*FROM, "--lr", "inf"], "lr.*inf"),
         ([*FROM, "--lr", "fast"], "lr.*'fast'"),
         ([*FROM, "--model", "mcifarnet"], "holds digitsnet, not mcifarnet"),
-        ([*FROM, "--any-density"], "any-density"),
+        ([*FROM, "--any-density"], "--density or --any-density"),
+        ([*FROM, "--static"], "--static .* not go with --from"),
+        (["--plain", "--distill"], "--distill does not go with --plain"),
+        (["--plain", "--densities", "0.5"], "--plain with none, not with --densities"),
         (["--from", "nowhere", "--density", "0.5"], "nowhere"),
         (["--from", __file__, "--density", "0.5"], "test_training.py is damaged"),
         (["--pretrained", "--density", "0.5"], "--pretrained goes with --model, one of resnet18"),
@@ -550,6 +515,8 @@ SOME_SETTINGS = [
     {"static": True, "model": "mcifarnet", "distill": True, "teacher": "a b", "plain_epochs": 3},
     {"checkpoint": "it's here", "density": 0.1, "lr": 1e-9, "freeze_norms": True, "batch": 2},
     {"pretrained": True, "model": "resnet18", "density": 1.0, "saliency": "max"},
+    {"plain": True, "epochs": 2},
+    {"checkpoint": "x", "any_density": True, "densities": (0.5,), "lr": 0.1},
     {"distill": True, "ramp": 0.0, "penalty": 0.0, "epochs": 1},
 ]
 
@@ -563,7 +530,7 @@ def test_the_command_of_any_settings_reads_back_as_these_settings(options):
 
 
 def test_the_library_speaks_of_its_arguments():
-    with pytest.raises(RunError, match=r"^any_density, static and checkpoint or pretrained do not"):
+    with pytest.raises(RunError, match=r"^any_density, static and plain do not go together"):
         train(any_density=True, static=True)
     with pytest.raises(RunError, match=r"^densities must be .* several that differ, got 0\.5"):
         train(densities=0.5)
@@ -651,6 +618,25 @@ def test_small_networks_can_be_distilled(teacher, tmp_path):
     )
     assert (small["method"], small["step"], small["density"]) == ("small", "static0.5", 0.5)
     assert small["distilled"]
+
+
+def test_one_network_for_any_density_from_a_given_one(tmp_path):
+    metrics = train(
+        out=tmp_path, checkpoint=PLAIN, any_density=True, densities=[1.0, 0.5], epochs=1,
+        distill=True, progress=False,
+    )  # fmt: skip
+    assert [(row["step"], row["method"], row["density"]) for row in metrics["rows"]] == [
+        ("given", "plain", None),
+        ("any", "any", 1.0),
+        ("any", "any", 0.5),
+    ]
+
+
+def test_the_plain_network_alone(tmp_path, capfd):
+    assert run("--out", tmp_path, "--plain", "--epochs", "1", "--no-progress") == 0
+    (row,) = metrics_of(tmp_path)["rows"]
+    assert (row["step"], row["method"], row["density"]) == ("plain", "plain", None)
+    assert "batch" not in capfd.readouterr().err
 
 
 def test_what_teaches_is_what_was_asked_for(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ def main() -> None:
     readme = ROOT / "README.md"
     for path in results_in(ROOT / "benchmarks"):
         results = json.loads(path.read_text())
-        if results.get("missing"):
+        if set(results.get("missing", ())) - results.get("left_out", {}).keys():
             raise SystemExit(f"{path} is not finished; its command goes on: {results['command']}")
         path.with_suffix(".md").write_text(f"{provenance(results)}\n\n{tables(results)}\n")
     readme.write_text(with_tables(readme.read_text()))

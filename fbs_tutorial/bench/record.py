@@ -15,8 +15,8 @@ SAME_MACHINE = ("device", "threads", "versions")
 class Record:
     """What has been measured so far; with a ``path``, on disk as well.
 
-    ``results["missing"]`` names the cases of the plan that are still to be measured; it is empty
-    when the benchmark is finished.
+    ``results["missing"]`` names the cases of the plan that are still to be measured, by the same
+    command again; it is empty when the benchmark is finished.
     """
 
     def __init__(self, path: Path | None, facts: dict, plan: Sequence[str]):
@@ -47,7 +47,8 @@ class Record:
                 "move it away, or write to another file"
             )
         rows = [row for row in old["rows"] if _case(row) not in old["missing"]]
-        self.results = {**old, "rows": rows}
+        left_out = {k: why for k, why in old["left_out"].items() if k not in old["missing"]}
+        self.results = {**old, "rows": rows, "left_out": left_out}
 
     def begin(self, busy: str | None, say: Callable[[str], None]) -> None:
         """Note that the machine is busy, and say so if this goes on with earlier rows."""

@@ -65,7 +65,7 @@ def _two_tables(rows: Sequence[dict], densities: Sequence[float]) -> str:
     for row in rows:
         measured = [find(row, kind) for kind in (*DENSE, "compiled")]
         lines.append([title(row), *(_milliseconds(m) if m else "" for m in measured)])
-    dense = "Dense, milliseconds a call, median (quartiles):\n\n" + markdown(
+    dense = "Dense, milliseconds per call, median (quartiles):\n\n" + markdown(
         head, lines, padded=True
     )
     head = ["", "density", "masked", "accelerated", "oracle", "ideal"]

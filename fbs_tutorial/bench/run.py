@@ -95,23 +95,34 @@ def bench(
         if reason and not anyway:
             raise ValueError(f"the machine is busy, {reason}: wait, or add --anyway to measure now")
         record.begin(reason, say)
-        began = time.monotonic()
-        for precision, case, batch in plan:
-            name = case_name(case.name, batch, precision)
-            if not record.lacks(name):
-                continue
-            if time.monotonic() - began > TIME.get(device, inf):
-                record.leave_out(name, f"{TIME[device]} s were over")
-                record.done(name)
-                continue
-            for row in _or_why(device, _rows(case, batch, device, densities, quick, precision)):
-                if isinstance(row, str):
-                    record.leave_out(name, row)
-                else:
-                    record.add(row)
-                    say(progress(row))
-            record.done(name)
+        _measure(record, plan, device, densities, quick, say)
     return record.results
+
+
+def _measure(
+    record: Record,
+    plan: Sequence[tuple[str, Case, int]],
+    device: str,
+    densities: Sequence[float],
+    quick: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Measure what the record lacks of the plan, and keep each row as it comes."""
+    began = time.monotonic()
+    for precision, case, batch in plan:
+        name = case_name(case.name, batch, precision)
+        if not record.lacks(name):
+            continue
+        if time.monotonic() - began > TIME.get(device, inf):
+            record.leave_out(name, f"{TIME[device]} s were over")
+            continue  # still missing: the same command goes on from here
+        for row in _or_why(device, _rows(case, batch, device, densities, quick, precision)):
+            if isinstance(row, str):
+                record.leave_out(name, row)
+            else:
+                record.add(row)
+                say(progress(row))
+        record.done(name)
 
 
 def _plan(

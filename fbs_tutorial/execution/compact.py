@@ -1,6 +1,7 @@
 """Feature maps of some channels that stand in for a tensor of all of them."""
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,20 +12,43 @@ from ..method.saliency import channel_saliency
 
 aten = torch.ops.aten
 
-RELUS = {  # what they return is not negative
-    *(aten.relu.default, aten.relu_.default, aten.relu6.default, aten.relu6_.default),
-    *(aten.hardtanh.default, aten.hardtanh_.default),
+
+def always(args: tuple) -> bool:
+    return True
+
+
+def from_0_to_6(args: tuple) -> bool:
+    return args[1:3] == (0, 6)
+
+
+def over_pixels(args: tuple) -> bool:
+    return len(args) == 3 and sorted(i % 4 for i in args[1]) == [2, 3] and args[2]
+
+
+def in_eval_mode(args: tuple) -> bool:
+    return not args[2]
+
+
+# Operations that compute an output channel from the input channel of the same index, and 0 from 0,
+# and the arguments with which they do. Those that PyTorch is made of others, such as `max_pool2d`,
+# are met in inference mode only.
+RELUS = {
+    **dict.fromkeys((aten.relu.default, aten.relu_.default), always),
+    **dict.fromkeys((aten.relu6.default, aten.relu6_.default), always),
+    **dict.fromkeys((aten.hardtanh.default, aten.hardtanh_.default), from_0_to_6),
 }
-# Operations that compute an output channel from the input channel of the same index, and 0 from 0.
-# Those without a kernel of their own, such as `max_pool2d`, arrive in inference mode only.
-CHANNELWISE = RELUS | {
-    *(aten.silu.default, aten.silu_.default, aten.gelu.default),
-    *(aten.hardswish.default, aten.hardswish_.default),
-    *(aten.max_pool2d.default, aten.max_pool2d_with_indices.default),
-    *(aten.adaptive_max_pool2d.default, aten.avg_pool2d.default),
-    *(aten.adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d.default),
+CHANNELWISE = {
+    **RELUS,
+    **dict.fromkeys((aten.silu.default, aten.silu_.default, aten.gelu.default), always),
+    **dict.fromkeys((aten.hardswish.default, aten.hardswish_.default), always),
+    **dict.fromkeys((aten.max_pool2d.default, aten.max_pool2d_with_indices.default), always),
+    **dict.fromkeys((aten.avg_pool2d.default, aten.adaptive_max_pool2d.default), always),
+    aten.adaptive_avg_pool2d.default: always,
+    aten._adaptive_avg_pool2d.default: always,
+    aten.mean.dim: over_pixels,  # adaptive pooling to one pixel
+    aten.dropout.default: in_eval_mode,
+    aten.feature_dropout.default: in_eval_mode,
 }
-DROPOUTS = {aten.dropout.default, aten.feature_dropout.default}
 
 
 class Compact(Tensor):
@@ -39,7 +63,7 @@ class Compact(Tensor):
         channels: ``[N, k]`` int64, which of the ``total`` channels they are; None: all.
         total: the number of channels, ``C``.
         nonnegative: True if no value is below 0.
-        empty: ``[1, 1, H, W]``, what a channel that is not stored holds; zeros when None.
+        empty: makes ``[1, 1, H, W]``, what a channel that is not stored holds; None: zeros.
     """
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # it would only cost time
@@ -51,7 +75,7 @@ class Compact(Tensor):
         channels: Tensor | None,
         total: int,
         nonnegative: bool = False,
-        empty: Tensor | None = None,
+        empty: Callable[[], Tensor] | None = None,
     ) -> "Compact":
         n, _, height, width = maps.shape
         if channels is None:
@@ -69,18 +93,17 @@ class Compact(Tensor):
     @classmethod
     def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        x = args[0]
-        known = isinstance(x, Compact) and (x.channels is not None or x.nonnegative)
-        if known and is_channelwise(operation, args):
+        applies, x = CHANNELWISE.get(operation), args[0]
+        if applies and applies(args) and (x.channels is not None or x.nonnegative):
             return x.on_maps(operation, args[1:], kwargs)
-        result = operation(*full(args), **full(kwargs))
+        result = operation(*map(full, args), **{name: full(x) for name, x in kwargs.items()})
         if torch.Tag.inplace_view in operation.tags:  # as `squeeze_`; this object's own shape too
             with no_dispatch():
                 operation(*args, **kwargs)
         return result
 
     def on_maps(self, operation, args: tuple, kwargs: dict) -> "Compact | tuple[Compact, Compact]":
-        """The result of an operation that `is_channelwise`, computed of the stored channels."""
+        """The result of one of `CHANNELWISE`, computed from the stored channels."""
         y = operation(self.maps, *args, **kwargs)
         nonnegative = self.nonnegative or operation in RELUS
         if y is self.maps:  # in place
@@ -88,18 +111,24 @@ class Compact(Tensor):
             return self
         rest = self.channels, self.shape[1]
         if isinstance(y, Tensor):
-            return Compact(y, *rest, nonnegative)
-        values, indices = y  # those of a maximum in an empty map are not 0
-        empty = self.maps.new_zeros(1, 1, *self.maps.shape[2:])
-        _, empty = operation(empty, *args, **kwargs)
-        return Compact(values, *rest, nonnegative), Compact(indices, *rest, empty=empty)
+            result = Compact(y, *rest, nonnegative)
+            one_pixel = y.shape[2:].numel() == 1  # which costs more to keep apart than to fill in
+            return result.dense() if one_pixel else result
+        values, indices = y
+
+        def in_an_empty_map() -> Tensor:  # where the maximum is
+            return operation(indices.new_zeros(1, 1, *size, dtype=y[0].dtype), *args, **kwargs)[1]
+
+        size = self.shape[2:]
+        return Compact(values, *rest, nonnegative), Compact(indices, *rest, empty=in_an_empty_map)
 
     def dense(self) -> Tensor:
         """All channels as an ordinary tensor, ``[N, C, H, W]``; this object stays as it is."""
         if self.channels is None:
             return self.maps
         n, k, height, width = self.maps.shape
-        maps = self.maps if self.empty is None else self.maps - self.empty
+        empty = self.empty and self.empty()
+        maps = self.maps if empty is None else self.maps - empty
         if self.maps.is_contiguous():
             index = self.channels[:, :, None, None].expand_as(maps)
             y = maps.new_zeros(self.shape).scatter_(1, index, maps)
@@ -108,7 +137,7 @@ class Compact(Tensor):
             y = pixels.new_zeros(n, height * width, self.shape[1])
             y.scatter_(2, self.channels[:, None].expand_as(pixels), pixels)
             y = y.view(n, height, width, -1).permute(0, 3, 1, 2)
-        return y if self.empty is None else y + self.empty
+        return y if empty is None else y + empty
 
     def fill_in(self) -> Tensor:
         """`dense`, which is from now on all there is: whoever has it may write to it."""
@@ -149,20 +178,13 @@ for _name in ("numpy", "tolist", "data_ptr", "untyped_storage", "__array__", "__
 Compact.__repr__ = _of_the_full_maps("__repr__")
 
 
-def is_channelwise(operation, args: tuple) -> bool:
-    """True if an operation with these arguments turns every channel into one, and 0 into 0."""
-    if operation in (aten.hardtanh.default, aten.hardtanh_.default):
-        return args[1:3] == (0, 6)
-    if operation is aten.mean.dim:  # which is adaptive pooling to one pixel
-        return len(args) == 3 and sorted(i % 4 for i in args[1]) == [2, 3] and args[2]
-    if operation in DROPOUTS:  # in eval mode, where they do nothing
-        return not args[2]
-    return operation in CHANNELWISE
-
-
-def full(values: object) -> object:
-    """A tensor or a nested structure of such, with ordinary tensors in the place of `Compact`."""
-    return tree_map_only(Compact, Compact.fill_in, values)
+def full(value: object) -> object:
+    """A tensor, or nested containers of such, with ordinary tensors in the place of `Compact`."""
+    if isinstance(value, Compact):
+        return value.fill_in()
+    if isinstance(value, Tensor) or not isinstance(value, (tuple, list, dict)):
+        return value
+    return tree_map_only(Compact, Compact.fill_in, value)
 
 
 def float32_or_finer(dtype: torch.dtype) -> torch.dtype:

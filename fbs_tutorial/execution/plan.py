@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..method.gated import ChannelPruning, Gated, GatedConv2d, gated_layers
-from ..method.graph import hooked, last_convolution, replace, trace
+from ..method.graph import hooked, last_convolution, read_directly, replace, traceable_parts
 from .compact import full
 from .cpu import CpuConv, SparseLinear
 from .layers import SparseChannelPruning, SparseConv, SparseConv2d, SparseGatedConv2d
@@ -121,14 +121,10 @@ def replacements(model: nn.Module, backend: str) -> dict[nn.Module, nn.Module]:
 def plain_modules(model: nn.Module) -> list[nn.Module]:
     """The modules that do what their type says: without hooks or parts of another kind, and whose
     weights nothing else reads. All others stay as they are, which is right, only not faster."""
-    try:
-        read = [node.target for node in trace(model).nodes if node.op == "get_attr"]
-    except ValueError:
-        read = []
-    plain = []
-    for name, module in model.named_modules():
-        parts = module.modules() if isinstance(module, GatedConv2d) else [module]
-        if any(map(hooked, parts)) or any(target.startswith(f"{name}.") for target in read):
+    read, plain = read_directly(traceable_parts(model, blocks=True)), []
+    for module in model.modules():
+        parts = set(module.modules()) if isinstance(module, GatedConv2d) else {module}
+        if any(map(hooked, parts)) or parts & read:
             continue
         if type(module) is GatedConv2d:
             ordinary = type(module.conv) is nn.Conv2d and type(module.norm) is nn.BatchNorm2d

@@ -8,7 +8,7 @@ import linecache
 import operator
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -34,11 +34,9 @@ def _named(names: str) -> set:
     return found
 
 
-# Modules that do nothing in eval mode.
-NOTHING = {nn.Identity, nn.Dropout, nn.Dropout2d}
-
 # Modules whose output entry depends on the input entry in the same place alone.
-ELEMENTWISE_MODULES = NOTHING | {
+ELEMENTWISE_MODULES = {
+    *(nn.Identity, nn.Dropout, nn.Dropout2d),
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU),
     *(nn.Mish, nn.Hardswish, nn.Hardtanh, nn.Hardshrink, nn.Softshrink, nn.Tanhshrink, nn.Tanh),
     *(nn.Softsign, nn.Threshold, nn.Sigmoid, nn.Hardsigmoid, nn.Softplus),
@@ -86,11 +84,6 @@ CHANNELWISE = (
     | {nn.BatchNorm2d, nn.InstanceNorm2d}
     | _named("add iadd relu relu_ relu6 gelu silu hardswish leaky_relu")
 )
-# Modules that also leave an empty channel empty, whatever they were made with.
-KEEPS_EMPTY = {nn.ReLU, nn.ReLU6, nn.MaxPool2d, nn.AvgPool2d} | {
-    nn.AdaptiveAvgPool2d,
-    nn.AdaptiveMaxPool2d,
-}
 
 
 # Following the data
@@ -197,7 +190,7 @@ def traceable_parts(model: nn.Module, *, blocks: bool = False) -> Parts:
         if type(module).forward is not nn.Module.forward:  # which an nn.ModuleList lacks
             try:
                 parts.graphs[module] = graph = trace(module)
-                inside = [module.get_submodule(n.target) for n in calls_of_modules(graph)]
+                inside = list(_modules_called(module, graph).values())
             except UntraceableError as error:
                 parts.stopped.append(error)
         for child in inside:
@@ -212,11 +205,6 @@ def _is_one_piece(module: nn.Module) -> bool:
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
     pytorchs = type(module).__module__.startswith("torch.") and not isinstance(module, containers)
     return isinstance(module, Gated) or pytorchs
-
-
-def calls_of_modules(graph: fx.Graph) -> list[fx.Node]:
-    """The nodes that run a module, whose name is their ``target``."""
-    return [node for node in graph.nodes if node.op == "call_module"]
 
 
 def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
@@ -241,41 +229,45 @@ def chains(parts: Parts) -> list[Chain]:
     Third in a chain is the ReLU or ReLU6 that alone reads the norm, or None. Each of the modules
     runs once, has no hooks, and the model's own code reads none of their weights.
     """
-    calls = Counter(
-        module.get_submodule(node.target)
-        for module, graph in parts.graphs.items()
-        for node in calls_of_modules(graph)
-    )
-    return [
-        chain
-        for module, graph in parts.graphs.items()
-        for chain in _chains_of_part(module, graph, calls)
-    ]
+    read = read_directly(parts)
+    modules = {n: m for part in parts.graphs.items() for n, m in _modules_called(*part).items()}
+    runs = Counter(modules.values())
 
-
-def _chains_of_part(model: nn.Module, graph: fx.Graph, calls: Counter) -> Iterator[Chain]:
-    module = {node: model.get_submodule(node.target) for node in calls_of_modules(graph)}
-    read = [node.target for node in graph.nodes if node.op == "get_attr"]
-
-    def alone(node: fx.Node) -> bool:
-        """True if the module runs once, as its type says, and nobody else reads its weights."""
-        once = calls[module[node]] == 1 and not hooked(module[node])
-        return once and not any(attribute.startswith(f"{node.target}.") for attribute in read)
+    def alone(module: nn.Module, *kinds: type) -> bool:
+        """True if it is of these kinds, runs once, and does and is no more than that says."""
+        plain = type(module) in kinds and not hooked(module)
+        return plain and runs[module] == 1 and read.isdisjoint(module.modules())
 
     def sole_reader(node: fx.Node, *kinds: type) -> fx.Node | None:
-        """The one node that reads ``node``, if it is a module of these kinds that is `alone`."""
+        """The one node that reads ``node``, if it runs a module that is `alone`."""
         readers = list(node.users)
-        if len(readers) != 1 or type(module.get(readers[0])) not in kinds:
+        if len(readers) != 1 or readers[0] not in modules:
             return None
-        return readers[0] if alone(readers[0]) else None
+        return readers[0] if alone(modules[readers[0]], *kinds) else None
 
-    for node in module:
-        if type(module[node]) is not nn.Conv2d or not alone(node):
-            continue
-        norm = sole_reader(node, nn.BatchNorm2d)
+    found = []
+    for node, conv in modules.items():
+        norm = sole_reader(node, nn.BatchNorm2d) if alone(conv, nn.Conv2d) else None
         if norm is not None:
             act = sole_reader(norm, nn.ReLU, nn.ReLU6)
-            yield module[node], module[norm], module.get(act)
+            found.append((conv, modules[norm], modules.get(act)))
+    return found
+
+
+def read_directly(parts: Parts) -> set[nn.Module]:
+    """The modules whose weights other code reads than their own."""
+    return {
+        part.get_submodule(node.target.rpartition(".")[0])
+        for part, graph in parts.graphs.items()
+        for node in graph.nodes
+        if node.op == "get_attr" and "." in node.target
+    }
+
+
+def _modules_called(part: nn.Module, graph: fx.Graph) -> dict[fx.Node, nn.Module]:
+    """The nodes that run a module, each with it."""
+    nodes = [node for node in graph.nodes if node.op == "call_module"]
+    return {node: part.get_submodule(node.target) for node in nodes}
 
 
 def last_convolution(block: ChannelPruning) -> nn.Conv2d | None:
@@ -473,7 +465,10 @@ def move_rule(step: Step) -> Any:
             return tuple(map(marks, value, live))
         return value
 
-    moved = step.again(lambda node: marks(step.values[node], step.live[node]))
+    try:
+        moved = step.again(lambda node: marks(step.values[node], step.live[node]))
+    except RuntimeError:  # marks are float32, which another argument may not go with
+        return None
     return each_tensor(moved, is_not_0)
 
 

@@ -140,6 +140,7 @@ class Settings:
     any_density: bool = option(
         False, "one network, its density drawn for each image", YES_NO, before=False
     )
+    plain: bool = option(False, "the plain network alone", YES_NO, before=False)
     static: bool = option(
         False, "small plain networks of the same MACs, to compare", YES_NO, before=False
     )
@@ -158,7 +159,9 @@ class Settings:
         before=False,
     )
     density: float | None = option(
-        None, "with --from or --pretrained: the density to fine-tune at", number(0, 1)
+        None,
+        "with --from or --pretrained, and without --any-density: the density to fine-tune at",
+        number(0, 1),
     )
     lr: float | None = option(None, "with --from or --pretrained: the highest learning rate", RATE)
     epochs: int | None = option(None, "of every step, instead of the recipe's", whole(1))
@@ -206,6 +209,9 @@ class Settings:
     download: bool = option(
         False, "fetch the data set into FBS_DATA if not there", YES_NO, recorded=False
     )
+    progress: bool = option(
+        True, "draw no progress bar", YES_NO, flag="--no-progress", recorded=False
+    )
 
     def __post_init__(self):
         for name in ("data", "out", "checkpoint", "teacher"):
@@ -232,10 +238,12 @@ class Settings:
 
     @property
     def kind(self) -> str:
-        """The kind of run: ``"finetune"``, ``"any"``, ``"static"`` or ``"schedule"``."""
-        if self.fine_tunes:
-            return "finetune"
-        return "any" if self.any_density else "static" if self.static else "schedule"
+        """The kind of run: ``"any"``, ``"static"``, ``"plain"``, ``"finetune"`` (at one density)
+        or ``"schedule"``."""
+        for name, wanted in (("any", self.any_density), ("static", self.static)):
+            if wanted:
+                return name
+        return "plain" if self.plain else "finetune" if self.fine_tunes else "schedule"
 
     @property
     def folder(self) -> Path:
@@ -258,7 +266,7 @@ class Settings:
             names = ("plain_epochs", "epochs", "any_epochs", "distilled_epochs")
             changes |= dict.fromkeys(names, self.epochs)
         if self.lr is not None:
-            changes["distilled_lr"] = self.lr
+            changes |= {"distilled_lr": self.lr, "any_lr": self.lr}
         for entry in fields(Recipe):  # options that are called as what they change
             if getattr(self, entry.name, None) is not None:
                 changes[entry.name] = getattr(self, entry.name)
@@ -273,12 +281,15 @@ class Settings:
         how = recipe.epochs, recipe.lr, 1.0, False
         if self.distill:
             how = recipe.distilled_epochs, recipe.distilled_lr, 1.0, True
-        if self.fine_tunes:
-            return [Step(f"d{self.density:g}", "gated", float(self.density), *how)]
-        if self.any_density:
+        if self.kind == "plain":
+            return [plain]
+        if self.kind == "any":
             how = recipe.any_epochs, recipe.any_lr, 1.0, self.distill
-            return [plain, Step("any", "any", None, *how)]
-        if self.static:
+            step = Step("any", "any", None, *how)
+            return [step] if self.fine_tunes else [plain, step]
+        if self.kind == "finetune":
+            return [Step(f"d{self.density:g}", "gated", float(self.density), *how)]
+        if self.kind == "static":
             taught = self.distill and self.teacher is None  # by a plain network of this run
             steps = [replace(small, name=f"static{d:g}", width=float(d)) for d in densities]
             return [plain, *steps] if taught else steps
@@ -286,7 +297,8 @@ class Settings:
 
     def record(self) -> dict:
         """What the run is, for ``metrics.json``: every recorded option, and what follows of it."""
-        densities = None if self.fine_tunes else self.densities or DENSITIES
+        one = self.kind in ("finetune", "plain")
+        densities = None if one else self.densities or DENSITIES
         complete = replace(self, model=self.model or self.recipe.model, densities=densities)
         record = {entry.name: getattr(complete, entry.name) for entry in self.recorded()}
         if densities is not None:
@@ -315,7 +327,7 @@ class Settings:
             words = {"dest": entry.name, "default": entry.default, "help": entry.metadata["help"]}
             kind = next(iter(get_args(kinds[entry.name])), kinds[entry.name])  # without None
             if kind is bool:
-                words["action"] = "store_true"
+                words["action"] = f"store_{not entry.default}".lower()
             else:
                 words["type"] = kind if kind in (str, int, float) else numbers(float)
                 words["metavar"] = entry.metadata["metavar"]
@@ -344,8 +356,12 @@ class Settings:
 
 RULES: tuple[tuple[Callable[[Settings], bool], str], ...] = (
     (
-        lambda s: s.any_density + s.static + s.fine_tunes > 1,
-        "{any_density}, {static} and {checkpoint} or {pretrained} do not go together",
+        lambda s: s.any_density + s.static + s.plain > 1,
+        "{any_density}, {static} and {plain} do not go together",
+    ),
+    (
+        lambda s: s.fine_tunes and (s.static or s.plain),
+        "{static} and {plain} train new networks, and do not go with {checkpoint} or {pretrained}",
     ),
     (
         lambda s: s.checkpoint is not None and s.pretrained,
@@ -360,12 +376,12 @@ RULES: tuple[tuple[Callable[[Settings], bool], str], ...] = (
         "{freeze_norms} goes with {checkpoint}: new norms have no statistics to keep",
     ),
     (
-        lambda s: s.fine_tunes and s.densities is not None,
-        "{checkpoint} goes with one {density}, not with {densities}",
+        lambda s: s.kind in ("finetune", "plain") and s.densities is not None,
+        "{checkpoint} goes with one {density}, and {plain} with none, not with {densities}",
     ),
     (
-        lambda s: s.fine_tunes != (s.density is not None),
-        "{checkpoint} or {pretrained}, and {density} go together",
+        lambda s: (s.kind == "finetune") != (s.density is not None),
+        "{checkpoint} or {pretrained}, and {density} or {any_density} go together",
     ),
     (lambda s: s.lr is not None and not s.fine_tunes, "{lr} goes with {checkpoint}"),
     (
@@ -378,9 +394,10 @@ RULES: tuple[tuple[Callable[[Settings], bool], str], ...] = (
     ),
     (lambda s: s.teacher is not None and not s.distill, "{teacher} goes with {distill}"),
     (lambda s: s.ramp is not None and not s.distill, "{ramp} goes with {distill}"),
+    (lambda s: s.plain and s.distill, "{distill} does not go with {plain}, which teaches itself"),
     (
-        lambda s: s.static and not (s.ramp is s.penalty is s.saliency is None),
-        "{ramp}, {penalty} and {saliency} are for networks with gates, not for {static}",
+        lambda s: (s.static or s.plain) and not (s.ramp is s.penalty is s.saliency is None),
+        "{ramp}, {penalty} and {saliency} are for networks with gates, not for {static} or {plain}",
     ),
     (
         lambda s: s.size is not None and usual_recipe(s.data).size is None,
@@ -428,9 +445,10 @@ def read_recipe(record: dict, now: Recipe) -> Recipe:
 
 def _record_of_0_1_0(old: dict, settings: Settings) -> dict:
     """A run folder of version 0.1.0 had the kind of run, and hid two options in its steps."""
-    new = old | {"any_density": old["kind"] == "any", "static": old["kind"] == "static"}
+    kind = old["kind"]
+    new = old | {"any_density": kind == "any", "static": kind == "static", "plain": False}
     new["steps"] = [_step_of_0_1_0(step) for step in old["steps"]]
-    if old["kind"] == "finetune":
+    if kind == "finetune":
         step = new["steps"][0]
         usual = old["recipe"]["lr"]
         new |= {"densities": None, "density": step["density"]}

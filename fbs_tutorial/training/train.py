@@ -37,25 +37,23 @@ class Work:
 def train(
     data: str | Path | Settings = "digits",
     out: str | Path | None = None,
-    *,
-    progress: bool = True,
     **options,
 ) -> dict:
     """Train as `Settings` say; return the contents of ``metrics.json``, and the run "folder".
 
-    Four kinds of run: the schedule (plain, then each density from the one before); with
-    ``any_density`` one network whose density is drawn anew for each image; with ``static``, for
-    comparison, small plain networks with as many channels as win at each density; and with
-    ``checkpoint`` or ``pretrained`` the fine-tuning of a given network at one density. With
-    ``distill`` a plain network teaches: each density then starts from it, not from the density
-    before. The weights of the last epoch are kept; nothing is chosen on the test set. Killed and
-    called again with the same arguments, a run goes on, and on a CPU ends with the same numbers.
-    Under ``torchrun`` the processes share each batch, and the first of them keeps the run folder.
+    Usually a run is the schedule: plain, then each density from the one before. With
+    ``any_density`` it is one network whose density is drawn anew for each image; with ``plain`` the
+    plain network alone; with ``static``, for comparison, small plain networks with as many channels
+    as win at each density. With ``checkpoint`` or ``pretrained`` it begins with a given network,
+    for one ``density`` or any. With ``distill`` a plain network teaches: each density then starts
+    from it, not from the density before. The weights of the last epoch are kept; nothing is chosen
+    on the test set. Killed and called again with the same arguments, a run goes on, and on a CPU
+    ends with the same numbers. Under ``torchrun`` the processes share each batch, and the first of
+    them keeps the run folder.
 
     Args:
         data: a key of ``RECIPES``, a folder as `load_data` takes it, or all `Settings`.
         out: the run folder; one under ``runs/`` when None.
-        progress: draw a progress bar.
         options: the other fields of `Settings`.
 
     Raises:
@@ -75,7 +73,7 @@ def train(
         work = Work(run, splits, team, *_given(settings, run, splits, team))
         team.from_first(run.begin)
         if not run.metrics["finished"]:
-            _walk(work, progress and team.first)
+            _walk(work, settings.progress and team.first)
         return team.from_first(lambda: run.metrics | {"folder": str(run.folder)})
 
 
@@ -158,7 +156,7 @@ def _train_step(work: Work, number: int, bar: tqdm) -> None:
         bar=bar,
         team=team,
     )
-    rows = measure_step(network, step, settings["densities"], splits, team)
+    rows = measure_step(network, step, settings["densities"] or (), splits, team)
     team.from_first(partial(_finish_step, run, network, step, rows, splits.num_classes))
 
 
