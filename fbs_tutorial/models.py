@@ -41,6 +41,9 @@ def mcifarnet(num_classes: int = 10, width: float = 1.0) -> nn.Sequential:
     Eight convolutions of 64 to 192 channels, the first without padding; 174.3 M MACs. Shapes
     after the authors' release (github deep-fry/mayo, models/cifarnet.yaml) with PyTorch's
     symmetric padding at stride 2. ``width`` as in `digitsnet`.
+
+    Raises:
+        TypeError, ValueError: ``num_classes`` is not an int of at least 2, or a bad ``width``.
     """
     blocks = [(64, 1, 0), (64, 1, 1), (128, 2, 1), (128, 1, 1), (128, 1, 1), (192, 2, 1)]
     blocks += [(192, 1, 1), (192, 1, 1)]

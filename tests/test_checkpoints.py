@@ -8,11 +8,15 @@ from torch import nn
 
 from fbs_tutorial import (
     ChannelPruning,
+    add_skeletons,
     convert,
     count_macs,
     load_data,
     load_pretrained,
+    prune_kernels,
+    prune_stripes,
     set_density,
+    slim,
 )
 from fbs_tutorial.checkpoints import (
     ASSETS,
@@ -24,7 +28,7 @@ from fbs_tutorial.checkpoints import (
 from fbs_tutorial.data import Files, as_tensors, labels_of, spread
 from fbs_tutorial.files import write_atomically
 from fbs_tutorial.method.gated import gated_layers
-from fbs_tutorial.models import digitsnet
+from fbs_tutorial.models import digitsnet, wrap
 from fbs_tutorial.training.loop import accuracy
 
 DENSITIES = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
@@ -34,7 +38,36 @@ def gated():
     return convert(digitsnet(), gates="random")
 
 
-@pytest.mark.parametrize("build", [digitsnet, gated])
+@torch.no_grad()
+def skeletons():
+    net = add_skeletons(digitsnet())
+    for conv in (net.conv2, net.conv3):
+        conv.skeleton.uniform_()
+        conv.skeleton[::3] = 0
+    return net
+
+
+def kernels(net):
+    prune_kernels(net, 40)
+    return net
+
+
+STATIC = {
+    "kernels": lambda: kernels(digitsnet()),
+    "slimmed": lambda: slim(digitsnet(), 40),
+    "slimmed, then kernels": lambda: kernels(slim(digitsnet(), 40)),
+    "slimmed, then gated": lambda: convert(slim(digitsnet(), 40), gates="random"),
+    "slimmed, then wrapped": lambda: wrap(slim(digitsnet(), 40)),
+    "gated, then kernels": lambda: kernels(gated()),
+    "skeletons": skeletons,
+    "stripes": lambda: prune_stripes(skeletons(), 0.4),
+    "stripes, then kernels": lambda: kernels(prune_stripes(skeletons(), 0.4)),
+}
+
+
+@pytest.mark.parametrize(
+    "build", [digitsnet, gated, *STATIC.values()], ids=["plain", "gated", *STATIC]
+)
 def test_round_trip_is_exact(build, tmp_path):
     network = build()
     network(torch.rand(4, 1, 16, 16))  # moves the statistics
@@ -47,6 +80,7 @@ def test_round_trip_is_exact(build, tmp_path):
     state = network.state_dict()
     assert loaded.state_dict().keys() == state.keys()
     assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+    assert str(count_macs(loaded, x)) == str(count_macs(network, x))
 
 
 def foreign(path):

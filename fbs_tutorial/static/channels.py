@@ -12,9 +12,10 @@ from ..method.graph import (
     CHANNEL_MAP_MODULES,
     CHANNEL_MAPS,
     ELEMENTWISE_MODULES,
-    calls_of_modules,
+    Parts,
     hooked,
     is_counted,
+    read_directly,
     trace,
 )
 from .masks import check_module
@@ -74,9 +75,10 @@ class _Flow:
     def __init__(self, model: nn.Module, kinds: tuple[type, ...]):
         graph = trace(model)
         self.kinds = (nn.Conv2d, *kinds)
-        self.module = {n: model.get_submodule(n.target) for n in calls_of_modules(graph)}
-        self.calls = Counter(self.module.values())
-        self.read = [n.target for n in graph.nodes if n.op == "get_attr"]
+        calls = [node for node in graph.nodes if node.op == "call_module"]
+        self.module = {node: model.get_submodule(node.target) for node in calls}
+        self.runs = Counter(self.module.values())
+        self.read = read_directly(Parts({model: graph}, []))
 
     def groups(self) -> list[Channels]:
         found = []
@@ -90,8 +92,8 @@ class _Flow:
 
     def alone(self, node: fx.Node) -> bool:
         """True if the module runs once, as its type says, and nobody else reads its weights."""
-        once = self.calls[self.module[node]] == 1 and not hooked(self.module[node])
-        return once and not any(name.startswith(f"{node.target}.") for name in self.read)
+        module = self.module[node]
+        return self.runs[module] == 1 and not hooked(module) and module not in self.read
 
     def follow(self, node: fx.Node) -> Channels:
         """The channels that the convolution of ``node`` makes; `_StaysError` if they must stay."""

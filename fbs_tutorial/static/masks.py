@@ -162,14 +162,21 @@ def _set_mask(conv: nn.Conv2d, mask: Tensor) -> None:
         old.logical_and_(mask)
         return
     parametrize.register_parametrization(conv, "weight", Mask(mask))
-    type(conv).kept_pairs = _kept_pairs  # a class of its own, made by the line above
+    own = type(conv)  # a class for this layer alone, made by the line above
+    own.kept_pairs, own.dense_macs = _kept_pairs, _dense_macs  # what `count_macs` asks
 
 
 def _kept_pairs(conv: nn.Conv2d) -> Tensor:
-    """``[C_out, C_in / groups]``: taps left of each kernel, for `count_macs`."""
+    """``[C_out, C_in / groups]``: taps left of each kernel."""
     below = super(type(conv), conv)
     taps = below.kept_pairs() if hasattr(below, "kept_pairs") else prod(conv.kernel_size)
     return mask_of(conv) * taps
+
+
+def _dense_macs(conv: nn.Conv2d, positions: int) -> int:
+    below = super(type(conv), conv)
+    own = hasattr(below, "dense_macs")
+    return below.dense_macs(positions) if own else conv.weight.numel() * positions
 
 
 def add_masks(model: nn.Module, names: list[str]) -> nn.Module:

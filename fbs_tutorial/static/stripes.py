@@ -76,6 +76,10 @@ class StripeConv2d(nn.Conv2d):
         """``[C_out, C_in]``: stripes left of each filter, the same for all its inputs."""
         return _kept_pairs(self.skeleton != 0, self.in_channels)
 
+    def dense_macs(self, positions: int) -> int:
+        """MACs of all stripes at so many output positions."""
+        return self.weight.numel() * positions
+
 
 class StripewiseConv2d(nn.Module):
     """A convolution that computes only the stripes that are left, ``[N, C_in, H, W] -> ...``.
@@ -154,6 +158,10 @@ class StripewiseConv2d(nn.Module):
 
 class _Smaller:
     """A layer that lost channels when stripes were pruned, and knows the MACs it had before."""
+
+    def kept_pairs(self) -> Tensor:
+        """``[C_out, C_in / groups]``: taps of each pair of channels, all of them."""
+        return self.weight.new_full(self.weight.shape[:2], prod(self.weight.shape[2:]))
 
     def dense_macs(self, positions: int) -> int:
         """MACs of the unpruned layer at so many output positions."""
@@ -249,7 +257,8 @@ def prune_stripes(model: nn.Module, threshold: float) -> nn.Module:
     one empty channel, which costs no MACs. Layers with all stripes of their filters are plain
     convolutions and need no index; the others are `StripewiseConv2d`.
 
-    Args, raises: as `update_skeletons`; the model is not changed.
+    Raises:
+        TypeError, ValueError: as `update_skeletons`; the model is not changed.
     """
     check_module(model)
     model = update_skeletons(copy.deepcopy(model), threshold)

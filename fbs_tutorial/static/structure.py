@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ..method.graph import replace
 from .channels import removable_channels, remove_channels
-from .masks import add_masks, masked_layers
+from .masks import masked_layers
 from .stripes import SMALLER, StripeConv2d, StripewiseConv2d, remember
 
 
@@ -15,7 +15,7 @@ def describe(network: nn.Module, plain: nn.Module) -> dict:
     Keys, where there is something to say: ``widths`` ``{convolution: output channels}``, ``masks``
     and ``skeletons`` ``[convolution]``, and of a network by `prune_stripes` ``stripes``
     ``{convolution: its stripes, as bits in hexadecimal}``. Weights and masks themselves are in the
-    ``state_dict``. Gated layers are left to others: their widths are here, their gates are not.
+    ``state_dict``. Of gated layers the widths are here, the gates are not.
     """
     modules = dict(network.named_modules())
     widths = {
@@ -33,7 +33,9 @@ def describe(network: nn.Module, plain: nn.Module) -> dict:
 
 
 def rebuild(plain: nn.Module, structure: dict) -> nn.Module:
-    """``plain``, changed in place to what `describe` found; ``load_state_dict`` then fits.
+    """``plain``, changed in place to what `describe` found, but for the masks.
+
+    Those are for `add_masks`, once gates are there too; ``load_state_dict`` then fits.
 
     Raises:
         ValueError: a structure that does not fit ``plain``.
@@ -51,7 +53,7 @@ def rebuild(plain: nn.Module, structure: dict) -> nn.Module:
         for name, layer in layers.items():
             if layer.weight.numel() != unpruned[name]:
                 remember(layer, unpruned[name])
-    return add_masks(plain, structure["masks"]) if "masks" in structure else plain
+    return plain
 
 
 def _narrow(plain: nn.Module, widths: dict[str, int]) -> None:
