@@ -201,12 +201,13 @@ def _read_torch(path: str | os.PathLike) -> dict[str, Tensor]:
         state = state[name] if isinstance(state, dict) and name in state else state
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(f"{path} does not hold a state dict: tensors by name")
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    return state
 
 
 def _from_state_dict(
     state: dict[str, Tensor], model: str, path: str | os.PathLike
 ) -> tuple[nn.Module, dict[str, str]]:
+    state = {name.removeprefix("module."): value for name, value in state.items()}
     if model in TORCHVISION and not any(name.startswith("network.") for name in state):
         state = {f"network.{name}": value for name, value in state.items()}
     try:

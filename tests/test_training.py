@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torchvision.models import WeightsEnum, get_model
 
 import fbs_tutorial
-from fbs_tutorial import load_data, set_density
+from fbs_tutorial import convert, count_macs, load_data, set_density
 from fbs_tutorial.__main__ import main
 from fbs_tutorial.checkpoints import ASSETS, load_network, save_network
 from fbs_tutorial.data import as_tensors
 from fbs_tutorial.method.gated import gated_layers
-from fbs_tutorial.models import MODELS
+from fbs_tutorial.models import MODELS, wrap
 from fbs_tutorial.training.loop import (
     accuracy,
 )
@@ -447,11 +448,60 @@ def test_batch_norms_keep_their_statistics_only_when_asked_to(option, tmp_path):
     assert frozen(tmp_path / "run", "d0.4") == bool(option)
 
 
-def test_a_small_plain_network_is_not_fine_tuned(tmp_path, capfd):
-    small = tmp_path / "static0.5.safetensors"
-    save_network(MODELS["digitsnet"](10, 0.5), small, "digitsnet", 10, 0.5)
-    line = refused(capfd, "--from", small, "--density", "0.5", "--out", tmp_path / "run")
-    assert "holds a small plain network" in line and not (tmp_path / "run").exists()
+def wrapped(network):
+    """``network`` in blocks whose predictors look at the image."""
+    return wrap(network, normalize=False)
+
+
+@pytest.mark.parametrize("form", [None, convert, wrapped])
+@pytest.mark.parametrize("width", [1.0, 0.5])
+def test_every_form_of_network_is_fine_tuned_and_comes_back(form, width, tmp_path):
+    network = MODELS["digitsnet"](10, width)
+    network = network if form is None else form(network)
+    save_network(network, tmp_path / "given", "digitsnet", 10, width)
+    metrics = train(
+        out=tmp_path / "run", checkpoint=tmp_path / "given", density=0.5, epochs=1, progress=False
+    )
+    tuned = load_network(tmp_path / "run" / "d0.5.safetensors")[0]
+    layers = [type(layer).__name__ for layer in gated_layers(tuned).values()]
+    assert layers == ["ChannelPruning" if form is wrapped else "GatedConv2d"] * 4
+    set_density(tuned, 0.5)
+    test = as_tensors(load_data("digits")[1])
+    assert accuracy(tuned, *test) == metrics["rows"][-1]["test_accuracy"]
+    assert count_macs(tuned, test[0]).active.double().mean() == metrics["rows"][-1]["macs_gates"]
+
+
+def test_a_state_dict_of_torchvision_is_gated_and_fine_tuned(photographs, tmp_path, capfd):
+    folder = photographs(tmp_path / "photographs", count=6)
+    path, out = tmp_path / "resnet.pth", tmp_path / "run"
+    torch.save({"state_dict": get_model("resnet18", num_classes=2).state_dict()}, path)
+    options = ["--data", folder, "--model", "resnet18", "--size", "32", "--batch", "4"]
+    options += ["--density", "0.5", "--epochs", "1", "--lr", "1e-3", "--out", out]
+    assert run("--from", path, *options) == 0
+    assert [row["method"] for row in metrics_of(out)["rows"]] == ["plain", "fbs"]
+    other = ["--model", "resnet34", "--out", tmp_path / "other"]
+    line = refused(capfd, "--from", path, *options, *other)
+    assert "resnet.pth does not fit resnet34" in line
+
+
+def test_torchvision_s_weights_are_fetched_only_when_asked_for(photographs, tmp_path, monkeypatch):
+    folder = photographs(tmp_path / "photographs", count=6)
+    state, fetched = get_model("resnet18").state_dict(), []
+
+    def fetch(weights, **options):
+        fetched.append(weights)
+        return dict(state)
+
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", fetch)
+    short = {"model": "resnet18", "size": 32, "batch": 4, "epochs": 1, "progress": False}
+    train(folder, tmp_path / "0", plain=True, **short)
+    assert not fetched
+    train(folder, tmp_path / "1", pretrained=True, density=0.5, freeze_norms=True, **short)
+    assert fetched
+    tuned = load_file(tmp_path / "1" / "d0.5.safetensors")
+    mean, expected = tuned["network.conv1.norm.running_mean"], state["bn1.running_mean"]
+    assert torch.equal(mean, expected), "they start from those weights"
+    assert tuned["network.fc.weight"].shape == (2, 512)
 
 
 def test_nothing_of_the_user_is_removed_from_a_folder_that_is_refused(tmp_path, capfd):

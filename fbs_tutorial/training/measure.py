@@ -6,7 +6,7 @@ from functools import partial
 from torch import nn
 
 from ..data import in_order, spread
-from ..method.dynamics import how_dynamic
+from ..method.dynamics import CONTROLS, how_dynamic
 from ..method.gated import evaluating, set_density
 from ..method.macs import count_macs
 from .loop import EVALUATED_AT_ONCE, accuracy
@@ -64,12 +64,6 @@ def _accuracy_and_macs(network: nn.Module, splits: Splits) -> dict:
 def _controls(network: nn.Module, splits: Splits) -> dict:
     """The control of `how_dynamic` on ``control_images`` test images, evenly spread."""
     images, labels = spread(splits.test, CONTROL_IMAGES)
-    control = how_dynamic(network, images, labels, reference=splits.reference)
-    return {
-        "own_gates": control.own,
-        "shuffled_gates": control.shuffled,
-        "mean_gates": control.mean,
-        "mean_winners": control.mean_winners,
-        "distinct_sets": control.distinct_sets,
-        "control_images": len(labels),
-    }
+    found = how_dynamic(network, images, labels, reference=splits.reference)
+    accuracies = {control.field: getattr(found, control.key) for control in CONTROLS}
+    return accuracies | {"distinct_sets": found.distinct_sets, "control_images": len(labels)}

@@ -13,11 +13,11 @@ from .._version import __version__
 from ..checkpoints import CheckpointError, named_rows
 from ..files import damaged, write_atomically
 from ..machine import processor
+from ..method.dynamics import CONTROLS
 from ..tables import markdown
 from .recipes import Step
 from .settings import RunError, Settings, read_recipe, read_record
 
-CONTROLS = ("own_gates", "shuffled_gates", "mean_gates", "mean_winners")
 LOG = ("epoch", "step", "loss", "val_accuracy", "lr", "density", "seconds")
 
 
@@ -136,37 +136,31 @@ class Run:
 def markdown_table(rows: list[dict]) -> str:
     """The rows of a run as a Markdown table; accuracies on the test set in percent."""
     controls = [row["control_images"] for row in rows if "control_images" in row]
-    head = [
-        "density",
-        "validation",
-        "test",
-        "MACs by gates",
-        "MACs by zeros",
-        "fewer MACs",
-        f"own gates on {controls[0]} images" if controls else "own gates",
-        "another image's gates",
-        "mean gate",
-        "mean gate's winners, own values",
-        "most winner sets in a layer",
+    where = f" on {controls[0]} images" if controls else ""
+    own, *others = (control.label for control in CONTROLS)
+    head = ["density", "validation", "test", "MACs by gates", "MACs by zeros", "fewer MACs"]
+    head += ["parameters", "kB", f"{own}{where}", *others, "most winner sets in a layer"]
+    return markdown(head, [_cells(row) for row in rows]) + "\n"
+
+
+def _cells(row: dict) -> list[str]:
+    dense, active = row["macs_dense"], row["macs_gates"]
+    cells = [
+        "plain" if row["density"] is None else f"{row['density']:g}",
+        f"{row['val_accuracy']:.1%}",
+        f"{row['test_accuracy']:.1%}",
+        f"{active / 1e6:.3f} M",
+        f"{row['macs_zeros'] / 1e6:.3f} M",
+        f"{dense / active:.2f}x",
     ]
-    lines = []
-    for row in rows:
-        dense, active = row["macs_dense"], row["macs_gates"]
-        cells = [
-            "plain" if row["density"] is None else f"{row['density']:g}",
-            f"{row['val_accuracy']:.1%}",
-            f"{row['test_accuracy']:.1%}",
-            f"{active / 1e6:.3f} M",
-            f"{row['macs_zeros'] / 1e6:.3f} M",
-            f"{dense / active:.2f}x",
-        ]
-        if "own_gates" in row:
-            cells += [f"{row[key]:.1%}" for key in CONTROLS]
-            cells += [str(max(row["distinct_sets"].values()))]
-        else:  # a plain network
-            cells += [""] * (len(CONTROLS) + 1)
-        lines.append(cells)
-    return markdown(head, lines) + "\n"
+    if "parameters" in row:
+        cells += [f"{row['parameters']:,}", f"{row['bytes'] / 1e3:,.0f}"]
+    else:  # of 0.1.0
+        cells += ["", ""]
+    if "own_gates" not in row:  # a plain network
+        return cells + [""] * (len(CONTROLS) + 1)
+    cells += [f"{row[control.field]:.1%}" for control in CONTROLS]
+    return [*cells, str(max(row["distinct_sets"].values()))]
 
 
 def provenance(metrics: dict) -> str:

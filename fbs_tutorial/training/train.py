@@ -10,7 +10,14 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..checkpoints import CheckpointError, load_network, load_weights, pretrained, save_network
+from ..checkpoints import (
+    CheckpointError,
+    load_network,
+    load_weights,
+    pretrained,
+    save_network,
+    structure_of,
+)
 from ..method.convert import convert, random_predictor
 from ..method.gated import evaluating, gated_layers, is_gated
 from ..models import MODELS
@@ -31,6 +38,7 @@ class Work:
     splits: Splits
     team: Team
     given: nn.Module | None  # the network that the run begins with, if it fine-tunes one
+    width: float  # of that network
     teacher: nn.Module | None  # from a file, if there is one
 
 
@@ -87,11 +95,12 @@ def _check_widths(settings: Settings) -> None:
 
 def _given(
     settings: Settings, run: Run, splits: Splits, team: Team
-) -> tuple[nn.Module | None, nn.Module | None]:
-    """The network to fine-tune and the teacher, None where there is none to read."""
-    model, given, teacher = run.recipe.model, None, None
+) -> tuple[nn.Module | None, float, nn.Module | None]:
+    """The network to fine-tune, its width, and the teacher; None where there is none to read."""
+    model, classes = run.recipe.model, splits.num_classes
+    given, width, teacher = None, 1.0, None
     if settings.fine_tunes:
-        given = team.from_first(lambda: _network_to_tune(settings, model, splits.num_classes))
+        given, width = team.from_first(lambda: _network_to_tune(settings, model, classes))
         _check_fit(given, splits, model)
     else:  # whether the model takes these images
         _check_fit(_new(run, splits, 1.0), splits, model)
@@ -100,25 +109,23 @@ def _given(
         _check_fit(teacher, splits, settings.teacher)
     elif settings.distill and given is not None and is_gated(given):
         raise RunError("{distill} needs a {teacher}: the network to fine-tune has gates already")
-    return given, teacher
+    return given, width, teacher
 
 
-def _network_to_tune(settings: Settings, model: str, num_classes: int) -> nn.Module:
+def _network_to_tune(settings: Settings, model: str, num_classes: int) -> tuple[nn.Module, float]:
+    """The given network and its width."""
     if settings.pretrained:
-        return pretrained(model, num_classes)
+        return pretrained(model, num_classes), 1.0
     path = settings.checkpoint
     network, header = load_weights(path, model)
     if header["model"] != model:
         raise CheckpointError(f"{path} holds {header['model']}, not {model}")
-    if float(header["width"]) != 1:
-        raise CheckpointError(f"{path} holds a small plain network, made for comparison only")
-    if is_gated(network):
-        kinds = {layer.reduce for layer in gated_layers(network).values()}
-        if settings.saliency is not None and kinds != {settings.saliency}:
-            text = "{saliency} must be that of the trained gates of {file}, {its}, got {got}"
-            its = " and ".join(sorted(kinds))
-            raise RunError(text, {"file": path, "its": its, "got": settings.saliency})
-    return network
+    kinds = set(structure_of(network)["gates"].values())
+    if settings.saliency is not None and kinds and kinds != {settings.saliency}:
+        text = "{saliency} must be that of the trained gates of {file}, {its}, got {got}"
+        its = " and ".join(sorted(kinds))
+        raise RunError(text, {"file": path, "its": its, "got": settings.saliency})
+    return network, float(header["width"])
 
 
 def _walk(work: Work, progress: bool) -> None:
@@ -157,7 +164,7 @@ def _train_step(work: Work, number: int, bar: tqdm) -> None:
         team=team,
     )
     rows = measure_step(network, step, settings["densities"] or (), splits, team)
-    team.from_first(partial(_finish_step, run, network, step, rows, splits.num_classes))
+    team.from_first(partial(_finish_step, work, network, step, rows))
 
 
 def _start(work: Work, number: int) -> nn.Module:
@@ -196,14 +203,12 @@ def _saved(work: Work, number: int) -> nn.Module:
     return network
 
 
-def _finish_step(
-    run: Run, network: nn.Module, step: Step, rows: list[dict], num_classes: int
-) -> None:
+def _finish_step(work: Work, network: nn.Module, step: Step, rows: list[dict]) -> None:
+    run, num_classes = work.run, work.splits.num_classes
+    width = step.width if work.given is None else work.width
     facts = {key: run.metrics["settings"][key] for key in ("data", "seed")}
     facts |= {"density": _density_in_header(step), "distilled": step.distilled}
-    save_network(
-        network, run.weights(step.name), run.recipe.model, num_classes, step.width, **facts
-    )
+    save_network(network, run.weights(step.name), run.recipe.model, num_classes, width, **facts)
     run.finish_step(step.name, rows)
 
 
