@@ -42,8 +42,8 @@ def mcifarnet(num_classes: int = 10, width: float = 1.0) -> nn.Sequential:
     after the authors' release (github deep-fry/mayo, models/cifarnet.yaml) with PyTorch's
     symmetric padding at stride 2. ``width`` as in `digitsnet`.
 
-    Raises:
-        TypeError, ValueError: ``num_classes`` is not an int of at least 2, or a bad ``width``.
+    Raises TypeError or ValueError unless ``num_classes`` is an int of at least 2 and ``width`` a
+    number in ``(0, 1]``.
     """
     blocks = [(64, 1, 0), (64, 1, 1), (128, 2, 1), (128, 1, 1), (128, 1, 1), (192, 2, 1)]
     blocks += [(192, 1, 1), (192, 1, 1)]

@@ -22,6 +22,7 @@ SIGNATURES = {
     "set_density": "model, density",
     "saliency_penalty": "model",
     "convert": "model, density=1.0, *, gates='neutral'",
+    "calibrate": "model, images, densities",
     "count_macs": "model, images, by='gates'",
     "how_dynamic": "model, images, labels",
     "accelerate": "model, backend='auto'",
@@ -157,6 +158,7 @@ def test_most_functions_are_short():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_what_a_module_offers_has_a_docstring(path):
+    """A function of five lines or fewer may do with its name and types."""
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-            assert ast.get_docstring(node), node.name
+            assert lines(node) <= 5 or ast.get_docstring(node), node.name

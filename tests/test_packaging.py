@@ -119,6 +119,7 @@ for network in (load_pretrained("digits"), load_network(Path("run", "d0.4.safete
 """
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_trains_a_step_and_accelerates(wheel, tmp_path):
     site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
     pip("install", "--no-deps", "--no-index", "--target", site, wheel)

@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import fbs_tutorial
 from fbs_tutorial.checkpoints import ASSETS
 from fbs_tutorial.training.parallel import Team, join_team
 
@@ -18,8 +20,11 @@ FINE_TUNING = ["--from", GATED, "--density", "0.4", "--lr", "0.01", "--freeze-no
 UNEQUAL = [*FINE_TUNING, "--batch", "365", "--epochs", "1"]  # a last batch of 5, shared as 3 and 2
 LONGER = [*FINE_TUNING, "--batch", "550", "--epochs", "4"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ENVIRONMENT["PYTHONPATH"] = str(Path(fbs_tutorial.__file__).parents[1])  # scripts lie elsewhere
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 COMMAND = ["-m", "fbs_tutorial", "train"]
+
+pytestmark = pytest.mark.slow
 
 # The training command, but the second process kills itself, once, in the third epoch, when the
 # first one has saved the second epoch. After that the first one comes late, so that the second

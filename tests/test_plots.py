@@ -7,6 +7,7 @@ import torch
 from fbs_tutorial.bench.timing import Timing
 from fbs_tutorial.checkpoints import load_metrics
 from fbs_tutorial.lesson import plots
+from fbs_tutorial.method.dynamics import CONTROLS
 
 
 @pytest.fixture(autouse=True)
@@ -35,9 +36,13 @@ def test_accuracy_and_macs_takes_one_run_and_one_density():
     assert sentence.startswith("At density 0.3 the network needs 10 % of its MACs")
 
 
-def test_curves_differ_in_colour_marker_and_line():
-    for column in zip(*plots.CURVES, strict=True):
-        assert len(set(column)) == len(plots.CURVES)
+def test_curves_are_of_all_controls_and_differ_in_colour_marker_and_line():
+    assert set(plots.LOOKS) == {control.field for control in CONTROLS}
+    for column in zip(*plots.LOOKS.values(), strict=True):
+        assert len(set(column)) == len(plots.LOOKS)
+    figure, _ = plots.accuracy_and_macs(runs())
+    labels = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert labels == {control.label for control in CONTROLS}
 
 
 def test_winner_bars_name_the_winners_empty_ones_too():

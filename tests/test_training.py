@@ -30,6 +30,7 @@ from fbs_tutorial.training.recipes import RECIPES, Recipe, Step
 from fbs_tutorial.training.settings import RunError, Settings, option, read_recipe, whole
 from fbs_tutorial.training.train import train
 
+pytestmark = pytest.mark.slow
 ROOT = Path(fbs_tutorial.__file__).parents[1]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 SHORT = ["--densities", "1.0,0.5", "--epochs", "3"]
@@ -82,6 +83,7 @@ def test_a_run_writes_its_weights_and_numbers(finished):
     assert [row["step"] for row in metrics["rows"]] == ["plain", "d1", "d0.5"]
     assert [row["method"] for row in metrics["rows"]] == ["plain", "fbs", "fbs"]
     assert not any(row["distilled"] for row in metrics["rows"])
+    assert {row["precision"] for row in metrics["rows"]} == {"float32"}
     for row in metrics["rows"]:
         size = (finished / f"{row['step']}.safetensors").stat().st_size
         assert row["bytes"] < size < row["bytes"] + 4000, "the header is small"
@@ -529,6 +531,9 @@ def test_a_loss_that_is_not_a_number_ends_the_run_and_says_what_to_try(tmp_path,
     assert run("--out", tmp_path / "run", *FROM, "--lr", "1e30", "--epochs", "1") == 2
     assert re.search("error: the loss is nan .*smaller --lr with --from", capfd.readouterr().err)
     assert not any(row["density"] == 0.5 for row in metrics_of(tmp_path / "run")["rows"])
+    options = {"checkpoint": PLAIN, "density": 0.5, "lr": 1e30, "epochs": 1, "progress": False}
+    with pytest.raises(FloatingPointError, match="try a smaller lr with checkpoint, or batch"):
+        train(out=tmp_path / "again", **options)
 
 
 @dataclass(frozen=True)

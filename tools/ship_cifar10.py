@@ -31,6 +31,7 @@ from fbs_tutorial.checkpoints import (
 from fbs_tutorial.data import as_tensors, spread, stratified_split
 from fbs_tutorial.files import write_atomically
 from fbs_tutorial.lesson.plots import beside_published
+from fbs_tutorial.method.dynamics import CONTROLS
 from fbs_tutorial.method.gated import evaluating, gated_layers
 from fbs_tutorial.method.wta import winner_mask
 from fbs_tutorial.tables import markdown
@@ -181,19 +182,16 @@ def table(metrics: dict, lines: dict[str, list[dict]], published: list[dict]) ->
     """Accuracies in percent beside the published ones, MACs, the control, and times."""
     lines = lines | {f"published: {table['name']}": table["rows"] for table in published}
     by_density = [{row["density"]: row for row in rows} for rows in lines.values()]
-    head = ["density", *lines, "MACs by gates", "by zeros", "fewer", "another image's gates"]
-    head += ["mean gate", "mean gate's channels, own values", "most winner sets"]
-    head += ["ms, 1 image", "ms, 32"]
+    controls = CONTROLS[1:]  # the first, own gates, is the test accuracy
+    head = ["density", *lines, "MACs by gates", "by zeros", "fewer"]
+    head += [*(control.label for control in controls), "most winner sets", "ms, 1 image", "ms, 32"]
     written = []
     for row in metrics["rows"]:
         d = row["density"]
         accuracies = [f"{100 * t[d]['test_accuracy']:.2f}" if d in t else "" for t in by_density]
         macs, zeros = row["macs_gates"], row["macs_zeros"]
         costs = [f"{macs / 1e6:.1f} M", f"{zeros / 1e6:.1f} M", f"{row['macs_dense'] / macs:.2f}x"]
-        control = [
-            f"{100 * row[key]:.1f}" if key in row else ""
-            for key in ("shuffled_gates", "mean_gates", "mean_winners")
-        ]
+        control = [f"{100 * row[c.field]:.1f}" if c.field in row else "" for c in controls]
         sets = f"{max(row['distinct_sets'].values()):,}" if "distinct_sets" in row else ""
         clocks = [milliseconds(metrics["times"][f"batch {batch}"], d) for batch in (1, 32)]
         name = "plain" if d is None else f"{d:g}"

@@ -14,6 +14,7 @@ from readme import ROOT, between_marks
 
 from fbs_tutorial.checkpoints import ASSETS, load_metrics
 from fbs_tutorial.lesson.plots import accuracy_and_macs
+from fbs_tutorial.method.dynamics import CONTROLS
 from fbs_tutorial.tables import markdown
 from fbs_tutorial.training.train import train
 
@@ -46,14 +47,14 @@ def with_table(readme: str) -> str:
     """The README's text with the table of the shipped numbers, medians and ranges of the seeds."""
     runs = [metrics["rows"] for metrics in load_metrics("digits")]
     small = [metrics["rows"] for metrics in load_metrics("digits", "static")]
-    head = ["density", "own gates", "mean gate's channels, own values", "mean gate"]
-    head += ["another image's gates", "small plain network", "MACs, and predictors"]
-    head += ["most winner sets in a layer"]
+    head = ["density", *(control.label for control in CONTROLS), "small plain network"]
+    head += ["MACs, and predictors", "most winner sets in a layer"]
+    fields = ["test_accuracy", *(control.field for control in CONTROLS[1:])]
     lines = []
     for rows in zip(*runs, strict=True):
         d = rows[0]["density"]
         cells = ["plain" if d is None else f"{d:g}"]
-        for key in ("test_accuracy", "mean_winners", "mean_gates", "shuffled_gates"):
+        for key in fields:
             cells.append(spread([row[key] for row in rows if key in row]))
         cells.append(
             spread([r["test_accuracy"] for run in small for r in run if r["density"] == d])

@@ -66,6 +66,7 @@ class Compact(Tensor):
         empty: makes ``[1, 1, H, W]``, what a channel that is not stored holds; None: zeros.
     """
 
+    __slots__ = ("channels", "empty", "maps", "nonnegative")
     __torch_function__ = torch._C._disabled_torch_function_impl  # it would only cost time
 
     @staticmethod
@@ -78,11 +79,8 @@ class Compact(Tensor):
         empty: Callable[[], Tensor] | None = None,
     ) -> "Compact":
         n, _, height, width = maps.shape
-        if channels is None:
-            strides = maps.stride()
-        elif maps.is_contiguous():
-            strides = (total * height * width, height * width, width, 1)
-        else:
+        strides = maps.stride() if channels is None else None
+        if channels is not None and not maps.is_contiguous():  # as `dense` has them
             strides = (total * height * width, 1, total * width, total)
         self = Tensor._make_wrapper_subclass(
             cls, (n, total, height, width), strides, dtype=maps.dtype, device=maps.device
@@ -111,9 +109,9 @@ class Compact(Tensor):
             return self
         rest = self.channels, self.shape[1]
         if isinstance(y, Tensor):
-            result = Compact(y, *rest, nonnegative)
-            one_pixel = y.shape[2:].numel() == 1  # which costs more to keep apart than to fill in
-            return result.dense() if one_pixel else result
+            if y.shape[2:].numel() == 1:  # which costs more to keep apart than to fill in
+                return self.among_all(y.flatten(1)).unflatten(1, (-1, 1, 1))
+            return Compact(y, *rest, nonnegative)
         values, indices = y
 
         def in_an_empty_map() -> Tensor:  # where the maximum is

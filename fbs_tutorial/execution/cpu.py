@@ -60,7 +60,7 @@ class CpuConv(SparseConv):
         else:
             y = self.convolve_batch(self.pad(x.maps), x.channels, s, winners)
         if pi is not None:
-            y.mul_(pi[:, :, None, None])
+            y.mul_(pi.view(*pi.shape, 1, 1))
         return self.output(y.relu_() if relu else y, winners, relu)
 
     def convolve_batch(
@@ -119,7 +119,7 @@ class CpuConv(SparseConv):
             table, rows = self.weight.reshape(self.out_channels, -1), winners.flatten()
         else:  # row o * C_in + i is the kernel from input i to output o: one gather, not two
             table = self.weight.reshape(-1, prod(self.kernel_size))
-            rows = torch.add(channels[:, None], winners[:, :, None], alpha=self.in_channels)
+            rows = torch.add(channels.unsqueeze(1), winners.unsqueeze(2), alpha=self.in_channels)
             rows = rows.flatten()
         kernels = WORKSPACE.take("kernels", (len(rows), table.shape[1]), table)
         torch.index_select(table, 0, rows, out=kernels)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..method.gated import ChannelPruning, Gated, GatedConv2d
+from ..method.gated import ChannelPruning, Gated, GatedConv2d, nearest
 from ..method.saliency import check_feature_maps
 from ..method.wta import active_channels, strongest_channels
 from .compact import Compact, float32_or_finer
@@ -114,7 +114,38 @@ class SparseGatedConv2d(Gated):
         self.conv = backend(layer.conv, layer.norm)
         self.conv.bias += layer.beta.detach()
         self.activation = layer.activation
+        self.ratio: Tensor | None = None  # [C_out], see `hold_statistics`
+        if layer.stored_densities is not None:
+            self.hold_statistics(layer)
         self.eval()
+
+    def hold_statistics(self, layer: GatedConv2d) -> None:
+        """Take over the statistics of `calibrate`.
+
+        The kernel is scaled for one density. For another its outputs are ``ratio`` times as large,
+        which the gates make up for, and the bias is divided by it.
+        """
+        fine, eps = self.conv.bias.dtype, layer.norm.eps
+        own = (layer.norm.running_var.to(fine) + eps).rsqrt()
+        ratios = (layer.stored_vars.to(fine) + eps).rsqrt() / own  # [D, C_out]
+        biases = layer.beta.detach() / ratios - layer.stored_means.to(fine) * own
+        self.register_buffer("stored_densities", layer.stored_densities)
+        self.register_buffer("stored_ratios", ratios)
+        self.register_buffer("stored_biases", biases)
+        self.take_density(self.density)
+
+    def take_density(self, density: float | Tensor) -> None:
+        """Set a density that has been checked, and what the stored statistics make of it."""
+        if getattr(self, "stored_densities", None) is not None:
+            if isinstance(density, Tensor):
+                raise ValueError(
+                    "density must be one number for all images, as this accelerated network has "
+                    f"statistics of its own per density, got a tensor {list(density.shape)}"
+                )
+            (row,) = nearest(self.stored_densities, density)
+            self.ratio = self.stored_ratios[row]
+            self.conv.bias.copy_(self.stored_biases[row])
+        super().take_density(density)
 
     @property
     def gate(self) -> Tensor | None:
@@ -130,6 +161,8 @@ class SparseGatedConv2d(Gated):
         s = x.saliency(self.reduce)  # [N, width]
         g = self.saliency = self.predict(x.among_all(s))  # [N, C_out]
         winners, pi = winners_and_gates(self, g)  # [N, k]
+        if self.ratio is not None:
+            pi = pi * self.ratio[winners]
         if self.reduce != "l1":  # which can be 0 where a map is not empty
             s = x.saliency()
         y = self.conv(x, s, winners, pi, relu=self.activation is True)

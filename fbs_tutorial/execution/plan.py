@@ -22,9 +22,9 @@ def accelerate(model: nn.Module, backend: str = "auto") -> nn.Module:
     equal but for rounding, the two may choose differently, and both are right.
 
     Every gated convolution computes its winners from the inputs that are not empty; other
-    convolutions and linear layers leave out empty inputs too. Between layers that follow each other
-    directly only the winners' maps are kept. Weights are as they were at this call; densities can
-    be set later, with `set_density`. Several threads may call it at the same time, but for networks
+    convolutions and linear layers leave out empty inputs too. Layers hand on the winners' maps alone,
+    as a tensor that passes for the full maps (`Compact`): so do hooks and callers of a part see it.
+    Weights are as they were at this call; densities can be set later, with `set_density`. Several threads may call it at the same time, but for networks
     with `ChannelPruning` blocks, which serve one thread at a time.
 
     Args:
@@ -112,6 +112,8 @@ def replacements(model: nn.Module, backend: str) -> dict[nn.Module, nn.Module]:
             new[module] = SparseConv2d(module, kind)
         elif type(module) is nn.Linear and backend != "cuda":  # where shapes cannot follow values
             new[module] = SparseLinear(module)
+        elif type(module) in (nn.Dropout, nn.Dropout2d):  # which do nothing in eval mode
+            new[module] = nn.Identity()
     for block in plain:
         if type(block) is ChannelPruning and (conv := last_convolution(block)) in new:
             new[block] = SparseChannelPruning(block, new[conv])

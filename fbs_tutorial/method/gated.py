@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .saliency import channel_saliency, check_feature_maps, reduce_channels
-from .wta import check_density, mark_winners, winner_mask
+from .wta import check_density, mark_winners
 
 
 class Gated(nn.Module):
@@ -162,9 +162,7 @@ class GatedConv2d(Gated):
         """
         if self.stored_densities is None:
             return self.norm.running_mean, self.norm.running_var
-        stored = self.stored_densities
-        wanted = density.to(stored) if isinstance(density, Tensor) else stored.new_tensor([density])
-        row = (wanted[:, None] - stored).abs().argmin(dim=1)  # [N]
+        row = nearest(self.stored_densities, density)
         mean, var = self.stored_means[row], self.stored_vars[row]
         return (mean, var) if isinstance(density, Tensor) else (mean[0], var[0])
 
@@ -225,7 +223,7 @@ class ChannelPruning(Gated):
     def scale_to_mean_1(self, pi: Tensor) -> Tensor:
         """``[N, C] -> [N, C]``; a row of zeros becomes one of equal winners, so no 0 / 0."""
         empty = pi.mean(dim=1, keepdim=True) < torch.finfo(pi.dtype).tiny
-        pi = torch.where(empty, winner_mask(pi, self.density).to(pi), pi)
+        pi = torch.where(empty, mark_winners(pi, self.density).to(pi), pi)
         return pi / pi.mean(dim=1, keepdim=True)
 
     def __len__(self) -> int:
@@ -239,6 +237,12 @@ class ChannelPruning(Gated):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, normalize={self.normalize}"
+
+
+def nearest(stored: Tensor, density: float | Tensor) -> Tensor:
+    """Index ``[N]`` of the stored density, of ``[D]``, that is nearest to each; ``[1]`` for one."""
+    wanted = density.to(stored) if isinstance(density, Tensor) else stored.new_tensor([density])
+    return (wanted[:, None] - stored).abs().argmin(dim=1)
 
 
 def check_sizes(*, smallest: int = 1, pair: bool = False, **sizes: int | tuple[int, int]) -> None:

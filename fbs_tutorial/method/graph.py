@@ -115,7 +115,27 @@ def _line_that_stopped(error: Exception) -> str:
     return place
 
 
+class _Proxy(fx.Proxy):
+    """Records ``x += y`` and ``x[i] = y`` as they are, in place; fx would make a new ``x + y``."""
+
+
+def _recorded(operation: Callable) -> Callable:
+    """A method of `_Proxy` that makes a node of this operation."""
+
+    def record(self: fx.Proxy, *args: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operation, (self, *args), {})
+
+    return record
+
+
+for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow", "setitem"):
+    setattr(_Proxy, f"__{_name}__", _recorded(getattr(operator, _name)))
+
+
 class _Tracer(fx.Tracer):
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         """Not looked into: gated layers, layers that are counted, PyTorch's own, and what has
         hooks, which are written for tensors."""
@@ -204,7 +224,7 @@ def _is_one_piece(module: nn.Module) -> bool:
     """True for what has no parts of its own to follow: layers, and PyTorch's own modules."""
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
     pytorchs = type(module).__module__.startswith("torch.") and not isinstance(module, containers)
-    return isinstance(module, Gated) or pytorchs
+    return isinstance(module, Gated) or is_counted(module) or pytorchs
 
 
 def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
@@ -390,7 +410,7 @@ class Liveness(fx.Interpreter):
             first, self.first = self.first, None
             return everything(step.value) if first is None else first
         if step.node.op == "get_attr":  # a constant
-            return each_tensor(step.value, is_not_0)
+            return each_tensor(step.value, nonzero_entries)
         if step.module in self.hooked:
             return everything(step.value)
         if isinstance(step.module, Gated):
@@ -413,7 +433,8 @@ def each_tensor(value: Any, function: Callable[..., Any], *others: Any) -> Any:
     return None
 
 
-def is_not_0(x: Tensor) -> Tensor:
+def nonzero_entries(x: Tensor) -> Tensor:
+    """Which entries are not 0, bool."""
     return x != 0
 
 
@@ -469,7 +490,7 @@ def move_rule(step: Step) -> Any:
         moved = step.again(lambda node: marks(step.values[node], step.live[node]))
     except RuntimeError:  # marks are float32, which another argument may not go with
         return None
-    return each_tensor(moved, is_not_0)
+    return each_tensor(moved, nonzero_entries)
 
 
 def channel_map_rule(step: Step) -> Any:

@@ -18,6 +18,7 @@ from ..method.gated import evaluating, gates_of, saliency_penalty, set_density
 from .losses import distillation_loss, lowered_density
 from .parallel import Team
 from .recipes import Recipe, Step
+from .settings import DivergedError
 
 EVALUATED_AT_ONCE = 250  # images
 LARGEST_GRADIENT = 5.0  # norm of all gradients together; longer ones are shortened to it
@@ -54,7 +55,7 @@ def fit(
 
     Raises:
         ValueError: a distilled step without a teacher.
-        FloatingPointError: the loss is no longer finite.
+        DivergedError: the loss is no longer finite.
         CheckpointError: the state is of another network.
     """
     team, bar = team or Team(), bar if bar is not None else tqdm(disable=True)
@@ -72,9 +73,8 @@ def fit(
         bar.set_description(f"{step.label}, epoch {epoch + 1}/{step.epochs}")
         loss = _epoch(update, epoch, data, seed + epoch, bar, team)
         if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} in {bar.desc}: try a smaller --lr with --from, or --batch"
-            )
+            text = "the loss is {loss} in {where}: try a smaller {lr} with {checkpoint}, or {batch}"
+            raise DivergedError(text, {"loss": loss, "where": bar.desc})
         if step.gates:  # the batch's densities do not fit the validation images
             set_density(network, step.density or 0.5)
         if not team.first:

@@ -39,6 +39,10 @@ class RunError(ValueError):
         return text.format_map(_Names(names) | values)
 
 
+class DivergedError(RunError, FloatingPointError):
+    """A loss that is no longer finite."""
+
+
 class _Names(dict):
     def __missing__(self, name: str) -> str:
         return name

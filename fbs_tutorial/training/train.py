@@ -150,7 +150,7 @@ def _train_step(work: Work, number: int, bar: tqdm) -> None:
     run, team, splits = work.run, work.team, work.splits
     step, settings = run.steps[number], run.metrics["settings"]
     network = _start(work, number)
-    fit(
+    precision = fit(
         network,
         step,
         run.recipe,
@@ -164,6 +164,7 @@ def _train_step(work: Work, number: int, bar: tqdm) -> None:
         team=team,
     )
     rows = measure_step(network, step, settings["densities"] or (), splits, team)
+    rows = [row | {"precision": precision} for row in rows]
     team.from_first(partial(_finish_step, work, network, step, rows))
 
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ...bench.timing import Timing, three_digits
+from ...method.dynamics import CONTROLS
 from .style import (
     BLACK,
     BLUE,
@@ -24,12 +25,13 @@ from .style import (
     legend_below,
 )
 
-CURVES = (  # key in a row of metrics.json, label, colour, marker, line
-    ("mean_winners", "the mean gate's channels, its own values", PURPLE, "D", "-."),
-    ("own_gates", "its own gates", BLUE, "o", "-"),
-    ("mean_gates", "the mean gate", ORANGE, "s", "--"),
-    ("shuffled_gates", "another image's gates", GREEN, "^", ":"),
-)
+LOOKS = {  # of the controls, by their field in a row of metrics.json
+    "mean_winners": (PURPLE, "D", "-."),
+    "own_gates": (BLUE, "o", "-"),
+    "mean_gates": (ORANGE, "s", "--"),
+    "shuffled_gates": (GREEN, "^", ":"),
+}
+LABELS = {control.field: control.label for control in CONTROLS}
 CLOSE_UP = ("mean_winners", "own_gates")  # those that stay near the best
 
 
@@ -91,10 +93,10 @@ def _controls(
         for ax in (top, middle):
             curve(ax, densities, accuracies, "small plain network", (BLACK, "x", "--"))
     medians = {}
-    for key, label, *look in CURVES:
+    for key, look in LOOKS.items():
         accuracies = [[row[key] for row in run] for run in runs]
         for ax in [top, middle] if key in CLOSE_UP else [middle]:
-            medians[key] = curve(ax, densities, accuracies, label, look)
+            medians[key] = curve(ax, densities, accuracies, LABELS[key], look)
     return medians
 
 
