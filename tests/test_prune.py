@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from fbs_tutorial import count_macs, prune_kernels, slim
+from fbs_tutorial import count_macs, prune_kernels, slim, slimming_penalty
 from fbs_tutorial.__main__ import main
 from fbs_tutorial.checkpoints import ASSETS, load_network
 from fbs_tutorial.static.masks import mask_of, masked_layers
@@ -71,6 +71,16 @@ def test_slim_then_fbs_is_one_command_more(tmp_path, capsys):
     gated, _ = load_network(folder / "d0.5.safetensors")
     assert gated.conv1.out_channels == network.conv1.out_channels < 16
     assert count_macs(gated, X).dense == count_macs(network, X).dense
+
+
+def test_the_penalty_of_slimming_shrinks_scales(tmp_path):
+    sums = []
+    for weight in (0, 0.1):
+        folder = tmp_path / str(weight)
+        options = ["--plain", "--epochs", 3, "--slimming", weight, "--out", folder]
+        assert run("train", *options) == 0
+        sums.append(slimming_penalty(load_network(folder / "plain.safetensors")[0]).item())
+    assert sums[1] < 0.9 * sums[0]
 
 
 def test_train_stripes(tmp_path, capsys):

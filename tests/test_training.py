@@ -318,6 +318,7 @@ FROM = ["--from", PLAIN, "--density", "0.5"]
             "--threshold must be a number of at least 0, got nan",
         ),
         (["--sr", "1e-5"], "--sr and --threshold go with --stripes"),
+        (["--slimming", "1e-4"], "--slimming goes with --plain"),
         (["--decay-skeletons"], "--decay-skeletons goes with --stripes"),
         (["--stripes", "--penalty", "1"], "are for networks with gates, not for .*--stripes"),
         (["--from", PLAIN, "--density", "2"], "density.*got 2"),

@@ -15,6 +15,7 @@ from ..checkpoints import CheckpointError
 from ..data import Files, Part, augment, batches, draw_moves, in_order
 from ..method.calibrate import forget_statistics
 from ..method.gated import evaluating, gates_of, saliency_penalty, set_density
+from ..static.slimming import slimming_penalty
 from ..static.stripes import skeleton_penalty, update_skeletons
 from .losses import distillation_loss, lowered_density
 from .parallel import Team
@@ -259,6 +260,8 @@ class Update:
             loss = F.cross_entropy(outputs, labels, label_smoothing=smoothing)
         if self.step.gates:
             loss = loss + recipe.penalty * saliency_penalty(self.network)
+        if self.step.kind == "plain" and recipe.slimming:
+            loss = loss + recipe.slimming * slimming_penalty(self.network)
         if self.step.kind == "stripes":
             loss = loss + recipe.sr * skeleton_penalty(self.network)
         return loss

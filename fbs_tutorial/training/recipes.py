@@ -32,6 +32,7 @@ class Recipe:
     saliency: str = "l1"  # how gated layers measure their inputs, see `channel_saliency`
     temperature: float = 4.0  # distillation: of teacher and student
     teacher_weight: float = 0.7  # distillation: of the teacher's outputs, the labels have the rest
+    slimming: float = 0.0  # of the norms' scales in plain networks, see `slimming_penalty`
     sr: float = 1e-5  # of the skeletons, see `skeleton_penalty`
     threshold: float = 0.01  # below it a stripe is pruned, see `update_skeletons`
     decay_skeletons: bool = False  # at 1 that is ten times ``sr``, or more

@@ -210,6 +210,11 @@ class Settings:
         "weight of the L1 norm of the predicted saliency in the loss",
         number(0, LARGEST, "a number of at least 0"),
     )
+    slimming: float | None = option(
+        None,
+        "with --plain: weight of the L1 norm of the batch norms' scales in the loss",
+        number(0, LARGEST, "a number of at least 0"),
+    )
     sr: float | None = option(
         None,
         "with --stripes: weight of the L1 norm of the skeletons in the loss",
@@ -413,6 +418,7 @@ RULES: tuple[tuple[Callable[[Settings], bool], str], ...] = (
         lambda s: not s.stripes and (s.sr is not None or s.threshold is not None),
         "{sr} and {threshold} go with {stripes}",
     ),
+    (lambda s: s.slimming is not None and not s.plain, "{slimming} goes with {plain}"),
     (lambda s: s.decay_skeletons and not s.stripes, "{decay_skeletons} goes with {stripes}"),
     (
         lambda s: s.kind in ("stripes", "tuned") and s.distill,
