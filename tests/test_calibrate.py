@@ -150,13 +150,11 @@ def test_stored_statistics_are_copied_saved_and_loaded():
 
 
 def test_a_weights_file_holds_them(tmp_path):
-    net = calibrate(
-        load_pretrained("digits", 0.5), as_tensors(load_data("digits")[0])[0][:200], [1]
-    )
+    train, test = (as_tensors(part)[0] for part in load_data("digits"))
+    net = calibrate(load_pretrained("digits", 0.5), train[:200], [1.0])
     save_network(net, tmp_path / "net.safetensors", "digitsnet", 10)
     loaded, _ = load_network(tmp_path / "net.safetensors")
-    x = as_tensors(load_data("digits")[1])[0][:8]
-    assert torch.equal(set_density(loaded, 1.0)(x), set_density(net, 1.0)(x))
+    assert torch.equal(set_density(loaded, 1.0)(test[:8]), set_density(net, 1.0)(test[:8]))
 
 
 def test_a_network_of_one_density_serves_higher_ones():

@@ -273,6 +273,20 @@ def test_accuracy_counts_the_right_answers(digits):
     assert accuracy(network, images, labels) == right / 80
 
 
+def test_a_small_network_trains_in_one_thread(digits):
+    network, seen = network_for(PLAIN), []
+    network.conv1.register_forward_hook(lambda *call: seen.append(torch.get_num_threads()))
+    torch.set_num_threads(2)
+    try:
+        fit(network, PLAIN, replace(RECIPE, threads=1), *digits, 7)
+        assert set(seen) == {1} and torch.get_num_threads() == 2
+        seen.clear()
+        fit(network, PLAIN, replace(RECIPE, threads=None), *digits, 7)
+        assert set(seen) == {2}
+    finally:
+        torch.set_num_threads(1)
+
+
 CPU = torch.device("cpu")
 
 

@@ -61,6 +61,39 @@ def fit(
         CheckpointError: the state is of another network.
     """
     team, bar = team or Team(), bar if bar is not None else tqdm(disable=True)
+    with threads(recipe.threads):
+        return _fit(network, step, recipe, data, validation, seed, teacher, state, save, bar, team)
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """At most ``count`` threads of PyTorch on the CPU inside the ``with``; None: as many as are.
+
+    Where an operation takes microseconds, threads that wait for each other take longer than one
+    alone does, and on a busy machine many times as long.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, count or before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fit(
+    network: nn.Module,
+    step: Step,
+    recipe: Recipe,
+    data: Part,
+    validation: Part,
+    seed: int,
+    teacher: nn.Module | None,
+    state: dict | None,
+    save: Callable[[dict], None],
+    bar: tqdm,
+    team: Team,
+) -> str:
+    """`fit` itself."""
     prepare(network, step, recipe)
     optimizer = make_optimizer(network, recipe)
     if state is not None:

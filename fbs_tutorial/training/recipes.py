@@ -29,6 +29,7 @@ class Recipe:
     dropout: float | None = None  # of every dropout layer; None: as the network has it
     bfloat16: bool = False  # for the convolutions; gates are never computed in it
     freeze_norms: bool = False  # batch norms keep the statistics they have
+    threads: int | None = None  # of a CPU, at most: small networks are faster in one
     saliency: str = "l1"  # how gated layers measure their inputs, see `channel_saliency`
     temperature: float = 4.0  # distillation: of teacher and student
     teacher_weight: float = 0.7  # distillation: of the teacher's outputs, the labels have the rest
@@ -73,6 +74,7 @@ RECIPES = {
         validation=197,
         shift=1,
         flip=False,
+        threads=1,
     ),
     "fashion_mnist": Recipe(
         model="digitsnet",
