@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_slimming import Block, assert_close, images_for, lived_in, network
 from torch import nn
@@ -180,6 +180,7 @@ def test_the_penalty():
     assert penalty.item() == pytest.approx(total)
 
 
+@settings(max_examples=20)  # each follows the data of a network
 @given(st.floats(0, 1), st.booleans(), st.integers(0, 99))
 def test_an_update_empties_entries_and_gradients(threshold, trained, seed):
     torch.manual_seed(seed)
