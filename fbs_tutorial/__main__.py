@@ -11,6 +11,7 @@ from .bench.report import tables
 from .bench.run import DENSITIES, bench
 from .data import DamagedImageError
 from .training.parallel import number
+from .training.prune import METHODS, prune
 from .training.runs import markdown_table
 from .training.settings import RunError, Settings, numbers
 from .training.train import train
@@ -56,6 +57,21 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _prune(options: argparse.Namespace) -> int:
+    for line in prune(
+        options.method,
+        options.percent,
+        options.out,
+        checkpoint=options.checkpoint,
+        model=options.model,
+        pretrained_weights=options.pretrained,
+        score=options.score,
+        data=options.data,
+    ):
+        print(line)
+    return 0
+
+
 def _bench(options: argparse.Namespace) -> int:
     from .lesson.plots import time_and_macs
 
@@ -96,8 +112,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     Settings.add_options(train_command)
     train_command.set_defaults(run=_train, when_stopped="the same command goes on from here")
+    _add_prune(commands)
     _add_bench(commands)
     return parser
+
+
+def _add_prune(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("prune", help="prune a trained network for all images alike")
+    add = command.add_argument
+    add("--method", required=True, help=f"one of {', '.join(METHODS)}")
+    add("--percent", type=float, required=True, help="of the weights, or of the channels")
+    add("--from", dest="checkpoint", metavar="FILE", help="the network's weights")
+    add("--model", help="whose weights they are, where the file does not tell")
+    add("--pretrained", action="store_true", help="torchvision's weights of --model")
+    add("--score", default="max", help="of kernels: max, l1 or l2")
+    add("--data", help="a data set: print the validation accuracy before and after")
+    add("--out", required=True, metavar="FILE", help="what to write, for train --from")
+    command.set_defaults(run=_prune, when_stopped="nothing is written")
 
 
 def _add_bench(commands: argparse._SubParsersAction) -> None:

@@ -50,6 +50,44 @@ def mcifarnet(num_classes: int = 10, width: float = 1.0) -> nn.Sequential:
     return _chain(3, blocks, num_classes, width, eps=1e-3, dropout_after=(4, 7))
 
 
+def vgg16_cifar(num_classes: int = 10, width: float = 1.0) -> nn.Sequential:
+    """VGG-16 for CIFAR-10 with batch norm and one linear layer, ``[N, 3, 32, 32] -> [N, classes]``.
+
+    Thirteen 3x3 convolutions of 64 to 512 channels, 313.2 M MACs: the network of "Pruning Filter
+    in Filter" (NeurIPS 2020). ``width`` as in `digitsnet`.
+    """
+    channels = [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
+    blocks = [(count, 1, 1) for count in channels]
+    return _chain(3, blocks, num_classes, width, halve_after=(2, 4, 7, 10))
+
+
+def resnet56(num_classes: int = 10, width: float = 1.0) -> nn.Sequential:
+    """ResNet-56 for CIFAR-10, ``[N, 3, 32, 32] -> [N, num_classes]``; 125.7 M MACs.
+
+    Three stages of nine blocks, of 16, 32 and 64 channels ("Deep Residual Learning", section 4.2),
+    with 1x1 convolutions as shortcuts where the size changes. ``width`` as in `digitsnet`.
+    """
+    from torchvision.models.resnet import BasicBlock  # here: it takes a second to import
+
+    check_num_classes(num_classes)
+    channels = active_channels(16, width)
+    layers: OrderedDict[str, nn.Module] = OrderedDict(normalize=Normalize())
+    layers["conv1"] = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+    layers["norm1"] = nn.BatchNorm2d(channels)
+    layers["relu1"] = nn.ReLU(inplace=True)
+    for stage, full in enumerate((16, 32, 64), start=1):
+        before, channels, stride = channels, active_channels(full, width), 1 if stage == 1 else 2
+        smaller = nn.Conv2d(before, channels, 1, stride, bias=False)
+        shortcut = None if stage == 1 else nn.Sequential(smaller, nn.BatchNorm2d(channels))
+        blocks = [BasicBlock(before, channels, stride, shortcut)]
+        blocks += [BasicBlock(channels, channels) for _ in range(8)]
+        layers[f"stage{stage}"] = nn.Sequential(*blocks)
+    layers["pool"] = nn.AdaptiveAvgPool2d(1)
+    layers["flatten"] = nn.Flatten()
+    layers["classifier"] = nn.Linear(channels, num_classes)
+    return nn.Sequential(layers)
+
+
 def _chain(
     in_channels: int,
     blocks: list[tuple[int, int, int]],
@@ -57,6 +95,7 @@ def _chain(
     width: float,
     eps: float = 1e-5,
     dropout_after: tuple[int, ...] = (),
+    halve_after: tuple[int, ...] = (),
 ) -> nn.Sequential:
     """3x3 convolutions of ``(channels, stride, padding)``, batch norm, ReLU; then one linear."""
     check_num_classes(num_classes)
@@ -68,6 +107,8 @@ def _chain(
         layers[f"relu{i}"] = nn.ReLU(inplace=True)
         if i in dropout_after:
             layers[f"dropout{i}"] = nn.Dropout(0.5)
+        if i in halve_after:
+            layers[f"pool{i}"] = nn.MaxPool2d(2)
         in_channels = channels
     layers["pool"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
@@ -133,4 +174,5 @@ def wrap(model: nn.Module, density: float | Tensor = 1.0, *, normalize: bool = T
 TORCHVISION = ("resnet18", "resnet34", "resnet50", "vgg11_bn", "vgg16_bn", "mobilenet_v2")
 TORCHVISION += ("shufflenet_v2_x1_0",)
 MODELS = {"digitsnet": digitsnet, "mcifarnet": mcifarnet}
+MODELS |= {"vgg16_cifar": vgg16_cifar, "resnet56": resnet56}
 MODELS |= {name: partial(torchvision_network, name) for name in TORCHVISION}

@@ -82,7 +82,7 @@ def trainings(data: str, out: Path, epochs: int | None = None) -> Iterator[Job]:
     Gated networks are distilled from the plain one and begin from it; a small one is trained for
     as many epochs as the plain and the gated network together.
     """
-    train = [sys.executable, "-m", "fbs_tutorial", "train", "--data", data]
+    train = [sys.executable, "-m", "fbs_tutorial", "train", "--data", data, "--no-progress"]
     length = [] if epochs is None else ["--epochs", str(epochs)]
     for seed in SEEDS:
 

@@ -146,7 +146,7 @@ def markdown_table(rows: list[dict]) -> str:
 def _cells(row: dict) -> list[str]:
     dense, active = row["macs_dense"], row["macs_gates"]
     cells = [
-        "plain" if row["density"] is None else f"{row['density']:g}",
+        row.get("method", "plain") if row["density"] is None else f"{row['density']:g}",
         f"{row['val_accuracy']:.1%}",
         f"{row['test_accuracy']:.1%}",
         f"{active / 1e6:.3f} M",

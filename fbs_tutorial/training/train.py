@@ -21,6 +21,7 @@ from ..checkpoints import (
 from ..method.convert import convert, random_predictor
 from ..method.gated import evaluating, gated_layers, is_gated
 from ..models import MODELS
+from ..static.stripes import add_skeletons, prune_stripes
 from .loop import fit
 from .measure import measure, measure_step
 from .parallel import Team, join_team
@@ -120,6 +121,8 @@ def _network_to_tune(settings: Settings, model: str, num_classes: int) -> tuple[
     network, header = load_weights(path, model)
     if header["model"] != model:
         raise CheckpointError(f"{path} holds {header['model']}, not {model}")
+    if is_gated(network) and settings.kind == "tuned":
+        raise RunError("{density} or {any_density} is missing: {file} has gates", {"file": path})
     kinds = set(structure_of(network)["gates"].values())
     if settings.saliency is not None and kinds and kinds != {settings.saliency}:
         text = "{saliency} must be that of the trained gates of {file}, {its}, got {got}"
@@ -163,6 +166,8 @@ def _train_step(work: Work, number: int, bar: tqdm) -> None:
         bar=bar,
         team=team,
     )
+    if step.kind == "stripes":
+        network = prune_stripes(network, run.recipe.threshold)
     rows = measure_step(network, step, settings["densities"] or (), splits, team)
     rows = [row | {"precision": precision} for row in rows]
     team.from_first(partial(_finish_step, work, network, step, rows))
@@ -172,8 +177,11 @@ def _start(work: Work, number: int) -> nn.Module:
     """The network that a step begins with: a new one; or the one given, the plain one where it
     teaches, or that of the step before, with gates."""
     step = work.run.steps[number]
+    if step.kind == "tuned":
+        return copy.deepcopy(work.given)
     if not step.gates:
-        return _new(work.run, work.splits, step.width)
+        network = _new(work.run, work.splits, step.width)
+        return add_skeletons(network) if step.kind == "stripes" else network
     if work.given is not None:
         network = copy.deepcopy(work.given)
     else:
