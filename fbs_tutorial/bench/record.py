@@ -8,7 +8,7 @@ from pathlib import Path
 from ..files import write_atomically
 from .report import case_name
 
-SAME = ("device", "dtype", "quick", "densities", "weights", "plan")  # or the rows of two runs do not compare
+SAME = ("device", "dtype", "quick", "densities", "weights", "plan")  # or rows do not compare
 SAME_MACHINE = ("device", "threads", "versions")
 
 

@@ -133,6 +133,18 @@ class Run:
                 path.unlink(missing_ok=True)
 
 
+def read_log(folder: Path) -> list[dict]:
+    """The rows of a run's ``log.csv``, one per epoch, with numbers; none of a run of 0.1.0."""
+    path = folder / "log.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [
+            {key: value if key == "step" else float(value or "nan") for key, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
 def markdown_table(rows: list[dict]) -> str:
     """The rows of a run as a Markdown table; accuracies on the test set in percent."""
     controls = [row["control_images"] for row in rows if "control_images" in row]
