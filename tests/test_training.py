@@ -72,7 +72,7 @@ def finished(tmp_path_factory):
 
 def test_a_run_writes_its_weights_and_numbers(finished):
     assert set(contents(finished)) == {
-        "metrics.json", "table.md", "log.csv", "accuracy_macs.png",
+        "metrics.json", "table.md", "log.csv", "accuracy_macs.png", "curve.png",
         "plain.safetensors", "d1.safetensors", "d0.5.safetensors",
     }  # fmt: skip
     metrics = metrics_of(finished)

@@ -110,12 +110,13 @@ def from_file(
         header: of its file, see `load_weights`. images: that it reads; random ones when None.
     """
     model, classes, own = header["model"], int(header["num_classes"]), float(header["width"])
-    ungated = {"gates": {}, "blocks": {}}
-    structure = json.loads(header.get("structure", "{}")) | ungated
-    narrow = model not in TORCHVISION and not structure.get("static")
+    structure = json.loads(header.get("structure", "{}")) | {"gates": {}, "blocks": {}}
+    static = structure.pop("static", {})
+    static.pop("masks", None)  # zeros take as long as other weights
+    narrow = model not in TORCHVISION and not static
 
     def make(width: float) -> nn.Module:
-        return build(model, classes, structure | {"width": own * width})
+        return build(model, classes, structure | {"static": static, "width": own * width})
 
     path, shape = Path(path).absolute(), usual_shape(model)
     shape = shape if images is None else tuple(images.shape[1:])

@@ -117,7 +117,9 @@ def learning_curve(log: Sequence[Mapping], title: str = "") -> tuple[Figure, str
     top.plot(epochs, loss, "-", color=BLACK, marker=".", label="training loss")
     bottom.plot(epochs, 100 * accuracy, "-", color=BLUE, marker="o", markersize=3,
                 label="validation accuracy")  # fmt: skip
-    bottom.plot(epochs, 100 * density, "--", color=ORANGE, label="density")
+    if not np.isnan(density).all():
+        bottom.plot(epochs, 100 * density, "--", color=ORANGE, marker="s", markersize=3,
+                    label="density")  # fmt: skip
     ends = _mark_steps((top, bottom), [row["step"] for row in log])
     top.set(ylabel="loss of an epoch", ylim=(0, None), title=title)
     bottom.set(xlabel="epoch", ylabel="%", ylim=(0, 104), xlim=(0.5, len(log) + 0.5))
@@ -125,9 +127,11 @@ def learning_curve(log: Sequence[Mapping], title: str = "") -> tuple[Figure, str
         ax.grid(alpha=0.3)
     legend_below(figure, ncols=3)
     reached = ", ".join(f"{step} {100 * accuracy[i]:.1f} %" for step, i in ends.items())
+    went = (
+        f"s, loss from {loss[0]:.3g} to {loss[-1]:.3g}" if len(log) > 1 else f", loss {loss[0]:.3g}"
+    )
     return figure, (
-        f"{len(log)} epochs, loss from {loss[0]:.3g} to {loss[-1]:.3g}; validation accuracy at the "
-        f"end of each step: {reached}."
+        f"{len(log)} epoch{went}; validation accuracy at the end of each step: {reached}."
     )
 
 
