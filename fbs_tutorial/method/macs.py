@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from .gated import ChannelPruning, Gated, GatedConv2d, evaluating, is_gated
-from .graph import Liveness, Parts, is_counted, last_convolution, traceable_parts, winners
+from .graph import Parts, is_counted, last_convolution, traceable_parts
+from .liveness import Liveness, winners
 from .saliency import check_feature_maps
 
 
