@@ -277,8 +277,12 @@ def load_metrics(name: str, kind: str = "schedule") -> list[dict]:
     """The ``metrics.json`` of the shipped networks' training, one of each seed, seed 0 first.
 
     Args:
-        kind: ``"schedule"`` (one network a density), ``"any"`` (one for all) or ``"static"``
+        name: as in `load_pretrained`.
+        kind: ``"schedule"`` (one network per density), ``"any"`` (one for all) or ``"static"``
             (small plain networks, with as many channels as win at each density).
+
+    Raises:
+        ValueError: unknown name or kind.
     """
     if name not in PRETRAINED:
         raise ValueError(f"name must be one of {', '.join(PRETRAINED)}, got {name!r}")

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_map_only
 
-from ..method.saliency import channel_saliency
+from ..method.saliency import reduce_channels
 
 aten = torch.ops.aten
 
@@ -147,7 +147,7 @@ class Compact(Tensor):
         dtype = float32_or_finer(self.maps.dtype)
         if self.nonnegative and reduce in ("l1", "avg"):
             return self.maps.mean(dim=(2, 3), dtype=dtype)  # |x| would be a copy of all maps
-        return channel_saliency(self.maps.to(dtype), reduce)
+        return reduce_channels(self.maps.to(dtype), reduce)
 
     def among_all(self, values: Tensor) -> Tensor:
         """One number per stored channel, ``[N, k]``, among zeros for the others: ``[N, C]``."""
