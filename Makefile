@@ -10,7 +10,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 # Each test process keeps to one thread; tests/conftest.py says which tests share a process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadgroup
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout 300
-CORE := contract convert dynamics errors execution gated macs packaging saliency tables wta
+CORE := calibrate contract convert dynamics errors execution gated graph losses macs packaging saliency tables wta
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lab test quick lint unit nbval test-gpu run notebooks digits bench bench-gpu gpu ablation clean

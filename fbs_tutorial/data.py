@@ -91,6 +91,10 @@ class Files:
         """The images ``[n, C, H, W]`` of each index tensor ``[n]`` of ``order``.
 
         A random crop depends on ``seed`` and on the image alone, not on who reads it when.
+
+        Raises:
+            DamagedImageError: a picture that cannot be read, by its name.
+            OSError: a process that reads has died.
         """
         loader = DataLoader(
             _Reader(self.dataset, seed),

@@ -100,7 +100,9 @@ class Compact(Tensor):
                 operation(*args, **kwargs)
         return result
 
-    def on_maps(self, operation, args: tuple, kwargs: dict) -> "Compact | tuple[Compact, Compact]":
+    def on_maps(
+        self, operation: Callable, args: tuple, kwargs: dict
+    ) -> "Compact | tuple[Compact, Compact]":
         """The result of one of `CHANNELWISE`, computed from the stored channels."""
         y = operation(self.maps, *args, **kwargs)
         nonnegative = self.nonnegative or operation in RELUS

@@ -174,7 +174,7 @@ def _run(model: nn.Module, images: Tensor, by: str, parts: Parts) -> list[_Call]
     predictors = {gate.predictor for gate in skipped}
     runs = {part: Liveness(part, graph, reads) for part, graph in parts.graphs.items()}
 
-    def hook(module, inputs, output, name):
+    def hook(module: nn.Module, inputs: tuple, output: Tensor, name: str) -> None:
         if isinstance(module, Gated):
             _add_gate(calls, module, name, output, len(images), skipped[module])
         elif module not in predictors:
