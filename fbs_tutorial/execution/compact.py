@@ -37,7 +37,7 @@ RELUS = {
     **dict.fromkeys((aten.relu6.default, aten.relu6_.default), always),
     **dict.fromkeys((aten.hardtanh.default, aten.hardtanh_.default), from_0_to_6),
 }
-CHANNELWISE = {
+ON_MAPS = {
     **RELUS,
     **dict.fromkeys((aten.silu.default, aten.silu_.default, aten.gelu.default), always),
     **dict.fromkeys((aten.hardswish.default, aten.hardswish_.default), always),
@@ -91,7 +91,7 @@ class Compact(Tensor):
     @classmethod
     def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        applies, x = CHANNELWISE.get(operation), args[0]
+        applies, x = ON_MAPS.get(operation), args[0]
         if applies and applies(args) and (x.channels is not None or x.nonnegative):
             return x.on_maps(operation, args[1:], kwargs)
         result = operation(*map(full, args), **{name: full(x) for name, x in kwargs.items()})
@@ -103,7 +103,7 @@ class Compact(Tensor):
     def on_maps(
         self, operation: Callable, args: tuple, kwargs: dict
     ) -> "Compact | tuple[Compact, Compact]":
-        """The result of one of `CHANNELWISE`, computed from the stored channels."""
+        """The result of one of `ON_MAPS`, computed from the stored channels."""
         y = operation(self.maps, *args, **kwargs)
         nonnegative = self.nonnegative or operation in RELUS
         if y is self.maps:  # in place
