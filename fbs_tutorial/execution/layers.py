@@ -23,6 +23,7 @@ class Compact:
     channels: Tensor | None  # [N, k] int64: which of the ``total`` channels they are; None: all
     total: int
     positive: bool = False  # True if no value is below 0
+    sums: Tensor | None = None  # [N, parts, k]: of |maps| over parts of the pixels, if known
 
     def dense(self) -> Tensor:
         """``[N, total, H, W]``."""
@@ -102,6 +103,14 @@ class SparseConv(nn.Module):
         """
         raise NotImplementedError
 
+    def select(self, gate: Gated, x: Compact) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``s`` ``[N, width]``, ``g`` ``[N, C_out]``, winners and their gates ``[N, k]``."""
+        s = x.saliency(gate.reduce)
+        g = gate.predict(x.spread(s))
+        if gate.reduce != "l1":  # which can be 0 where a map is not empty
+            s = x.saliency()
+        return s, g, *choose(gate, g)
+
     def pad(self, maps: Tensor) -> Tensor:
         """Do the padding that ``F.conv2d`` cannot: uneven, or not with zeros."""
         return F.pad(maps, *self.extra_padding) if self.extra_padding else maps
@@ -154,14 +163,10 @@ class SparseGatedConv2d(Gated):
 
     def forward(self, x: Maps) -> Maps:
         x = check_input(self, x, self.in_channels)
-        s = x.saliency(self.reduce)  # [N, width]
-        g = self.saliency = self.predict(x.spread(s))  # [N, C_out]
-        winners, pi = choose(self, g)  # [N, k]
-        if self.reduce != "l1":  # which can be 0 where a map is not empty
-            s = x.saliency()
+        s, self.saliency, winners, pi = self.conv.select(self, x)
         y = self.conv(x, s, winners, pi, relu=self.activation is True)
         if type(self.activation) in ELEMENTWISE:
-            y.maps = self.activation(y.maps)
+            y = Compact(self.activation(y.maps), y.channels, y.total, y.positive)
         elif isinstance(self.activation, nn.Module):
             y = Compact(self.activation(y.dense()), None, y.total)
         return y if self.keep_compact else y.dense()
