@@ -340,7 +340,7 @@ def variants_of(
         inputs = inputs_of(masked.to(dtype), rounded, case.part)
         module = masked.get_submodule(case.part)
         variants.append(Variant("masked", module, inputs, dense + overhead, d, ideal))
-        fast = _set_kernels(accelerate(masked, device), precision)
+        fast = accelerate(masked, device)
         inputs = inputs_of(fast, rounded, case.part)
         module = fast.get_submodule(case.part)
         macs = executed_macs(module, inputs, batch)
@@ -409,9 +409,7 @@ def executed_macs(module: nn.Module, inputs: list, batch: int) -> float:
 
     def add(conv: SparseConv, args: tuple, output: Compact) -> None:
         nonlocal in_kernels
-        if hasattr(conv, "precision"):
-            pairs = args[0].maps.shape[1] * prod(conv.kernel_size)
-            in_kernels += pairs * output.maps.numel()
+        in_kernels += conv.kernel_macs(args[0], output)
 
     hooks = [m.register_forward_hook(add) for m in module.modules() if isinstance(m, SparseConv)]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -457,7 +455,7 @@ def _executions(
     yield "eager", variants, {}
     if device != "cuda":
         return
-    from ..execution.cuda import graphed
+    from ..execution.graphs import graphed
 
     ready, missing = [], {}
     for v in variants:
@@ -492,14 +490,6 @@ class OnMaps(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         y = self.module(replace(self.like, maps=maps))
         return y.maps if isinstance(y, Compact) else y
-
-
-def _set_kernels(accelerated: nn.Module, precision: str) -> nn.Module:
-    """Tell its own kernels, which PyTorch's switches do not reach."""
-    for module in accelerated.modules():
-        if isinstance(module, SparseConv) and hasattr(module, "precision"):
-            module.precision = "tf32" if precision == "tf32" else "ieee"
-    return accelerated
 
 
 def _precisions(device: str) -> tuple[str, ...]:

