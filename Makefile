@@ -5,9 +5,13 @@ IP ?= localhost
 VENV := .venv
 BIN := $(VENV)/bin
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+# Each test process keeps to one thread; tests/conftest.py says which tests share a process.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadgroup
+NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout 300
+CORE := contract convert dynamics errors execution gated macs packaging saliency tables wta
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test lint unit nbval test-gpu run notebooks digits bench bench-gpu clean
+.PHONY: help setup lab test quick lint unit nbval test-gpu run notebooks digits bench bench-gpu clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,17 +28,21 @@ lab: setup ## open notebook 00 in JupyterLab (PORT=8888 IP=localhost)
 	$(BIN)/python -m jupyterlab --allow-root --ip $(IP) --port $(PORT) --ServerApp.log_level=WARN \
 	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
-test: lint unit nbval ## lint, unit, property and browser tests, all notebooks
+test: lint ## lint, unit, property and browser tests, every notebook twice
+	$(PYTEST) $(NBVAL) --durations 5 tests notebooks
+
+quick: lint ## lint and the tests of the core, in two minutes
+	$(PYTEST) -m 'not slow' $(CORE:%=tests/test_%.py)
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 unit: setup
-	$(BIN)/python -m pytest -q tests
+	$(PYTEST) tests
 
 nbval: setup
-	$(BIN)/python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 300 --durations 5 $(NOTEBOOKS)
+	$(PYTEST) $(NBVAL) tests/test_notebooks.py notebooks
 
 test-gpu: setup ## the tests of the CUDA backend, those that need an NVIDIA GPU among them
 	$(BIN)/python -m pytest -q tests/test_cuda.py

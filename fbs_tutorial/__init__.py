@@ -7,6 +7,7 @@ try:
     from .checkpoints import load_pretrained
     from .data import load_data
     from .execution import accelerate
+    from .method.calibrate import calibrate
     from .method.convert import convert
     from .method.dynamics import how_dynamic
     from .method.gated import ChannelPruning, GatedConv2d, saliency_penalty, set_density
@@ -25,6 +26,7 @@ __all__ = [
     "GatedConv2d",
     "accelerate",
     "active_channels",
+    "calibrate",
     "channel_saliency",
     "convert",
     "count_macs",

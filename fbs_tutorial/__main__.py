@@ -1,19 +1,18 @@
 """``python -m fbs_tutorial train`` and ``bench``: the command line."""
 
 import argparse
-import json
 import shlex
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from .bench.run import DENSITIES, NETWORKS, bench, tables
+from .bench.cases import NETWORKS
+from .bench.report import tables
+from .bench.run import DENSITIES, bench
 from .data import DamagedImageError
-from .files import write_atomically
-from .training.loop import RECIPES
 from .training.parallel import number
 from .training.runs import markdown_table
+from .training.settings import RunError, Settings, numbers
 from .training.train import train
 
 
@@ -27,7 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
         # of several processes all fail alike, but for one that cannot read its own share
         if number("LOCAL_RANK") == 0 or isinstance(error, DamagedImageError):
-            line = f"error: {' '.join(str(error).split())}\n"
+            text = error.with_names(Settings.flags()) if isinstance(error, RunError) else str(error)
+            line = f"error: {' '.join(text.split())}\n"
             # another process may have left a progress bar on the line
             sys.stderr.write(line if number("LOCAL_RANK") == 0 else f"\n{line}")
             sys.stderr.flush()
@@ -43,29 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
 def _train(options: argparse.Namespace) -> int:
     from .lesson.plots import accuracy_and_macs  # here, so that a bad option fails at once
 
-    metrics = train(
-        options.data,
-        options.out,
-        model=options.model,
-        seed=options.seed,
-        densities=options.densities,
-        any_density=options.any_density,
-        static=options.static,
-        checkpoint=options.checkpoint,
-        density=options.density,
-        lr=options.lr,
-        epochs=options.epochs,
-        plain_epochs=options.plain_epochs,
-        batch=options.batch,
-        size=options.size,
-        freeze_norms=options.freeze_norms,
-        download=options.download,
-    )
+    metrics = train(Settings.from_options(options))
     if number("RANK") != 0:
         return 0
     folder = Path(metrics["folder"])
     print(markdown_table(metrics["rows"]))
-    if not options.static:
+    if any(row["method"] in ("fbs", "any") for row in metrics["rows"]):
         figure, sentence = accuracy_and_macs([metrics["rows"]])
         figure.savefig(folder / "accuracy_macs.png", dpi=150)
         print(sentence)
@@ -79,7 +62,6 @@ def _bench(options: argparse.Namespace) -> int:
     out = Path(options.out or f"build/bench-{options.device}.json")
     if out.suffix != ".json":
         raise ValueError(f"--out takes the name of a .json file, got {str(out)!r}")
-    out.parent.mkdir(parents=True, exist_ok=True)  # before minutes of work, not after
     results = bench(
         options.model,
         layers=options.layers,
@@ -89,10 +71,10 @@ def _bench(options: argparse.Namespace) -> int:
         quick=options.quick,
         threads=options.threads,
         anyway=options.anyway,
+        out=out,
+        command=f"python -m fbs_tutorial {shlex.join(options.arguments)}",
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    results = {"command": f"python -m fbs_tutorial {shlex.join(options.arguments)}", **results}
-    write_atomically(out, (json.dumps(results, indent=1) + "\n").encode())
     figure, sentence = time_and_macs(results)
     figure.savefig(out.with_suffix(".png"), dpi=130)
     print(tables(results))
@@ -112,25 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     train_command = commands.add_parser(
         "train", help="train a plain network, gate it, and walk it down the densities"
     )
-    add = train_command.add_argument
-    names = ", ".join(name for name in RECIPES if name != "folder")
-    add("--data", default="digits", help=f"{names} (FBS_DATA says where), or a folder with train/ "
-        "and val/ folders of class folders")  # fmt: skip
-    add("--model", help="the recipe's when not given")
-    add("--out", help="the run folder (default: one under runs/)")
-    add("--seed", type=int, default=0)
-    add("--densities", type=_densities, metavar="1.0,0.9,...", help="1.0 to 0.1 when not given")
-    add("--any-density", action="store_true", help="one network, its density drawn for each image")
-    add("--static", action="store_true", help="small plain networks of the same MACs, to compare")
-    add("--from", dest="checkpoint", metavar="CHECKPOINT", help="gate and fine-tune this network")
-    add("--density", type=float, help="with --from: the density to fine-tune at")
-    add("--lr", type=float, help="with --from: the highest learning rate")
-    add("--epochs", type=int, help="of every step, instead of the recipe's")
-    add("--plain-epochs", type=int, help="of the plain steps, instead of --epochs")
-    add("--batch", type=int, help="images a step, instead of the recipe's; learning rates follow")
-    add("--size", type=int, help="of photographs in pixels, instead of the recipe's 128")
-    add("--freeze-norms", action="store_true", help="batch norms keep their statistics")
-    add("--download", action="store_true", help="fetch the data set into FBS_DATA if not there")
+    Settings.add_options(train_command)
     train_command.set_defaults(run=_train, when_stopped="the same command goes on from here")
     _add_bench(commands)
     return parser
@@ -144,32 +108,23 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     add("--model", type=_words, metavar="NAME,...", help=f"of {', '.join(NETWORKS)}; default: all")
     add("--layers", action="store_true", help="single layers; with --model, as well")
     add("--device", default="cpu", help="cpu or cuda")
-    add("--batch", type=_numbers(int), metavar="1,32", help="images at a time")
-    add("--densities", type=_densities, metavar="0.5,0.25", default=DENSITIES)
+    add("--batch", type=numbers(int), metavar="1,32", help="images at a time")
+    add("--densities", type=numbers(float), metavar="0.5,0.25", default=DENSITIES)
     add("--quick", action="store_true", help="a part of it, in less than a minute")
     add("--threads", type=int, help="of PyTorch on the CPU (default: all)")
-    add("--out", metavar="FILE.json", help="the plot goes beside it (default: under build/)")
+    add(
+        "--out",
+        metavar="FILE.json",
+        help="written after each row, the plot beside it (default: under build/)",
+    )
     add("--anyway", action="store_true", help="measure although the machine is busy")
-    command.set_defaults(run=_bench, when_stopped="nothing was written")
+    command.set_defaults(
+        run=_bench, when_stopped="rows measured so far are kept, the same command goes on"
+    )
 
 
 def _words(text: str) -> list[str]:
     return text.split(",")
-
-
-def _numbers(kind: type) -> Callable[[str], tuple]:
-    """A reader of numbers with commas between them."""
-
-    def read(text: str) -> tuple:
-        try:
-            return tuple(kind(word) for word in text.split(","))
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"takes numbers with commas, got {text!r}") from None
-
-    return read
-
-
-_densities = _numbers(float)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,16 @@ import os
 from numbers import Real
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
-from .files import write_atomically
+from .files import damaged, write_atomically
 from .method.convert import convert
-from .method.gated import ChannelPruning, is_gated, set_density
+from .method.gated import ChannelPruning, gated_layers, is_gated, set_density
 from .method.wta import check_density
-from .models import MODELS
+from .models import MODELS, TORCHVISION, wrap
 
 ASSETS = Path(__file__).parent / "assets"
 PRETRAINED = ("digits", "cifar10")
@@ -29,18 +30,61 @@ def save_network(
     """Write the weights as safetensors; the header tells how to build the network again.
 
     Args:
+        network: what ``MODELS[model]`` makes, or what `convert` or `wrap` makes of it.
         model: a key of ``MODELS``, called with ``num_classes`` and ``width``.
         facts: anything else worth knowing, stored as text.
 
     Raises:
-        ValueError: the network has `ChannelPruning` blocks, which the header cannot describe.
+        ValueError: the network has `ChannelPruning` blocks that are not those of `wrap`.
     """
-    if any(isinstance(module, ChannelPruning) for module in network.modules()):
-        raise ValueError("save_network stores what convert makes; of blocks store state_dict()")
-    gated = is_gated(network)
-    header = {"model": model, "num_classes": num_classes, "width": width, "gated": gated, **facts}
+    structure = structure_of(network, width)
     state = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
+    if structure["blocks"] and not _same_shapes(build(model, num_classes, structure), state):
+        raise ValueError(
+            f"network must be what wrap makes of {model}, to be built again; of other networks "
+            "with ChannelPruning store state_dict()"
+        )
+    header = {"model": model, "num_classes": num_classes, "width": width}
+    header |= {"gated": is_gated(network), "structure": json.dumps(structure), **facts}
     write_atomically(path, save(state, {key: str(value) for key, value in header.items()}))
+
+
+def structure_of(network: nn.Module, width: float = 1.0) -> dict:
+    """What sets ``network`` apart from the model it was made of, as JSON can hold it.
+
+    ``width``: the share of channels; ``gates``: how each gated layer measures its inputs;
+    ``blocks``: which of them are `ChannelPruning` blocks, and whether their gates have mean 1.
+    """
+    gates = gated_layers(network) if is_gated(network) else {}
+    return {
+        "width": width,
+        "gates": {name: gate.reduce for name, gate in gates.items()},
+        "blocks": {n: g.normalize for n, g in gates.items() if isinstance(g, ChannelPruning)},
+    }
+
+
+def build(model: str, num_classes: int, structure: dict) -> nn.Module:
+    """A network with new weights, of the structure that `structure_of` found.
+
+    Raises:
+        ValueError: the model has no such layers.
+    """
+    network = MODELS[model](num_classes, structure["width"])
+    if structure["blocks"]:
+        network = wrap(network, normalize=all(structure["blocks"].values()))
+    elif structure["gates"]:
+        network = convert(network)
+    gates = gated_layers(network) if is_gated(network) else {}
+    if gates.keys() != structure["gates"].keys():
+        raise ValueError(f"its gated layers are not those of {model}")
+    for name, reduce in structure["gates"].items():
+        gates[name].reduce = reduce
+    return network
+
+
+def _same_shapes(network: nn.Module, state: dict[str, Tensor]) -> bool:
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    return shapes == {name: value.shape for name, value in state.items()}
 
 
 def load_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, str]]:
@@ -51,27 +95,144 @@ def load_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, str]]:
     Raises:
         CheckpointError: no such file, damaged, or not written by this package.
     """
+    header, state = _read_safetensors(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
-    try:
-        classes, width = int(header["num_classes"]), float(header["width"])
-        network = MODELS[header["model"]](classes, width)
-        if header["gated"] == "True":
-            network = convert(network)
-        network.load_state_dict(state)
+        model, classes, width = header["model"], int(header["num_classes"]), float(header["width"])
+        if "structure" in header:
+            network = build(model, classes, json.loads(header["structure"]))
+        else:  # as 0.1.0 wrote it
+            network = MODELS[model](classes, width)
+            network = convert(network) if header["gated"] == "True" else network
     except KeyError as error:
         raise CheckpointError(
             f"{path} was not written by fbs_tutorial: no {error} in it"
         ) from error
-    except (ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path} does not fit {header.get('model')}: {str(error).splitlines()[-1].strip()}"
-        ) from error
-    return network.eval(), header
+    except ValueError as error:
+        raise CheckpointError(f"{path} does not fit {header['model']}: {error}") from error
+    return _filled(network, state, path, model), header
+
+
+def load_weights(
+    path: str | os.PathLike, model: str | None = None
+) -> tuple[nn.Module, dict[str, str]]:
+    """A network from a file of this package, or from a plain state dict of ``model``.
+
+    A state dict is what ``torch.save`` or safetensors stored of ``state_dict()``, of a network of
+    this package or of torchvision's network of that name; the number of classes is read off it.
+
+    Args:
+        model: a key of ``MODELS``, for files that do not tell.
+
+    Returns:
+        The network in eval mode, and the header that `save_network` would have written.
+
+    Raises:
+        CheckpointError: no such file, damaged, or weights of another network.
+    """
+    if not _is_torch_file(path):
+        header, state = _read_safetensors(path)
+        if "model" in header or model is None:
+            return load_network(path)
+    else:
+        state = _read_torch(path)
+    if model is None:
+        raise CheckpointError(f"{path} does not tell of which network it is: give its model")
+    return _from_state_dict(state, model, path)
+
+
+def pretrained(model: str, num_classes: int) -> nn.Module:
+    """torchvision's weights of ``model``, fetched if they are not there, in eval mode.
+
+    The classifier is new where ``num_classes`` is not that of the weights.
+
+    Raises:
+        CheckpointError: they cannot be fetched.
+    """
+    from torchvision.models import get_model_weights  # here: it takes a second to import
+
+    try:
+        state = get_model_weights(model).DEFAULT.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"the weights of {model} cannot be fetched: {error}") from error
+    network, head = MODELS[model](num_classes), _classifier(state)
+    if len(state[head]) != num_classes:
+        own = network.state_dict()
+        head = head.removesuffix("weight")
+        for name in (name for name in state if name.startswith(head)):
+            state[name] = own[f"network.{name}"]
+    state = {f"network.{name}": value for name, value in state.items()}
+    return _filled(network, state, f"torchvision's {model}", model)
+
+
+def _is_torch_file(path: str | os.PathLike) -> bool:
+    """Whether a file is one of ``torch.save``, by its first bytes: a zip archive or a pickle."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(2) in (b"PK", b"\x80\x02")
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _read_safetensors(path: str | os.PathLike) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return file.metadata() or {}, state
+    except SafetensorError as error:
+        raise CheckpointError(damaged(path, error, "give a file of weights")) from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _read_torch(path: str | os.PathLike) -> dict[str, Tensor]:
+    """The tensors by name in a file of ``torch.save``; nothing in it is executed."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and torch raise many kinds for a damaged file
+        why = str(error).partition("\n")[0]
+        raise CheckpointError(damaged(path, why, "give a file of weights")) from error
+    for name in ("state_dict", "model"):  # as training scripts often store it
+        state = state[name] if isinstance(state, dict) and name in state else state
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(f"{path} does not hold a state dict: tensors by name")
+    return state
+
+
+def _from_state_dict(
+    state: dict[str, Tensor], model: str, path: str | os.PathLike
+) -> tuple[nn.Module, dict[str, str]]:
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    if model in TORCHVISION and not any(name.startswith("network.") for name in state):
+        state = {f"network.{name}": value for name, value in state.items()}
+    try:
+        classes = len(state[_classifier(state)])
+        network = MODELS[model](classes)
+        if any(".predictor." in name for name in state):
+            network = convert(network)
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} does not fit {model}: {error}") from error
+    header = {"model": model, "num_classes": classes, "width": 1.0, "gated": is_gated(network)}
+    network = _filled(network, state, path, model)
+    return network, {key: str(value) for key, value in header.items()}
+
+
+def _classifier(state: dict[str, Tensor]) -> str:
+    """The name of the last linear layer's weight ``[classes, features]``."""
+    names = [name for name, value in state.items() if value.ndim == 2 and "predictor" not in name]
+    if not names:
+        raise ValueError("no classifier in it")
+    return names[-1]
+
+
+def _filled(
+    network: nn.Module, state: dict[str, Tensor], path: str | os.PathLike, model: str
+) -> nn.Module:
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        line = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{path} does not fit {model}: {line}") from error
+    return network.eval()
 
 
 def load_pretrained(name: str, density: float | str | None = None) -> nn.Module:
@@ -113,4 +274,21 @@ def load_metrics(name: str, kind: str = "schedule") -> list[dict]:
         raise ValueError(f"name must be one of {', '.join(PRETRAINED)}, got {name!r}")
     if kind not in ("schedule", "any", "static"):
         raise ValueError(f"kind must be 'schedule', 'any' or 'static', got {kind!r}")
-    return [json.loads(p.read_text()) for p in sorted((ASSETS / name).glob(f"{kind}-seed*.json"))]
+    runs = [json.loads(p.read_text()) for p in sorted((ASSETS / name).glob(f"{kind}-seed*.json"))]
+    return [metrics | {"rows": named_rows(metrics["rows"], kind)} for metrics in runs]
+
+
+def named_rows(rows: list[dict], kind: str) -> list[dict]:
+    """The rows of a run of this kind, each with its step and method, which 0.1.0 did not write."""
+    return [_step_and_method(row["density"], kind) | row for row in rows]
+
+
+def _step_and_method(density: float | None, kind: str) -> dict:
+    if density is None:
+        step, method = "given" if kind == "finetune" else "plain", "plain"
+    elif kind == "any":
+        step, method = "any", "any"
+    else:
+        name, method = ("static", "small") if kind == "static" else ("d", "fbs")
+        step = f"{name}{density:g}"
+    return {"step": step, "method": method, "distilled": False}

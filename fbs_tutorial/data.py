@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 NAMES = ("digits", "cifar10", "fashion_mnist", "imagenette")
@@ -138,7 +138,9 @@ def batches(part: Part, order: Sequence[Tensor], seed: int = 0) -> Iterator[tupl
     """``(images, labels)`` of each index tensor of ``order``, on the device of the labels."""
     images, labels = part
     if isinstance(images, Tensor):
-        for indices in order:
+        # Moved at once: a copy to a GPU for each batch would wait for the batch before.
+        sizes = [len(indices) for indices in order]
+        for indices in torch.cat(list(order)).to(labels.device).split(sizes):
             yield images[indices], labels[indices]
         return
     for indices, x in zip(order, images.batches(order, seed), strict=True):
@@ -149,6 +151,31 @@ def batches(part: Part, order: Sequence[Tensor], seed: int = 0) -> Iterator[tupl
 def in_order(part: Part, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The whole part, ``size`` images at a time."""
     return batches(part, torch.arange(len(part[1])).split(size))
+
+
+def draw_moves(count: int, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """How to augment each image, ``[count, 3]``: pixels down, pixels right, mirrored or not."""
+    moves = torch.randint(0, 2 * shift + 1, (2, count), generator=generator)
+    mirrored = torch.rand(count, generator=generator) < 0.5 if flip else torch.zeros(count)
+    return torch.stack([*moves, mirrored.long()], dim=1)
+
+
+def augment(images: Tensor, moves: Tensor, shift: int) -> Tensor:
+    """Move each image by up to ``shift`` pixels, edges repeated, and mirror some: same shape.
+
+    Args:
+        images: ``[N, C, H, W]``.
+        moves: ``[N, 3]`` of `draw_moves`, on the device of the images.
+    """
+    _, _, height, width = images.shape
+    down, right, mirrored = moves.T
+    padded = pad(images, (shift,) * 4, mode="replicate")
+    rows = down[:, None] + torch.arange(height, device=moves.device)  # [N, H]
+    columns = right[:, None] + torch.arange(width, device=moves.device)  # [N, W]
+    columns = torch.where(mirrored[:, None] == 1, columns.flip(1), columns)
+    picture = torch.arange(len(images), device=moves.device)[:, None, None]
+    moved = padded.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]]
+    return moved.permute(0, 3, 1, 2)  # channels_last in memory, which convolutions like
 
 
 def spread(part: Part, count: int) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,11 @@ import tempfile
 from pathlib import Path
 
 
+def damaged(path: str | os.PathLike, why: object, remedy: str) -> str:
+    """The one sentence about a file that cannot be read."""
+    return f"{path} is damaged ({' '.join(str(why).split())}): {remedy}"
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` so that ``path`` holds either its old content or all of the new."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")

@@ -6,8 +6,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .method.convert import copy_with_chains, replace
+from .method.convert import copy_with_chains
 from .method.gated import ChannelPruning
+from .method.graph import replace
 from .method.wta import active_channels
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std of red, green and blue
@@ -40,6 +41,9 @@ def mcifarnet(num_classes: int = 10, width: float = 1.0) -> nn.Sequential:
     Eight convolutions of 64 to 192 channels, the first without padding; 174.3 M MACs. Shapes
     after the authors' release (github deep-fry/mayo, models/cifarnet.yaml) with PyTorch's
     symmetric padding at stride 2. ``width`` as in `digitsnet`.
+
+    Raises TypeError or ValueError unless ``num_classes`` is an int of at least 2 and ``width`` a
+    number in ``(0, 1]``.
     """
     blocks = [(64, 1, 0), (64, 1, 1), (128, 2, 1), (128, 1, 1), (128, 1, 1), (192, 2, 1)]
     blocks += [(192, 1, 1), (192, 1, 1)]
@@ -107,7 +111,7 @@ def wrap(model: nn.Module, density: float | Tensor = 1.0, *, normalize: bool = T
     outputs are those of ``model`` again. `convert` is the form that starts equal.
 
     Args:
-        model: a network that ``torch.fx`` can trace; it is not changed.
+        model: a network, looked at as by `convert`; it is not changed.
         density, normalize: as in `ChannelPruning`.
 
     Raises:

@@ -1,3 +1,6 @@
+import os
+from copy import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,41 @@ from PIL import Image
 settings.register_profile("suite", derandomize=True, database=None, deadline=None, max_examples=60)
 settings.load_profile("suite")
 torch.set_num_threads(1)  # threads of several processes wait for each other on a busy machine
+
+
+def pytest_collection_modifyitems(items):
+    """Every notebook runs twice in one kernel; a worker has all tests of a file, or of a group."""
+    notebooks = dict.fromkeys(item.parent for item in items if hasattr(item, "cell_num"))
+    for notebook in notebooks:
+        first = [item for item in items if item.parent is notebook]
+        end = items.index(first[-1]) + 1
+        items[end:end] = [again(item, first[0]) for item in first]
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+ELSEWHERE = "import os, tempfile; os.chdir(tempfile.mkdtemp())\n"
+
+
+def again(item, first):
+    """The cell of a notebook once more, in a second round that begins in an empty folder."""
+    cell = copy(item.cell)
+    if item is first:
+        cell.source = ELSEWHERE + cell.source
+    name = f"{item.name}, second round"
+    return type(item).from_parent(
+        item.parent, name=name, cell_num=item.cell_num, cell=cell, options=item.options
+    )
+
+
+def pytest_runtest_setup(item):
+    """What a test needs is there, or it is skipped; where everything is tested, it fails."""
+    for mark in item.iter_markers("needs"):
+        missing = [name for name, found in mark.kwargs.items() if not found]
+        if missing:
+            refuse = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+            refuse(f"needs {' and '.join(missing)}")
 
 
 @pytest.fixture(autouse=True)

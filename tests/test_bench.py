@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -12,16 +13,15 @@ import torch
 
 from fbs_tutorial import accelerate, active_channels, count_macs
 from fbs_tutorial.__main__ import main
-from fbs_tutorial.bench import run as bench
-from fbs_tutorial.bench import timing
+from fbs_tutorial.bench import cases, report, run, timing, variants
 from fbs_tutorial.bench.timing import Timing, race
 from fbs_tutorial.lesson import plots
 from fbs_tutorial.models import digitsnet
 
 ROOT = Path(__file__).parents[1]
-TINY = bench.Case("tiny", partial(digitsnet, 10), (1, 16, 16), {"cpu": (1, 3)})
-TINY_LAYER = bench.Case(
-    "8 ch, 6x6", partial(bench.three_layers, 8), (8, 6, 6), {"cpu": (1,)}, part="1"
+TINY = cases.Case("tiny", partial(digitsnet, 10), (1, 16, 16), {"cpu": (1, 3)})
+TINY_LAYER = cases.Case(
+    "8 ch, 6x6", partial(cases.three_layers, 8), (8, 6, 6), {"cpu": (1,)}, part="1"
 )
 
 
@@ -49,9 +49,9 @@ class Clock:
 @pytest.fixture
 def tiny(monkeypatch):
     """One small network and one small layer, on a machine that is idle."""
-    monkeypatch.setattr(bench, "NETWORKS", {"tiny": TINY})
-    monkeypatch.setattr(bench, "LAYERS", [TINY_LAYER])
-    monkeypatch.setattr(bench, "busy", lambda device: None)
+    monkeypatch.setattr(cases, "NETWORKS", {"tiny": TINY})
+    monkeypatch.setattr(cases, "LAYERS", [TINY_LAYER])
+    monkeypatch.setattr(run, "busy", lambda device: None)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def small(tiny, monkeypatch):
             call()
         return {name: Timing(1.0 + i, 0.5, 2.0 + i, 3, 9.0) for i, name in enumerate(variants)}
 
-    monkeypatch.setattr(bench, "race", quick_race)
+    monkeypatch.setattr(run, "race", quick_race)
 
 
 def test_race_takes_turns_and_measures_with_the_clock():
@@ -83,7 +83,7 @@ def test_race_takes_turns_and_measures_with_the_clock():
 def test_race_goes_on_for_the_seconds_it_is_given():
     clock = Clock()
     timings = race({"a": clock.variant("a", 0.5)}, 10, rounds=2, clock=clock)
-    assert timings["a"].count == 10  # an uncounted call and a timed one a second
+    assert timings["a"].count == 10  # an uncounted call and a timed one per second
 
 
 def test_a_slow_call_moves_the_quartile_not_the_median():
@@ -155,10 +155,10 @@ def test_command_measures_prints_and_stores(tiny, tmp_path, capsys):
     assert [row["name"] for row in results["rows"]] == ["tiny", "8 ch, 6x6"]
     for row in results["rows"]:
         kinds = [v["variant"] for v in row["variants"]]
-        assert kinds == [*bench.DENSE, *["masked", "accelerated", "oracle"] * 2]
+        assert kinds == [*variants.DENSE, *["masked", "accelerated", "oracle"] * 2]
         for v in row["variants"]:
             assert v["efficiency"] == pytest.approx(v["macs_share"] / v["time_share"])
-        best = bench.find(row, row["dense_best"])
+        best = report.find(row, row["dense_best"])
         assert best["time_share"] == best["macs_share"] == 1
         assert row["skipped"] == {}
     printed = capsys.readouterr().out
@@ -166,7 +166,7 @@ def test_command_measures_prints_and_stores(tiny, tmp_path, capsys):
 
 
 def test_a_busy_machine_is_refused_unless_told(small, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(bench, "busy", lambda device: "other programs use 2.0 of 2 cores")
+    monkeypatch.setattr(run, "busy", lambda device: "other programs use 2.0 of 2 cores")
     out = tmp_path / "times.json"
     command = ["bench", "--model", "tiny", "--densities", "0.5", "--quick", "--out", str(out)]
     assert main(command) == 2
@@ -197,14 +197,14 @@ def test_bad_options_end_with_one_line(small, options, words, tmp_path, monkeypa
 
 def test_threads_are_set_for_the_measurement_only(small):
     before = torch.get_num_threads()
-    results = bench.bench(threads=before + 1, quick=True, say=lambda line: None)
+    results = run.bench(threads=before + 1, quick=True, say=lambda line: None)
     assert results["machine"]["threads"] == before + 1
     assert torch.get_num_threads() == before
 
 
 def test_batches_and_layers_can_be_chosen(small):
     def rows(**options):
-        results = bench.bench(quick=True, densities=(0.3,), say=lambda line: None, **options)
+        results = run.bench(quick=True, densities=(0.3,), say=lambda line: None, **options)
         return [(row["name"], row["batch"]) for row in results["rows"]]
 
     assert rows(models=["tiny"], batches=[2, 4]) == [("tiny", 2), ("tiny", 4)]
@@ -215,10 +215,10 @@ def test_batches_and_layers_can_be_chosen(small):
 @pytest.mark.parametrize("case", [TINY, TINY_LAYER], ids=lambda case: case.name)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_all_gated_variants_compute_the_same(case, batch):
-    variants = bench.variants_of(case, batch, "cpu", (1.0, 0.5))
-    by_name = {v.name: v for v in variants}
+    made = variants.variants_of(case, batch, "cpu", (1.0, 0.5))
+    by_name = {v.name: v for v in made}
     with torch.inference_mode():
-        dense = [by_name[name].module(by_name[name].inputs[0]) for name in bench.DENSE]
+        dense = [by_name[name].module(by_name[name].inputs[0]) for name in variants.DENSE]
         for other in dense[1:]:
             torch.testing.assert_close(dense[0], other, rtol=1e-4, atol=1e-4)
         for d in ("1", "0.5"):
@@ -230,8 +230,8 @@ def test_all_gated_variants_compute_the_same(case, batch):
 
 
 def test_macs_of_a_layer_case_are_those_of_its_layer():
-    variants = bench.variants_of(TINY_LAYER, 1, "cpu", (0.5,))
-    by_name = {v.name: v for v in variants}
+    made = variants.variants_of(TINY_LAYER, 1, "cpu", (0.5,))
+    by_name = {v.name: v for v in made}
     full = 8 * 8 * 9 * 6 * 6
     assert by_name["dense"].macs == full
     assert by_name["masked 0.5"].macs == full + 64
@@ -241,16 +241,16 @@ def test_macs_of_a_layer_case_are_those_of_its_layer():
 
 
 def test_a_layer_can_run_on_maps_alone_as_a_graph_needs():
-    variants = bench.variants_of(TINY_LAYER, 1, "cpu", (0.5,))
-    fast = next(v for v in variants if v.kind == "accelerated")
-    alone = bench.on_maps(fast)
+    made = variants.variants_of(TINY_LAYER, 1, "cpu", (0.5,))
+    fast = next(v for v in made if v.kind == "accelerated")
+    alone = variants.on_maps(fast)
     torch.testing.assert_close(
         alone.module(alone.inputs[0]), fast.module(fast.inputs[0]).maps, rtol=0, atol=0
     )
 
 
 @pytest.mark.parametrize(
-    "make", [bench.vgg16, bench.resnet18, *(case.make for case in bench.LAYERS[-1:])]
+    "make", [cases.vgg16, cases.resnet18, *(case.make for case in cases.LAYERS[-1:])]
 )
 def test_oracles_have_the_winners_channels(make):
     channels = 192 if isinstance(make, partial) else 3
@@ -259,11 +259,11 @@ def test_oracles_have_the_winners_channels(make):
     for big, little in zip(dense, small, strict=True):
         assert big.name == little.name
     share = sum(x.dense for x in small) / sum(x.dense for x in dense)
-    if make is bench.resnet18:
+    if make is cases.resnet18:
         block = make(0.3).layer4[1]
         assert block.conv1.out_channels == active_channels(512, 0.3)
         assert block.conv2.out_channels == 512 and 0.3 < share < 0.4
-    elif make is bench.vgg16:
+    elif make is cases.vgg16:
         assert share == pytest.approx(0.3**2, rel=0.05)
     else:  # the first of three layers reads all channels
         k = active_channels(channels, 0.3)
@@ -271,13 +271,13 @@ def test_oracles_have_the_winners_channels(make):
 
 
 def test_images_are_smooth_and_norms_fit_them():
-    images = bench.smooth_images(8, (3, 32, 32))
+    images = cases.smooth_images(8, (3, 32, 32))
     assert images.shape == (8, 3, 32, 32) and images.min() >= 0 and images.max() <= 1
     steps = images.diff(dim=-1).abs().mean()
     assert steps < 0.5 * (images[..., :16] - images[..., 16:]).abs().mean()
-    net = bench.calibrate(bench.three_layers(3), images)
+    net = cases.fit_norms(cases.three_layers(3), images)
     assert not net.training
-    seen = bench.inputs_of(net, [images], "0.2")[0]
+    seen = variants.inputs_of(net, [images], "0.2")[0]
     torch.testing.assert_close(seen.mean(dim=(0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-3)
     torch.testing.assert_close(seen.std(dim=(0, 2, 3)), torch.ones(3), rtol=0, atol=1e-2)
 
@@ -286,9 +286,9 @@ def on_a_gpu(monkeypatch, capability=(9, 0)):
     """As if there were a GPU; nothing that needs it may then be called."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *device: capability)
-    monkeypatch.setattr(bench, "busy", lambda device: None)
+    monkeypatch.setattr(run, "busy", lambda device: None)
     facts = {"device": "stand-in", "date": "-", "threads": 1, "versions": {"torch": "-"}}
-    monkeypatch.setattr(bench, "machine", lambda device: facts)
+    monkeypatch.setattr(run, "machine", lambda device: facts)
 
 
 @pytest.mark.parametrize(
@@ -301,8 +301,8 @@ def on_a_gpu(monkeypatch, capability=(9, 0)):
 )
 def test_precisions_are_those_of_the_gpus_tensor_cores(monkeypatch, capability, precisions):
     on_a_gpu(monkeypatch, capability)
-    assert bench._precisions("cuda") == precisions
-    assert bench._precisions("cpu") == ("fp32",)
+    assert variants.precisions("cuda") == precisions
+    assert variants.precisions("cpu") == ("fp32",)
 
 
 def test_a_precision_is_set_for_convolutions_and_never_for_predictors():
@@ -312,15 +312,15 @@ def test_a_precision_is_set_for_convolutions_and_never_for_predictors():
 
     before = switches()
     for precision in ("fp32", "tf32", "bf16"):
-        with bench._precision(precision):
+        with variants.precision_of(precision):
             assert switches() == (precision == "tf32", "highest", True)
     assert switches() == before
 
 
 def row(precision, name="tiny", batch=2, densities=(0.5,), execution="graph", kind="network"):
     """A row of results with made-up times."""
-    variants = [(kind, None, 1.0) for kind in bench.DENSE]
-    variants += [(k, d, 0.5) for d in densities for k in ("masked", "accelerated", "oracle")]
+    made = [(kind, None, 1.0) for kind in variants.DENSE]
+    made += [(k, d, 0.5) for d in densities for k in ("masked", "accelerated", "oracle")]
     keys = ("median_ms", "first_quartile_ms", "third_quartile_ms", "time_share", "macs_share")
     keys += ("efficiency", "ideal_share")
     return {
@@ -331,18 +331,18 @@ def row(precision, name="tiny", batch=2, densities=(0.5,), execution="graph", ki
         "execution": execution,
         "dense_best": "dense",
         "variants": [
-            {"variant": v, "density": d} | dict.fromkeys(keys, share) for v, d, share in variants
+            {"variant": v, "density": d} | dict.fromkeys(keys, share) for v, d, share in made
         ],
     }
 
 
-def measured_as_if(monkeypatch, rows):
+def measured_as_if(monkeypatch, rows, **options):
     on_a_gpu(monkeypatch)
-    monkeypatch.setattr(bench, "_rows", rows)
-    cases = [bench.Case(n, None, (1, 16, 16), {"cuda": (1, 8)}) for n in ("tiny", "small")]
-    monkeypatch.setattr(bench, "NETWORKS", {case.name: case for case in cases})
-    monkeypatch.setattr(bench, "LAYERS", [])
-    return bench.bench(device="cuda", say=lambda line: None)
+    monkeypatch.setattr(run, "_rows", rows)
+    chosen = [cases.Case(n, None, (1, 16, 16), {"cuda": (1, 8)}) for n in ("tiny", "small")]
+    monkeypatch.setattr(cases, "NETWORKS", {case.name: case for case in chosen})
+    monkeypatch.setattr(cases, "LAYERS", [])
+    return run.bench(device="cuda", say=lambda line: None, **options)
 
 
 def test_on_a_gpu_float32_comes_first_and_the_rest_with_the_largest_batch(monkeypatch):
@@ -356,6 +356,8 @@ def test_on_a_gpu_float32_comes_first_and_the_rest_with_the_largest_batch(monkey
     assert [(r["precision"], r["name"], r["batch"]) for r in results["rows"]] == expected
     assert results["dtype"] == "fp32, tf32, bf16" and results["left_out"] == {}
     assert json.loads(json.dumps(results)) == results
+    quick = measured_as_if(monkeypatch, rows, quick=True)["rows"]
+    assert {r["batch"] for r in quick} == {8} and len(quick) == 6
 
 
 def test_what_fails_on_a_gpu_costs_no_other_row_and_is_said(monkeypatch):
@@ -368,30 +370,134 @@ def test_what_fails_on_a_gpu_costs_no_other_row_and_is_said(monkeypatch):
     assert len(results["rows"]) == 5
     assert results["left_out"]["tiny, batch 8"] == "OutOfMemoryError: CUDA out of memory"
     assert set(results["left_out"]) == {f"tiny, batch 8{p}" for p in ("", ", tf32", ", bf16")}
-    assert "Not measured: tiny, batch 8 (OutOfMemoryError: CUDA out of mem" in bench.tables(results)
+    assert "Not measured: tiny, batch 8 (OutOfMemoryError: CUDA out of" in report.tables(results)
 
 
-def test_on_a_gpu_no_case_begins_when_the_time_is_over(monkeypatch):
+def test_on_a_gpu_no_case_begins_when_the_time_is_over(monkeypatch, tmp_path):
     def rows(case, batch, device, densities, quick, precision):
         clock.now += 200
         yield row(precision, case.name, batch, densities)
 
     clock = Clock()
-    monkeypatch.setattr(bench.time, "monotonic", clock)
-    results = measured_as_if(monkeypatch, rows)
+    monkeypatch.setattr(run.time, "monotonic", clock)
+    out = tmp_path / "cuda.json"
+    results = measured_as_if(monkeypatch, rows, out=out)
     assert len(results["rows"]) == 2 and len(results["left_out"]) == 6
     assert results["left_out"]["small, batch 8, bf16"] == "390 s were over"
+    for count in (4, 6, 8):  # the same command goes on
+        results = measured_as_if(monkeypatch, rows, out=out)
+        assert len(results["rows"]) == count and len(results["missing"]) == 8 - count
+        assert set(results["left_out"]) == set(results["missing"])
+
+
+def stopping_after(count, monkeypatch):
+    """Measures ``count`` rows with made-up times, and is then stopped as by Ctrl-C; the cases."""
+    measured = []
+
+    def rows(case, batch, device, densities, quick, precision):
+        if len(measured) == count:
+            raise KeyboardInterrupt
+        measured.append((case.name, batch))
+        yield row(precision, case.name, batch, densities, execution="eager")
+
+    monkeypatch.setattr(run, "_rows", rows)
+    return measured
+
+
+def test_a_stopped_benchmark_keeps_its_rows_and_the_same_command_goes_on(
+    tiny, monkeypatch, tmp_path, capsys
+):
+    out = tmp_path / "times.json"
+    command = ["bench", "--densities", "0.5", "--out", str(out)]
+    stopping_after(2, monkeypatch)
+    assert main(command) == 130
+    kept = json.loads(out.read_text())
+    assert [(r["name"], r["batch"]) for r in kept["rows"]] == [("tiny", 1), ("tiny", 3)]
+    assert kept["missing"] == ["8 ch, 6x6, batch 1"]
+    assert "rows measured so far are kept" in capsys.readouterr().err
+
+    measured = stopping_after(9, monkeypatch)
+    monkeypatch.setattr(
+        "fbs_tutorial.lesson.plots.time_and_macs", lambda r: (plots.plt.figure(), "")
+    )
+    assert main(command) == 0
+    assert "has 2 of 3 cases; going on" in capsys.readouterr().err
+    assert measured == [("8 ch, 6x6", 1)]
+    whole = json.loads(out.read_text())
+    assert whole["missing"] == [] and whole["rows"][:2] == kept["rows"] and len(whole["rows"]) == 3
+
+    measured = stopping_after(9, monkeypatch)
+    assert main(command) == 0 and len(measured) == 3  # a finished one is measured anew
+
+
+def test_of_a_case_that_was_stopped_halfway_no_row_is_taken_over(small, tmp_path):
+    out = tmp_path / "times.json"
+    whole = run.bench(quick=True, out=out, say=lambda line: None)
+    whole["missing"] = ["tiny, batch 1"]
+    whole["rows"][0]["name"] = "tiny"
+    out.write_text(json.dumps(whole))
+    again = run.bench(quick=True, out=out, say=lambda line: None)
+    assert [r["name"] for r in again["rows"]] == ["8 ch, 6x6", "tiny"]
+
+
+def test_an_unfinished_benchmark_of_another_kind_is_left_alone(tiny, monkeypatch, tmp_path, capsys):
+    out = tmp_path / "times.json"
+    stopping_after(1, monkeypatch)
+    assert main(["bench", "--out", str(out)]) == 130
+    before = out.read_bytes()
+    capsys.readouterr()
+    assert main(["bench", "--densities", "0.5", "--batch", "2", "--out", str(out)]) == 2
+    errors = capsys.readouterr().err
+    assert "unfinished benchmark that differs in densities, plan" in errors
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [
+        ("a folder", "cannot write .*times.json: a folder of this name is in the way"),
+        ("a folder for the plot", "cannot write .*a folder of this name is in the way .*times.png"),
+        ("a file for the folder", "cannot write .*new.*times.json: "),
+        ('{"name": "a package"}', "is not of a benchmark; move it away"),
+        ('{"machine"', "is damaged"),
+    ],
+)
+def test_where_it_cannot_write_it_says_so_before_it_measures(
+    tiny, monkeypatch, tmp_path, capsys, there, words
+):
+    measured = stopping_after(0, monkeypatch)
+    out = tmp_path / "new" / "times.json"
+    if there == "a file for the folder":
+        (tmp_path / "new").write_text("")
+    elif there.startswith("a folder"):
+        (out if there == "a folder" else out.with_suffix(".png")).mkdir(parents=True)
+    else:
+        out.parent.mkdir()
+        out.write_text(there)
+    assert main(["bench", "--quick", "--out", str(out)]) == 2
+    errors = capsys.readouterr().err
+    assert re.search(words, errors) and errors.count("\n") == 1 and measured == []
+
+
+def test_a_finished_result_stays_until_the_first_new_row(small, monkeypatch, tmp_path):
+    out = tmp_path / "times.json"
+    run.bench(quick=True, out=out, say=lambda line: None)
+    before = out.read_bytes()
+    stopping_after(0, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        run.bench(quick=True, out=out, say=lambda line: None)
+    assert out.read_bytes() == before
 
 
 def test_the_second_table_is_of_other_precisions():
     rows = [row("fp32", densities=(0.8, 0.5)), row("bf16"), row("tf32")]
-    first, second = bench.tables({"densities": [0.8, 0.5], "rows": rows}).split("Second table")
+    first, second = report.tables({"densities": [0.8, 0.5], "rows": rows}).split("Second table")
     assert "| tiny, batch 2, graph | 0.8 " in first
     for precision in ("bf16", "tf32"):
         assert f"| tiny, batch 2, {precision}, graph | 0.5 " in second and precision not in first
         assert f"{precision}, graph | 0.8" not in second
     assert "roofline" in second and second.count("efficiency is") == 1
-    only = bench.tables({"densities": [0.5], "rows": rows[:1]})
+    only = report.tables({"densities": [0.5], "rows": rows[:1]})
     assert "Second" not in only and "Not measured" not in only
 
 
@@ -410,17 +516,17 @@ class Recorded(torch.nn.Module):
 
 
 def test_layers_and_the_second_table_are_measured_as_graphs(small, monkeypatch):
-    monkeypatch.setattr("fbs_tutorial.execution.cuda.graphed", Recorded)
-    monkeypatch.setattr(bench, "ROUNDS", {"cuda": (0, 1)})
-    monkeypatch.setattr(bench, "_with_compiled", lambda variants: (variants, {"compiled": "no"}))
+    monkeypatch.setattr("fbs_tutorial.execution.graphs.graphed", Recorded)
+    monkeypatch.setattr(run, "ROUNDS", {"cuda": (0, 1)})
+    monkeypatch.setattr(run, "with_compiled", lambda variants: (variants, {"compiled": "no"}))
 
     def executions(case, precision):
-        rows = bench._rows(case, 1, "cuda", (0.8, 0.5, 0.25), False, precision)
+        rows = run._rows(case, 1, "cuda", (0.8, 0.5, 0.25), False, precision)
         return [(r["execution"], sorted({v["density"] or 1 for v in r["variants"]})) for r in rows]
 
-    made = bench.variants_of
+    made = variants.variants_of
     monkeypatch.setattr(
-        bench, "variants_of", lambda case, batch, device, *rest: made(case, batch, "cpu", *rest[:1])
+        run, "variants_of", lambda case, batch, device, *rest: made(case, batch, "cpu", *rest[:1])
     )
     three, two = [0.25, 0.5, 0.8, 1], [0.25, 0.5, 1]
     assert executions(TINY, "fp32") == [("eager", three), ("graph", three)]
@@ -430,7 +536,7 @@ def test_layers_and_the_second_table_are_measured_as_graphs(small, monkeypatch):
 
 def test_a_recorded_graph_is_timed_without_its_inputs_being_put_in_place():
     inputs = [torch.rand(1), torch.rand(1)]
-    variant = bench.Variant("dense", Recorded(None, None), inputs, 1.0)
+    variant = variants.Variant("dense", Recorded(None, None), inputs, 1.0)
     call = variant.call()
     for _ in range(3):
         call.prepare()
@@ -445,9 +551,9 @@ def test_variants_in_16_bits_are_those_in_float32_rounded(monkeypatch, case, pre
         with patch("fbs_tutorial.execution.plan.check_device"):
             return accelerate(net, "cuda")
 
-    monkeypatch.setattr(bench, "accelerate", on_cuda)
-    dtype, eps = bench.DTYPES[precision], torch.finfo(bench.DTYPES[precision]).eps
-    made = [bench.variants_of(case, 2, "cpu", (1.0, 0.5), p) for p in ("fp32", precision)]
+    monkeypatch.setattr(variants, "accelerate", on_cuda)
+    dtype, eps = variants.DTYPES[precision], torch.finfo(variants.DTYPES[precision]).eps
+    made = [variants.variants_of(case, 2, "cpu", (1.0, 0.5), p) for p in ("fp32", precision)]
     for wide, narrow in zip(*made, strict=True):
         assert wide.name == narrow.name and wide.macs == narrow.macs and wide.ideal == narrow.ideal
         with torch.inference_mode():
@@ -459,16 +565,16 @@ def test_variants_in_16_bits_are_those_in_float32_rounded(monkeypatch, case, pre
 
 
 def test_of_two_oracles_the_faster_one_counts(monkeypatch):
-    def times(variants, *args, **kwargs):
+    def times(calls, *args, **kwargs):
         seconds = {"dense": 4, "oracle 0.5": 2, "oracle 0.25": 1}
-        seconds |= {f"{bench.OTHER_ORACLE} 0.5": 1.5, f"{bench.OTHER_ORACLE} 0.25": 3}
-        return {name: Timing(seconds[name], 0.5, 2.0, 3, 9.0) for name in variants}
+        seconds |= {f"{variants.OTHER_ORACLE} 0.5": 1.5, f"{variants.OTHER_ORACLE} 0.25": 3}
+        return {name: Timing(seconds[name], 0.5, 2.0, 3, 9.0) for name in calls}
 
-    monkeypatch.setattr(bench, "race", times)
-    variants = [bench.Variant("dense", None, [], 8.0)]
+    monkeypatch.setattr(run, "race", times)
+    made = [variants.Variant("dense", None, [], 8.0)]
     for d in (0.5, 0.25):
-        variants += [bench.Variant(k, None, [], 8 * d, d) for k in ("oracle", bench.OTHER_ORACLE)]
-    results = bench._race(variants, "cpu", False, True)["variants"]
+        made += [variants.Variant(k, None, [], 8 * d, d) for k in ("oracle", variants.OTHER_ORACLE)]
+    results = run._race(made, "cpu", False, True)["variants"]
     assert [(v["variant"], v["median_ms"]) for v in results] == [
         ("dense", 4000),
         ("oracle", 1500),
@@ -481,15 +587,15 @@ def test_a_failed_compilation_is_recorded(monkeypatch):
         raise RuntimeError("no compiler\nhere")
 
     monkeypatch.setattr(torch, "compile", fail)
-    variants = bench.variants_of(TINY, 1, "cpu", (0.5,))
-    same, skipped = bench._with_compiled(variants)
-    assert same == variants and skipped == {"compiled": "RuntimeError: no compiler here"}
+    made = variants.variants_of(TINY, 1, "cpu", (0.5,))
+    same, skipped = variants.with_compiled(made)
+    assert same == made and skipped == {"compiled": "RuntimeError: no compiler here"}
 
 
 def test_plot_says_the_shares(small):
-    results = bench.bench(quick=True, say=lambda line: None)
+    results = run.bench(quick=True, say=lambda line: None)
     figure, sentence = plots.time_and_macs(results)
-    fast = bench.find(results["rows"][0], "accelerated", 0.5)
+    fast = report.find(results["rows"][0], "accelerated", 0.5)
     assert f"density 0.5 {fast['macs_share']:.3f} and {fast['time_share']:.3f}" in sentence
     (axes,) = figure.axes
     assert "share" in axes.get_xlabel() and "share" in axes.get_ylabel()
@@ -502,7 +608,7 @@ def test_tables_go_between_the_marks_of_the_readme(small, tmp_path):
     sys.path.insert(0, str(ROOT / "tools"))
     from ship_bench import with_tables
 
-    results = {"command": "python …", **bench.bench(quick=True, say=lambda line: None)}
+    results = {"command": "python …", **run.bench(quick=True, say=lambda line: None)}
     (tmp_path / "cpu.json").write_text(json.dumps(results))
     readme = "a\n<!-- bench cpu: made -->\nold\n<!-- /bench cpu -->\nb\n"
     once = with_tables(readme, tmp_path)
@@ -510,7 +616,7 @@ def test_tables_go_between_the_marks_of_the_readme(small, tmp_path):
     assert with_tables(once, tmp_path) == once
 
 
-def test_a_gpus_tables_go_behind_the_cpus(tmp_path):
+def test_a_gpus_tables_go_after_the_cpus(tmp_path):
     sys.path.insert(0, str(ROOT / "tools"))
     from ship_bench import with_tables
 

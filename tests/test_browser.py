@@ -13,12 +13,16 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 ROOT = Path(__file__).parents[1]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+NAMES = ("chromium", "chromium-browser", "chrome", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync")
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or shutil.which("make") is None, reason="needs chromium and make on the PATH"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.needs(
+        chromium=CHROMIUM, make=shutil.which("make"), environment=(ROOT / ".venv").exists()
+    ),
+]
 
 
 @pytest.fixture
@@ -62,7 +66,6 @@ def lab(tmp_path):
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="needs the environment of make setup")
 def test_make_lab_serves_notebook_00_and_its_slider_moves_the_picture(lab):
     assert "00_start_here.ipynb" in lab
     with sync_playwright() as playwright:

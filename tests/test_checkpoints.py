@@ -19,34 +19,98 @@ from fbs_tutorial.checkpoints import (
     CheckpointError,
     load_metrics,
     load_network,
+    load_weights,
     save_network,
 )
 from fbs_tutorial.data import Files, as_tensors, labels_of, spread
 from fbs_tutorial.files import write_atomically
-from fbs_tutorial.method.gated import gated_layers
-from fbs_tutorial.models import digitsnet
+from fbs_tutorial.method.gated import gated_layers, is_gated
+from fbs_tutorial.models import MODELS, digitsnet, wrap
 from fbs_tutorial.training.loop import accuracy
 
 DENSITIES = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
 
 
-def gated():
-    return convert(digitsnet(), gates="random")
+def with_saliency(network, reduce):
+    for layer in gated_layers(network).values():
+        layer.reduce = reduce
+    return network
 
 
-@pytest.mark.parametrize("build", [digitsnet, gated])
-def test_round_trip_is_exact(build, tmp_path):
-    network = build()
-    network(torch.rand(4, 1, 16, 16))  # moves the statistics
-    save_network(network, tmp_path / "net", "digitsnet", 10, data="digits")
+KINDS = {  # every form of network that a command writes: model, width, and how it is made
+    "plain": ("digitsnet", 1.0, lambda net: net),
+    "small": ("digitsnet", 0.3, lambda net: net),
+    "gated": ("digitsnet", 1.0, lambda net: convert(net, gates="random")),
+    "small and gated": ("digitsnet", 0.5, lambda net: convert(net, gates="random")),
+    **{
+        f"gated by {reduce}": (
+            "digitsnet", 1.0,
+            lambda net, reduce=reduce: with_saliency(convert(net, gates="random"), reduce),
+        )
+        for reduce in ("l2", "max", "avg")
+    },
+    "blocks": ("digitsnet", 1.0, wrap),
+    "blocks by l2": ("digitsnet", 1.0, lambda net: with_saliency(wrap(net), "l2")),
+    "blocks without mean 1": ("digitsnet", 1.0, lambda net: wrap(net, normalize=False)),
+    "gated ResNet": ("resnet18", 1.0, lambda net: convert(net, gates="random")),
+    "ResNet of blocks": ("resnet18", 1.0, wrap),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_round_trip_is_exact(kind, tmp_path):
+    model, width, make = KINDS[kind]
+    network = make(MODELS[model](10, width))
+    x = torch.rand(4, 1, 16, 16) if model == "digitsnet" else torch.rand(2, 3, 32, 32)
+    network(x)  # moves the statistics
+    save_network(network, tmp_path / "net", model, 10, width, data="digits")
     loaded, header = load_network(tmp_path / "net")
     assert not any(module.training for module in loaded.modules())
     assert header["data"] == "digits"
-    x = torch.rand(4, 1, 16, 16)
-    assert torch.equal(loaded(x), network.eval()(x))
     state = network.state_dict()
     assert loaded.state_dict().keys() == state.keys()
     assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+    if is_gated(network):
+        set_density(network, 0.5), set_density(loaded, 0.5)
+    assert torch.equal(loaded(x), network.eval()(x))
+    assert torch.equal(count_macs(loaded, x).active, count_macs(network, x).active)
+    again, header_again = load_weights(tmp_path / "net")
+    assert header_again == header and again.state_dict().keys() == state.keys()
+
+
+@pytest.mark.parametrize(
+    ("store", "nested"), [(torch.save, False), (torch.save, True), (save_file, False)]
+)
+@pytest.mark.parametrize("parallel", ["", "module."])
+@pytest.mark.parametrize("make", [lambda net: net, convert])
+def test_a_plain_state_dict_is_read(store, nested, parallel, make, tmp_path):
+    network = make(digitsnet(7))
+    state = {parallel + name: value for name, value in network.state_dict().items()}
+    store({"state_dict": state, "epoch": 3} if nested else state, tmp_path / "net")
+    loaded, header = load_weights(tmp_path / "net", "digitsnet")
+    assert (header["num_classes"], header["model"]) == ("7", "digitsnet")
+    x = torch.rand(4, 1, 16, 16)
+    assert torch.equal(loaded(x), network.eval()(x))
+    with pytest.raises(CheckpointError, match=r"net does not fit resnet18"):
+        load_weights(tmp_path / "net", "resnet18")
+    with pytest.raises(CheckpointError, match=r"net (does not tell|was not written)"):
+        load_weights(tmp_path / "net")
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.system, ("touch harmed",)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"a": 3}, {"a": Harmful()}, b"PK, and no archive"])
+def test_a_torch_file_of_something_else_is_refused_and_not_executed(content, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "net.pth"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(CheckpointError, match=r"net\.pth (is damaged|does not hold)") as error:
+        load_weights(path, "digitsnet")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "harmed").exists()
 
 
 def foreign(path):
@@ -91,7 +155,9 @@ def empty(path):
 def test_an_unusable_file_is_refused_in_one_line_that_names_it(spoil, tmp_path):
     path = tmp_path / "net.safetensors"
     spoil(path)
-    with pytest.raises(CheckpointError, match=r"net\.safetensors (is not|was not|does not)") as e:
+    with pytest.raises(
+        CheckpointError, match=r"net\.safetensors (is damaged|cannot be|was not|does not)"
+    ) as e:
         load_network(path)
     assert "\n" not in str(e.value)
 
@@ -164,6 +230,18 @@ def test_the_shipped_any_density_network_does_what_its_metrics_say(density, digi
     assert accuracy(network, *digits) == pytest.approx(row["test_accuracy"], abs=0.004)
 
 
+@pytest.mark.parametrize("kind", ["schedule", "any", "static"])
+@pytest.mark.parametrize("name", ["digits", "cifar10"])
+def test_every_shipped_row_tells_its_step_and_its_method(name, kind):
+    for metrics in load_metrics(name, kind):
+        for row in metrics["rows"]:
+            method = {"schedule": "fbs", "any": "any", "static": "small"}[kind]
+            assert row["method"] == ("plain" if row["density"] is None else method)
+            assert row["distilled"] in (False, True)
+            if name == "digits":
+                assert row["step"] in metrics["steps_done"]
+
+
 def rows_of_three_seeds(density):
     runs = load_metrics("digits")
     assert [run["seed"] for run in runs] == [0, 1, 2]
@@ -186,7 +264,7 @@ def test_promised_dynamics(density):
     assert median(row["own_gates"] - row["mean_gates"] for row in rows) >= 0.01
 
 
-def test_a_network_of_blocks_is_refused(tmp_path):
+def test_blocks_that_wrap_does_not_make_are_refused(tmp_path):
     network = nn.Sequential(ChannelPruning(nn.Conv2d(3, 4, 3)))
     with pytest.raises(ValueError, match="store state_dict"):
         save_network(network, tmp_path / "net", "digitsnet", 10)

@@ -11,6 +11,7 @@ from torch import nn
 
 from fbs_tutorial import ChannelPruning, active_channels, channel_saliency, winner_take_all
 from fbs_tutorial.lesson import checks
+from fbs_tutorial.lesson.checks import first_cell
 from fbs_tutorial.method.wta import winner_mask
 
 
@@ -323,7 +324,7 @@ def test_environment_says_versions_and_device():
 
 
 def test_environment_says_what_to_do_about_a_missing_package(monkeypatch):
-    monkeypatch.setattr(checks, "NEEDED", ("torch", "no-such-package"))
+    monkeypatch.setattr(first_cell, "NEEDED", ("torch", "no-such-package"))
     result = checks.environment()
     assert not result
     assert "missing: no-such-package; run  %pip install no-such-package" in result.message

@@ -1,8 +1,10 @@
 import ast
 import inspect
 import operator
+import re
 import sys
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -20,6 +22,7 @@ SIGNATURES = {
     "set_density": "model, density",
     "saliency_penalty": "model",
     "convert": "model, density=1.0, *, gates='neutral'",
+    "calibrate": "model, images, densities",
     "count_macs": "model, images, by='gates'",
     "how_dynamic": "model, images, labels",
     "accelerate": "model, backend='auto'",
@@ -49,9 +52,11 @@ def test_signature(name, arguments):
             assert argument.default is not argument.empty
 
 
-@pytest.mark.parametrize("name", [name for name in SIGNATURES if "." not in name])
-def test_every_public_name_has_a_docstring(name):
-    assert getattr(fbs_tutorial, name).__doc__
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_every_public_name_has_a_docstring_that_names_its_errors(name):
+    """All of them refuse bad input, so each says with which errors."""
+    docstring = operator.attrgetter(name)(fbs_tutorial).__doc__
+    assert re.search(r"\bRaises\b.*Error", docstring, re.S)
 
 
 # What each part of the package may import of it: one way, from the paper to the lesson.
@@ -62,9 +67,19 @@ LAYERS = {
     "files": [],
     "machine": [],
     "_version": [],
+    "tables": [],
     "checkpoints": ["files", "method", "models"],
     "execution": ["method"],
-    "training": ["_version", "checkpoints", "data", "files", "machine", "method", "models"],
+    "training": [
+        "_version",
+        "checkpoints",
+        "data",
+        "files",
+        "machine",
+        "method",
+        "models",
+        "tables",
+    ],
 }
 LAYERS["bench"] = [*LAYERS["training"], "execution", "training"]
 LAYERS["lesson"] = [*LAYERS["bench"], "bench"]
@@ -106,3 +121,34 @@ def test_imports_run_one_way(path):
 def test_the_method_imports_torch_and_the_standard_library_alone(path):
     for name in imports(path):
         assert name.split(".")[0] in {"fbs_tutorial", "torch", *sys.stdlib_module_names}
+
+
+def definitions(path, *kinds):
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)]
+
+
+def lines(function):
+    return function.end_lineno - function.lineno + 1
+
+
+def is_triton_kernel(function):
+    return "triton.jit" in map(ast.unparse, function.decorator_list)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_function_is_longer_than_a_screen(path):
+    """Docstrings count; a Triton kernel is one piece and may be longer."""
+    for function in definitions(path, ast.FunctionDef):
+        assert is_triton_kernel(function) or lines(function) <= 60, function.name
+
+
+def test_most_functions_are_short():
+    assert median(lines(f) for path in FILES for f in definitions(path, ast.FunctionDef)) <= 10
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_what_a_module_offers_has_a_docstring(path):
+    """A function of five lines or fewer may do with its name and types."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert lines(node) <= 5 or ast.get_docstring(node), node.name

@@ -19,7 +19,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
-from test_sparse import (
+from test_execution import (
     Residual,
     assert_same,
     chain_and_images,
@@ -41,8 +41,8 @@ from fbs_tutorial import (
     set_density,
 )
 from fbs_tutorial.execution import cuda
+from fbs_tutorial.execution.compact import Compact
 from fbs_tutorial.execution.cuda import Graphed, TorchCudaConv, TritonConv, choose_tile, graphed
-from fbs_tutorial.execution.layers import Compact
 from fbs_tutorial.method.gated import forced_gates, gated_layers
 from fbs_tutorial.method.wta import winner_mask
 from fbs_tutorial.models import mcifarnet
@@ -156,9 +156,9 @@ def test_norms_are_folded_in_float32_and_kernels_rounded_once(dtype):
     assert conv.weight.dtype == dtype
     digit = torch.finfo(dtype).eps * exact.abs().clamp(min=torch.finfo(dtype).tiny)
     assert (wrong <= 0.501 * digit).all()  # at most half of the last one
-    assert conv.shift.dtype == torch.float32
+    assert conv.bias.dtype == torch.float32
     exact = layer.beta.double() - norm.running_mean.double() * scale
-    torch.testing.assert_close(conv.shift.double(), exact, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(conv.bias.double(), exact, rtol=1e-6, atol=1e-7)
 
 
 @each_narrow
@@ -172,7 +172,7 @@ def test_gates_of_maps_in_16_bits_are_computed_in_float32(dtype, reduce, activat
     with torch.no_grad():
         accelerated(torch.rand(3, 3, 12, 12).to(dtype))
         (x,) = seen
-        s = x.spread(channel_saliency(x.maps.double(), reduce))
+        s = x.among_all(channel_saliency(x.maps.double(), reduce))
         g = layers[1].double().predict(s)
     assert x.maps.dtype == dtype and accelerated[1].saliency.dtype == torch.float32
     torch.testing.assert_close(accelerated[1].saliency.double(), g, rtol=1e-5, atol=1e-6)
@@ -183,12 +183,12 @@ def test_shift_and_gate_are_applied_in_float32(dtype):
     """Two roundings, of what the convolution returns and of the result, and no others."""
     x, pi = torch.rand(2, 20, 9, 9).to(dtype), 1 + torch.rand(2, 24)
     conv, winners = TorchCudaConv(nn.Conv2d(20, 24, 3).to(dtype)), torch.arange(24).expand(2, -1)
-    conv.shift += torch.randn(24)
+    conv.bias += torch.randn(24)
     x, weight = x.double(), conv.weight.double()
     gate, eps = pi.double()[:, :, None, None], torch.finfo(dtype).eps
-    product, shift = F.conv2d(x, weight), conv.shift.double()[:, None, None]
+    product, bias = F.conv2d(x, weight), conv.bias.double()[:, None, None]
     y = conv(Compact(x.to(dtype), None, 20), x.mean((2, 3)), winners, pi).maps
-    exact = gate * (product + shift)
+    exact = gate * (product + bias)
     roundings = (gate * product).abs() + exact.abs()
     in_sums = 1e-6 * gate * F.conv2d(x, weight.abs())  # they are in float32
     assert y.dtype == dtype
@@ -402,7 +402,7 @@ def interpret_layer(layer, images, compact, dtype, size, tile=None):
     with forced_gates(exact, {"": gate.double()}):
         expected = exact(x.double())
     conv = TritonConv(layer.conv, layer.norm)
-    conv.shift += layer.beta
+    conv.bias += layer.beta
     conv.tile = tile
     y = conv(inputs, None, winners, pi, layer.activation)
     assert y.maps.dtype == dtype and y.maps.shape[1] == k
@@ -420,7 +420,7 @@ def interpret_rounding():
     x, pi = torch.rand(1, 64, 7, 7).half(), 1 + torch.rand(1, 16)
     y = conv(Compact(x, None, 64), x.float().mean((2, 3)), winners, pi).maps.double()
     weight = conv.weight.double().permute(2, 1, 0).reshape(16, 64, 5, 5)
-    exact = F.conv2d(x.double(), weight) + conv.shift.double()[:, None, None]
+    exact = F.conv2d(x.double(), weight) + conv.bias.double()[:, None, None]
     exact *= pi.double()[:, :, None, None]
     wrong = (y - exact).abs() / exact.abs() / torch.finfo(torch.float16).eps
     assert wrong.max() <= 0.51, wrong.max()

@@ -8,7 +8,16 @@ import torch
 from PIL import Image
 
 from fbs_tutorial import data, load_data
-from fbs_tutorial.data import Files, as_tensors, in_order, labels_of, spread, stratified_split
+from fbs_tutorial.data import (
+    Files,
+    as_tensors,
+    augment,
+    draw_moves,
+    in_order,
+    labels_of,
+    spread,
+    stratified_split,
+)
 
 
 def test_digits():
@@ -299,3 +308,20 @@ def test_cifar10():
     image, label = test[0]
     assert image.shape == (3, 32, 32) and image.min() >= 0 and image.max() <= 1
     assert label == 3
+
+
+def test_augment_without_shift_and_flip_is_the_identity():
+    images = torch.rand(8, 2, 6, 5)
+    assert torch.equal(augment(images, draw_moves(8, 0, False, torch.Generator()), 0), images)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_augment_moves_each_image_by_some_pixels_and_mirrors_some(flip):
+    images = torch.rand(256, 2, 5, 6)
+    result = augment(images, draw_moves(256, 1, flip, torch.Generator().manual_seed(0)), 1)
+    padded = torch.nn.functional.pad(images, (1, 1, 1, 1), mode="replicate")
+    moved = [padded[:, :, i : i + 5, j : j + 6] for i in range(3) for j in range(3)]
+    moved += [image.flip(3) for image in moved] if flip else []
+    same = torch.stack([(image == result).flatten(1).all(1) for image in moved])  # [moves, N]
+    assert same.any(0).all(), "each image is a move of itself"
+    assert same.any(1).all(), "and every move occurs"

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from fbs_tutorial import ChannelPruning, GatedConv2d, convert, how_dynamic, saliency_penalty
+from fbs_tutorial.method.dynamics import CONTROLS, Dynamics
 from fbs_tutorial.models import digitsnet
 
 COUNT = 300  # more than one batch of how_dynamic
@@ -107,3 +108,16 @@ def test_afterwards_every_image_has_its_own_gates_again():
     before = net(images)
     how_dynamic(net, images, torch.arange(8))
     assert torch.equal(net(images), before)
+
+
+def test_the_table_of_controls_names_them_all_and_the_report_uses_it():
+    result = Dynamics(0.9, 0.1, 0.5, 0.75, {"conv1": 3, "conv2": 40})
+    accuracies = {control.key: getattr(result, control.key) for control in CONTROLS}
+    assert accuracies == {"own": 0.9, "shuffled": 0.1, "mean": 0.5, "mean_winners": 0.75}
+    fields = [control.field for control in CONTROLS]
+    assert fields == ["own_gates", "shuffled_gates", "mean_gates", "mean_winners"]
+    *lines, sets = str(result).splitlines()
+    for line, control in zip(lines, CONTROLS, strict=True):
+        assert line.startswith(control.label) and line.endswith(f"{accuracies[control.key]:.1%}")
+    assert len({len(line) for line in lines}) == 1
+    assert sets == "different winner sets: 3 in conv1, 40 in conv2"

@@ -132,7 +132,7 @@ OTHERS = [
     ("how_dynamic(NET, X, [0, 1])", TypeError, "labels .* got list"),
     ("how_dynamic(NET, X, LABELS[:1])", ValueError, r"labels .* got .*\[1\]"),
     ("how_dynamic(NET, X, G)", ValueError, r"labels .* got .*\[2, 8\]"),
-    ("how_dynamic(PER_IMAGE, X, LABELS)", ValueError, "one density a layer, 0 has one an image"),
+    ("how_dynamic(PER_IMAGE, X, LABELS)", ValueError, "one density per layer, 0 has one per image"),
     ("load_data('mnist')", ValueError, "name .* got 'mnist'"),
     ("load_data(3)", TypeError, "name .* got 3"),
     ("load_data(None)", TypeError, "name .* got None"),

@@ -196,6 +196,7 @@ def test_channels_last_gives_the_same():
     assert torch.equal(layer.gate != 0, gate != 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("density", [0.5, torch.tensor([0.25, 0.5, 1.0])], ids=["one", "an image"])
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_compiles_into_one_graph(density, training):
@@ -348,3 +349,13 @@ def test_normalising_keeps_a_deep_residual_stack_finite():
     assert stack.eval()(x).isfinite().all()
     for block in stack.blocks:
         torch.testing.assert_close(block.gate.mean(1), torch.ones(8))
+
+
+def test_the_input_is_checked_once(monkeypatch):
+    from fbs_tutorial.method import gated, saliency
+
+    layer, calls = GatedConv2d(3, 8, 3), []
+    for module in (gated, saliency):
+        monkeypatch.setattr(module, "check_feature_maps", lambda x, name: calls.append(name))
+    layer(torch.rand(1, 3, 4, 4))
+    assert calls == ["x"]

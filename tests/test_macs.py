@@ -383,3 +383,64 @@ def test_a_linear_layer_on_tokens_counts_every_position():
             return self.linear(x.flatten(2).transpose(1, 2).reshape(-1, 3))
 
     assert count_macs(Tokens(), torch.rand(2, 3, 5, 5)).active.tolist() == [25 * 3 * 7] * 2
+
+
+class Striped(nn.Module):
+    """A made-up layer that leaves out part of its kernel for good, and has no attributes of a
+    convolution: pair (o, i) keeps ``kept[o, i]`` of 9 taps."""
+
+    def __init__(self, ins, kept):
+        super().__init__()
+        self.inner = (torch.nn.functional.conv2d, torch.randn(*kept.shape, 3, 3))
+        self.ins, self.kept = ins, kept
+
+    def forward(self, x):
+        function, weight = self.inner
+        return function(x, weight, padding=1, groups=self.ins // self.kept.shape[1])
+
+    def kept_pairs(self):
+        return self.kept
+
+    def dense_macs(self, positions):
+        return self.kept.numel() * 9 * positions
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_layer_with_kept_pairs_is_counted_by_them_alone(groups):
+    kept = torch.arange(6 * 8 // groups).reshape(6, -1) % 10
+    layer = Striped(8, kept)
+    report = count_macs(nn.Sequential(fixed(3, 8, 5), nn.ReLU(), layer), torch.rand(2, 3, 4, 4))
+    assert report.layers[-1].dense == 6 * 8 // groups * 9 * 16
+    pairs = 0
+    for out in range(6):
+        for i in range(8 // groups):
+            channel = out // (6 // groups) * (8 // groups) + i  # the input that pair (out, i) reads
+            pairs += kept[out, i].item() * (channel < 5)
+    assert report.layers[-1].active.tolist() == [pairs * 16] * 2
+
+
+def test_kept_pairs_and_winners_of_a_gated_layer_both_count():
+    class Masked(nn.Conv2d):
+        def kept_pairs(self):
+            return torch.full((8, 3), 9).index_fill(1, torch.tensor([1]), 0)
+
+        def dense_macs(self, positions):
+            return 8 * 3 * 9 * positions
+
+    layer = fixed(3, 8, 2, kernel=3)
+    layer.conv = Masked(3, 8, 3, bias=False)
+    report = count_macs(layer, torch.rand(1, 3, 4, 4))
+    assert report.active.tolist() == [2 * 2 * 9 * 4] and report.dense == 8 * 3 * 9 * 4
+
+
+def test_rows_that_belong_to_no_image_are_refused():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 7)
+
+        def forward(self, x):
+            return self.linear(x.flatten(2).transpose(1, 2).reshape(-1, 3)[:-1])
+
+    with pytest.raises(ValueError, match="linear runs on 49 rows, not on a multiple of 2 images"):
+        count_macs(Odd(), torch.rand(2, 3, 5, 5))

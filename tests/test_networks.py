@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchvision
 from test_convert import difference, lived_in
-from test_sparse import assert_same, calibrated, counted_macs, executed_macs, images_like, used
+from test_execution import assert_same, calibrated, counted_macs, executed_macs, images_like, used
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
@@ -38,6 +38,7 @@ GATED_AND_DENSE = {  # convolutions followed by a norm; MACs of 224 x 224 pixels
     "mobilenet_v2": (52, 300_774_272),
     "shufflenet_v2_x1_0": (56, 144_907_992),
 }
+pytestmark = pytest.mark.slow
 each_network = pytest.mark.parametrize("name", GATED_AND_DENSE)
 FORMS = {"converted": lambda net: convert(net, gates="random"), "wrapped": wrap}
 each_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)

@@ -1,13 +1,15 @@
-"""The notebooks' structure and their exercises; that they run is nbval's part of `make test`."""
+"""The notebooks' structure and exercises; that they run, twice, is nbval's part of `make test`."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from statistics import median
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
 from fbs_tutorial.lesson import checks
 
@@ -154,6 +156,7 @@ def test_checks_accept_the_solutions_and_refuse_the_stubs(name):
     helpers = [source(cell) for cell in cells(NOTEBOOKS[name], "code")]
     helpers = [text for text in helpers if text.startswith("def ") and "NotImpl" not in text]
     for function, check, stub, solution in exercises(NOTEBOOKS[name]):
+        assert getattr(checks, check).__module__.endswith(f".nb{name[:2]}")
         names = {}
         exec(imports + "\n".join(h.split("\n\n\n")[0] for h in helpers), names)
         exec(stub, names)
@@ -164,19 +167,28 @@ def test_checks_accept_the_solutions_and_refuse_the_stubs(name):
         assert accepted, accepted
 
 
-@every_notebook
-def test_runs_from_any_folder_and_a_second_time_without_restart(name, tmp_path, monkeypatch):
-    notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
-    client = NotebookClient(
-        notebook, kernel_name="python3", timeout=300, resources={"metadata": {"path": tmp_path}}
+@pytest.mark.parametrize(
+    ("cells", "why"),
+    [
+        (["fresh = 'later' not in globals()", "assert fresh", "later = 1"], "assert fresh"),
+        (["text = open('beside.txt').read()"], "No such file or directory: 'beside.txt'"),
+    ],
+    ids=["a name left over", "a file beside the notebook"],
+)
+def test_a_notebook_that_runs_only_once_or_only_in_its_folder_is_found_out(cells, why, tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in cells])
+    nbformat.write(notebook, tmp_path / "once.ipynb")
+    (tmp_path / "beside.txt").write_text("")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "--nbval-lax"]
+    done = subprocess.run(
+        [*command, "--nbval-current-env", "-p", "no:cacheprovider", "once.ipynb"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    from run_notebooks import look_again
-
-    with client.setup_kernel():
-        look_again(client.kc.shell_channel)
-        for index, cell in [*enumerate(notebook.cells)] * 2:
-            client.execute_cell(cell, index)
+    assert f"1 failed, {2 * len(cells) - 1} passed" in done.stdout and why in done.stdout
 
 
 def test_readme_lists_every_notebook_with_its_minutes():

@@ -1,10 +1,14 @@
 """What a newcomer meets first is in step: ranges, README, commands, and what the wheel holds."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
+import pytest
 import yaml
 
 import fbs_tutorial
@@ -62,3 +66,70 @@ def test_a_missing_dependency_is_named_with_its_remedy(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert "needs safetensors: run  pip install safetensors" in done.stderr
+
+
+def pip(*words):
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+PLANTED = ("view.js", "kernel.cpp", "page.html", "style.css", "assets/a/net.safetensors")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel of a copy of the checkout that also has a subpackage of its own, ``new.newer``."""
+    checkout = tmp_path_factory.mktemp("checkout")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy2(ROOT / name, checkout)
+    package = checkout / "fbs_tutorial"
+    shutil.copytree(ROOT / package.name, package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("__init__.py", "newer/__init__.py", *(f"newer/{name}" for name in PLANTED)):
+        path = package / "new" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    pip("wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", checkout, checkout)
+    return next(checkout.glob("*.whl"))
+
+
+def test_the_wheel_holds_every_subpackage_and_file_of_the_package(wheel):
+    package = wheel.parent / "fbs_tutorial"
+    files = {str(p.relative_to(wheel.parent)) for p in package.rglob("*") if p.is_file()}
+    packed = {name for name in ZipFile(wheel).namelist() if not re.match(r"[^/]*dist-info/", name)}
+    assert packed == files
+    assert {f"fbs_tutorial/new/newer/{name}" for name in PLANTED} < files
+
+
+TRAIN_AND_ACCELERATE = """
+import sys
+from pathlib import Path
+import torch
+import fbs_tutorial
+from fbs_tutorial import accelerate, load_data, load_pretrained
+from fbs_tutorial.__main__ import main
+from fbs_tutorial.checkpoints import ASSETS, load_network
+
+assert Path(fbs_tutorial.__file__).parents[1] == Path(sys.argv[1]), fbs_tutorial.__file__
+step = ["--from", ASSETS / "digits" / "d0.5.safetensors", "--density", "0.4", "--lr", "0.01"]
+assert main(["train", "--out", "run", *map(str, step), "--epochs", "1", "--batch", "1000"]) == 0
+images = torch.stack([load_data("digits")[1][i][0] for i in range(3)])
+for network in (load_pretrained("digits"), load_network(Path("run", "d0.4.safetensors"))[0]):
+    torch.testing.assert_close(accelerate(network)(images), network(images), rtol=1e-4, atol=1e-4)
+"""
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_trains_a_step_and_accelerates(wheel, tmp_path):
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    pip("install", "--no-deps", "--no-index", "--target", site, wheel)
+    elsewhere.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN_AND_ACCELERATE, site],
+        capture_output=True,
+        text=True,
+        cwd=elsewhere,
+        env={**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import fbs_tutorial
 from fbs_tutorial.checkpoints import ASSETS
 from fbs_tutorial.training.parallel import Team, join_team
 
@@ -18,8 +20,11 @@ FINE_TUNING = ["--from", GATED, "--density", "0.4", "--lr", "0.01", "--freeze-no
 UNEQUAL = [*FINE_TUNING, "--batch", "365", "--epochs", "1"]  # a last batch of 5, shared as 3 and 2
 LONGER = [*FINE_TUNING, "--batch", "550", "--epochs", "4"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ENVIRONMENT["PYTHONPATH"] = str(Path(fbs_tutorial.__file__).parents[1])  # scripts lie elsewhere
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 COMMAND = ["-m", "fbs_tutorial", "train"]
+
+pytestmark = pytest.mark.slow
 
 # The training command, but the second process kills itself, once, in the third epoch, when the
 # first one has saved the second epoch. After that the first one comes late, so that the second
@@ -32,14 +37,15 @@ from fbs_tutorial.__main__ import main
 
 epoch_as_it_is, marker = fit._epoch, pathlib.Path(sys.argv.pop(1))
 
-def epoch(network, optimizer, step, number, *rest):
+def epoch(*arguments):
+    number = next(value for value in arguments if isinstance(value, int))
     if number == 2 and os.environ.get("RANK") == "1" and not marker.exists():
         marker.touch()
         state = pathlib.Path(sys.argv[sys.argv.index("--out") + 1]) / "state.pt"
         while torch.load(state)["epoch"] < 2:
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGKILL)
-    return epoch_as_it_is(network, optimizer, step, number, *rest)
+    return epoch_as_it_is(*arguments)
 
 fit._epoch = epoch
 if os.environ.get("RANK") == "0" and marker.exists():

@@ -7,6 +7,7 @@ import torch
 from fbs_tutorial.bench.timing import Timing
 from fbs_tutorial.checkpoints import load_metrics
 from fbs_tutorial.lesson import plots
+from fbs_tutorial.method.dynamics import CONTROLS
 
 
 @pytest.fixture(autouse=True)
@@ -35,9 +36,13 @@ def test_accuracy_and_macs_takes_one_run_and_one_density():
     assert sentence.startswith("At density 0.3 the network needs 10 % of its MACs")
 
 
-def test_curves_differ_in_colour_marker_and_line():
-    for column in zip(*plots.CURVES, strict=True):
-        assert len(set(column)) == len(plots.CURVES)
+def test_curves_are_of_all_controls_and_differ_in_colour_marker_and_line():
+    assert set(plots.LOOKS) == {control.field for control in CONTROLS}
+    for column in zip(*plots.LOOKS.values(), strict=True):
+        assert len(set(column)) == len(plots.LOOKS)
+    figure, _ = plots.accuracy_and_macs(runs())
+    labels = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert labels == {control.label for control in CONTROLS}
 
 
 def test_winner_bars_name_the_winners_empty_ones_too():
@@ -121,13 +126,16 @@ def test_winner_maps_count_the_sets():
 
 def test_class_heat_map_sorts_channels_and_counts_extremes():
     chances = torch.tensor([[1.0, 0.0, 0.9, 0.2], [1.0, 0.0, 0.1, 0.3]])
-    figure, sentence = plots.class_heat_map(chances)
+    figure, sentence = plots.class_heat_maps({"conv": chances}, range(2), "title")
     assert sentence == (
         "Of 4 channels 1 never win and 1 always win; for 1 the share differs by more than 0.5 "
         "between two classes."
     )
-    drawn = figure.axes[0].collections[0].get_array().reshape(2, 4)
+    axes = figure.axes[0]
+    drawn = axes.collections[0].get_array().reshape(2, 4)
     assert drawn.mean(0).argsort().tolist() == [0, 1, 2, 3]
+    assert axes.get_title() == "title" and axes.get_ylim() == (2, 0)
+    assert "channels" in axes.get_xlabel() and axes.get_ylabel() == "class"
 
 
 def test_depth_lines_stop_where_values_overflow():
@@ -189,9 +197,9 @@ def test_roofline_says_the_shares_and_shows_measurements_only_where_there_are_an
 
 def test_class_heat_maps_count_the_channels_that_depend_on_the_class():
     layers = {
-        "conv1": torch.tensor([[0, 100, 40], [100, 100, 60]]),
-        "conv2": torch.tensor([[10, 90, 20, 0], [20, 20, 30, 0]]),
-        "conv3": torch.zeros(2, 5, dtype=torch.long),
+        "conv1": torch.tensor([[0, 100, 40], [100, 100, 60]]) / 100,
+        "conv2": torch.tensor([[10, 90, 20, 83], [20, 20, 30, 33]]) / 100,  # the last: 0.5 exactly
+        "conv3": torch.zeros(2, 5),
     }
     figure, sentence = plots.class_heat_maps(layers, ["cat", "dog"], "title")
     assert sentence == (
@@ -200,11 +208,11 @@ def test_class_heat_maps_count_the_channels_that_depend_on_the_class():
     )
     first, colours = figure.axes[0], figure.axes[-1]
     assert [text.get_text() for text in first.get_yticklabels()] == ["cat", "dog"]
-    assert first.images[0].get_array().tolist() == [
-        [0, 40, 100],
-        [100, 60, 100],
-    ]  # least used first
-    assert "%" in colours.get_ylabel()
+    drawn = first.collections[0].get_array().reshape(2, 3).tolist()
+    least_used_first = torch.tensor([[0, 0.4, 1], [1, 0.6, 1]]).tolist()
+    assert drawn == least_used_first
+    assert first.get_title() == "conv1: 3 channels"
+    assert "share" in colours.get_ylabel()
     assert [axes.get_visible() for axes in figure.axes[:4]] == [True, True, True, False]
 
 
@@ -212,7 +220,8 @@ def test_image_row_says_the_size_and_the_captions():
     figure, sentence = plots.image_row(torch.rand(2, 3, 4, 5), ["a flower", "a roof"])
     assert sentence == "2 images of 4×5 pixels: a flower, a roof."
     assert [axes.get_title() for axes in figure.axes] == ["a flower", "a roof"]
-    assert plots.image_row(torch.rand(1, 3, 4, 4), ["one"])
+    figure, sentence = plots.image_row(torch.rand(1, 3, 4, 4), ["one"])
+    assert sentence == "1 image of 4×4 pixels: one." and len(figure.axes) == 1
 
 
 def test_layer_shares_say_the_range_of_each_kind():

@@ -1,71 +1,40 @@
+import argparse
+import csv
 import json
 import os
+import pickle
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torchvision.models import WeightsEnum, get_model
 
 import fbs_tutorial
-from fbs_tutorial import load_data, set_density
+from fbs_tutorial import convert, count_macs, load_data, set_density
 from fbs_tutorial.__main__ import main
 from fbs_tutorial.checkpoints import ASSETS, load_network, save_network
 from fbs_tutorial.data import as_tensors
-from fbs_tutorial.models import MODELS
+from fbs_tutorial.method.gated import gated_layers
+from fbs_tutorial.models import MODELS, wrap
 from fbs_tutorial.training.loop import (
-    RECIPES,
     accuracy,
-    augment,
-    draw_densities,
-    draw_moves,
-    learning_rate_factor,
 )
-from fbs_tutorial.training.runs import Run
+from fbs_tutorial.training.recipes import RECIPES, Recipe, Step
+from fbs_tutorial.training.settings import RunError, Settings, option, read_recipe, whole
 from fbs_tutorial.training.train import train
 
+pytestmark = pytest.mark.slow
 ROOT = Path(fbs_tutorial.__file__).parents[1]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 SHORT = ["--densities", "1.0,0.5", "--epochs", "3"]
 PLAIN, GATED = ASSETS / "digits" / "plain.safetensors", ASSETS / "digits" / "d0.5.safetensors"
-
-
-def test_learning_rate_warms_up_and_falls_to_0():
-    factors = [learning_rate_factor(i / 100) for i in range(101)]
-    peak = factors.index(max(factors))
-    assert 0 < factors[0] < 0.05 and factors[-1] == 0
-    assert 10 <= peak <= 16 and 0.9 < factors[peak] <= 1
-    assert factors[: peak + 1] == sorted(factors[: peak + 1])
-    assert factors[peak:] == sorted(factors[peak:], reverse=True)
-
-
-def test_drawn_densities_are_log_uniform_and_1_for_a_tenth():
-    drawn = draw_densities(20_000, 0.1, torch.Generator().manual_seed(0))
-    assert drawn.min() >= 0.1 and drawn.max() == 1
-    assert (drawn == 1).double().mean() == pytest.approx(0.1, abs=0.01)
-    tenths = (-drawn[drawn < 1].log10()).histc(10, 0, 1) / (drawn < 1).sum()
-    assert tenths.tolist() == pytest.approx([0.1] * 10, abs=0.01)
-
-
-def test_augment_without_shift_and_flip_is_the_identity():
-    images = torch.rand(8, 2, 6, 5)
-    assert torch.equal(augment(images, draw_moves(8, 0, False, torch.Generator()), 0), images)
-
-
-@pytest.mark.parametrize("flip", [False, True])
-def test_augment_moves_each_image_by_some_pixels_and_mirrors_some(flip):
-    images = torch.rand(256, 2, 5, 6)
-    result = augment(images, draw_moves(256, 1, flip, torch.Generator().manual_seed(0)), 1)
-    padded = torch.nn.functional.pad(images, (1, 1, 1, 1), mode="replicate")
-    moved = [padded[:, :, i : i + 5, j : j + 6] for i in range(3) for j in range(3)]
-    moved += [image.flip(3) for image in moved] if flip else []
-    same = torch.stack([(image == result).flatten(1).all(1) for image in moved])  # [moves, N]
-    assert same.any(0).all(), "each image is a move of itself"
-    assert same.any(1).all(), "and every move occurs"
 
 
 def start(*arguments):
@@ -103,7 +72,7 @@ def finished(tmp_path_factory):
 
 def test_a_run_writes_its_weights_and_numbers(finished):
     assert set(contents(finished)) == {
-        "metrics.json", "table.md", "accuracy_macs.png",
+        "metrics.json", "table.md", "log.csv", "accuracy_macs.png",
         "plain.safetensors", "d1.safetensors", "d0.5.safetensors",
     }  # fmt: skip
     metrics = metrics_of(finished)
@@ -111,6 +80,14 @@ def test_a_run_writes_its_weights_and_numbers(finished):
     assert metrics["seed"] == 0 and metrics["versions"]["torch"] == torch.__version__
     plain, dense, half = metrics["rows"]
     assert [row["density"] for row in metrics["rows"]] == [None, 1.0, 0.5]
+    assert [row["step"] for row in metrics["rows"]] == ["plain", "d1", "d0.5"]
+    assert [row["method"] for row in metrics["rows"]] == ["plain", "fbs", "fbs"]
+    assert not any(row["distilled"] for row in metrics["rows"])
+    assert {row["precision"] for row in metrics["rows"]} == {"float32"}
+    for row in metrics["rows"]:
+        size = (finished / f"{row['step']}.safetensors").stat().st_size
+        assert row["bytes"] < size < row["bytes"] + 4000, "the header is small"
+        assert row["parameters"] < row["bytes"] / 4, "statistics of norms are no parameters"
     assert plain["macs_gates"] == dense["macs_gates"] == dense["macs_dense"] == 1217152
     assert half["macs_zeros"] <= half["macs_gates"] == 313664
     for row in (dense, half):
@@ -118,6 +95,24 @@ def test_a_run_writes_its_weights_and_numbers(finished):
         assert row.keys() >= {"shuffled_gates", "mean_gates", "mean_winners", "distinct_sets"}
     table = (finished / "table.md").read_text().splitlines()
     assert [line.split("|")[1].strip() for line in table[2:]] == ["plain", "1", "0.5"]
+
+
+def log_of(folder):
+    with (folder / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_log_has_a_row_per_epoch(finished):
+    log = log_of(finished)
+    assert [(row["step"], row["epoch"]) for row in log] == [
+        (step, epoch) for step in ("plain", "d1", "d0.5") for epoch in "123"
+    ]
+    assert [row["density"] for row in log] == [""] * 3 + ["1.0"] * 3 + ["0.5"] * 3
+    for row in log:
+        assert float(row["loss"]) > 0 and float(row["lr"]) > 0 and float(row["seconds"]) > 0
+    last = {row["step"]: float(row["val_accuracy"]) for row in log}
+    for row in metrics_of(finished)["rows"]:
+        assert last[row["step"]] == pytest.approx(row["val_accuracy"], abs=1e-9)
 
 
 def test_the_numbers_are_those_of_the_weights(finished):
@@ -182,6 +177,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(killed, finished, tmp_
     assert process.returncode == 0, errors.decode()
     assert metrics_of(folder)["rows"] == metrics_of(finished)["rows"]
     assert not (folder / "state.pt").exists()
+    timeless = [[r | {"seconds": 0} for r in log_of(f)] for f in (folder, finished)]
+    assert timeless[0] == timeless[1]
     for name in ("plain", "d1", "d0.5"):
         weights, expected = (load_file(f / f"{name}.safetensors") for f in (folder, finished))
         assert weights.keys() == expected.keys()
@@ -301,7 +298,7 @@ FROM = ["--from", PLAIN, "--density", "0.5"]
         (["--densities", "0.33333333,0.33333334"], "densities.*differ"),
         (["--static", "--model", "resnet18"], "width"),
         (["--epochs", "0"], "epochs.*0"),
-        (["--plain-epochs", "0"], "plain_epochs.*0"),
+        (["--plain-epochs", "0"], "--plain-epochs.*0"),
         ([*FROM, "--plain-epochs", "2"], "--plain-epochs does not go with --from"),
         (["--batch", "1"], "batch.*1"),
         (["--size", "64"], "--size is for photographs"),
@@ -310,8 +307,8 @@ FROM = ["--from", PLAIN, "--density", "0.5"]
         (["--seed", "one"], "seed.*'one'"),
         (["--seed", "-1"], "seed.*-1"),
         (["--lr", "0.1"], "--lr goes with --from"),
-        (["--density", "0.5"], "--from CHECKPOINT and --density D go together"),
-        (["--from", PLAIN], "--from CHECKPOINT and --density D go together"),
+        (["--density", "0.5"], "--from or --pretrained, and --density or --any-density go"),
+        (["--from", PLAIN], "--from or --pretrained, and --density or --any-density go"),
         (["--from", PLAIN, "--density", "2"], "density.*got 2"),
         ([*FROM, "--lr", "0"], "lr.*0"),
         ([*FROM, "--lr", "-0.1"], "lr.*-0.1"),
@@ -319,9 +316,26 @@ FROM = ["--from", PLAIN, "--density", "0.5"]
         ([*FROM, "--lr", "inf"], "lr.*inf"),
         ([*FROM, "--lr", "fast"], "lr.*'fast'"),
         ([*FROM, "--model", "mcifarnet"], "holds digitsnet, not mcifarnet"),
-        ([*FROM, "--any-density"], "any-density"),
+        ([*FROM, "--any-density"], "--density or --any-density"),
+        ([*FROM, "--static"], "--static .* not go with --from"),
+        (["--plain", "--distill"], "--distill does not go with --plain"),
+        (["--plain", "--densities", "0.5"], "--plain with none, not with --densities"),
         (["--from", "nowhere", "--density", "0.5"], "nowhere"),
-        (["--from", __file__, "--density", "0.5"], "test_training.py is not"),
+        (["--from", __file__, "--density", "0.5"], "test_training.py is damaged"),
+        (["--pretrained", "--density", "0.5"], "--pretrained goes with --model, one of resnet18"),
+        ([*FROM, "--pretrained"], "--from and --pretrained do not go together"),
+        (["--teacher", PLAIN], "--teacher goes with --distill"),
+        (["--teacher", "nowhere", "--distill"], "nowhere cannot be read"),
+        (["--ramp", "0.5"], "--ramp goes with --distill"),
+        (["--distill", "--ramp", "1.5"], "--ramp must be a number from 0 to 1, got 1.5"),
+        (["--penalty", "-1"], "--penalty must be a number of at least 0, got -1"),
+        (["--saliency", "l3"], "--saliency must be one of l1, l2, max, avg, got 'l3'"),
+        (["--static", "--saliency", "l2"], "--saliency are for networks with gates, not for --sta"),
+        (["--from", GATED, "--density", "0.5", "--distill"], "--distill needs a --teacher"),
+        (
+            ["--from", GATED, "--density", "0.5", "--saliency", "l2"],
+            "--saliency must be that of the trained gates of .*d0.5.safetensors, l1, got l2",
+        ),
         (["--speed", "9"], "--speed"),
     ],
     ids=lambda value: " ".join(Path(v).name for v in value) if isinstance(value, list) else "",
@@ -414,7 +428,7 @@ def test_a_damaged_photograph_ends_the_run_with_its_name(photographs, tmp_path, 
 def test_a_size_or_batch_that_is_too_small_is_refused(size, batch, photographs, tmp_path, capfd):
     folder = photographs(tmp_path / "photographs")
     line = refused(capfd, "--data", folder, "--size", size, "--batch", batch)
-    assert re.search("(size|batch) must be an int of at least", line)
+    assert re.search("--(size|batch) must be an int of at least", line)
 
 
 def test_a_class_of_one_image_is_refused(photographs, tmp_path, capfd):
@@ -436,11 +450,60 @@ def test_batch_norms_keep_their_statistics_only_when_asked_to(option, tmp_path):
     assert frozen(tmp_path / "run", "d0.4") == bool(option)
 
 
-def test_a_small_plain_network_is_not_fine_tuned(tmp_path, capfd):
-    small = tmp_path / "static0.5.safetensors"
-    save_network(MODELS["digitsnet"](10, 0.5), small, "digitsnet", 10, 0.5)
-    line = refused(capfd, "--from", small, "--density", "0.5", "--out", tmp_path / "run")
-    assert "holds a small plain network" in line and not (tmp_path / "run").exists()
+def wrapped(network):
+    """``network`` in blocks whose predictors look at the image."""
+    return wrap(network, normalize=False)
+
+
+@pytest.mark.parametrize("form", [None, convert, wrapped])
+@pytest.mark.parametrize("width", [1.0, 0.5])
+def test_every_form_of_network_is_fine_tuned_and_comes_back(form, width, tmp_path):
+    network = MODELS["digitsnet"](10, width)
+    network = network if form is None else form(network)
+    save_network(network, tmp_path / "given", "digitsnet", 10, width)
+    metrics = train(
+        out=tmp_path / "run", checkpoint=tmp_path / "given", density=0.5, epochs=1, progress=False
+    )
+    tuned = load_network(tmp_path / "run" / "d0.5.safetensors")[0]
+    layers = [type(layer).__name__ for layer in gated_layers(tuned).values()]
+    assert layers == ["ChannelPruning" if form is wrapped else "GatedConv2d"] * 4
+    set_density(tuned, 0.5)
+    test = as_tensors(load_data("digits")[1])
+    assert accuracy(tuned, *test) == metrics["rows"][-1]["test_accuracy"]
+    assert count_macs(tuned, test[0]).active.double().mean() == metrics["rows"][-1]["macs_gates"]
+
+
+def test_a_state_dict_of_torchvision_is_gated_and_fine_tuned(photographs, tmp_path, capfd):
+    folder = photographs(tmp_path / "photographs", count=6)
+    path, out = tmp_path / "resnet.pth", tmp_path / "run"
+    torch.save({"state_dict": get_model("resnet18", num_classes=2).state_dict()}, path)
+    options = ["--data", folder, "--model", "resnet18", "--size", "32", "--batch", "4"]
+    options += ["--density", "0.5", "--epochs", "1", "--lr", "1e-3", "--out", out]
+    assert run("--from", path, *options) == 0
+    assert [row["method"] for row in metrics_of(out)["rows"]] == ["plain", "fbs"]
+    other = ["--model", "resnet34", "--out", tmp_path / "other"]
+    line = refused(capfd, "--from", path, *options, *other)
+    assert "resnet.pth does not fit resnet34" in line
+
+
+def test_torchvision_s_weights_are_fetched_only_when_asked_for(photographs, tmp_path, monkeypatch):
+    folder = photographs(tmp_path / "photographs", count=6)
+    state, fetched = get_model("resnet18").state_dict(), []
+
+    def fetch(weights, **options):
+        fetched.append(weights)
+        return dict(state)
+
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", fetch)
+    short = {"model": "resnet18", "size": 32, "batch": 4, "epochs": 1, "progress": False}
+    train(folder, tmp_path / "0", plain=True, **short)
+    assert not fetched
+    train(folder, tmp_path / "1", pretrained=True, density=0.5, freeze_norms=True, **short)
+    assert fetched
+    tuned = load_file(tmp_path / "1" / "d0.5.safetensors")
+    mean, expected = tuned["network.conv1.norm.running_mean"], state["bn1.running_mean"]
+    assert torch.equal(mean, expected), "they start from those weights"
+    assert tuned["network.fc.weight"].shape == (2, 512)
 
 
 def test_nothing_of_the_user_is_removed_from_a_folder_that_is_refused(tmp_path, capfd):
@@ -457,14 +520,9 @@ def test_a_finished_run_keeps_what_it_says_of_itself(finished, tmp_path):
     assert {k: v for k, v in again.items() if k != "folder"} == metrics
 
 
-def test_a_density_with_many_digits_is_recorded_as_it_was(tmp_path):
-    settings = {"data": "digits", "model": "digitsnet", "seed": 0, "kind": "finetune"}
-    settings |= {
-        "checkpoint": "a.safetensors",
-        "steps": [{"density": 1 / 3, "lr": 0.05 * 37 / 256}],
-    }
-    settings |= dict.fromkeys(("epochs", "plain_epochs", "batch", "size", "freeze_norms"))
-    words = shlex.split(Run(tmp_path / "run", settings, torch.device("cpu")).metrics["command"])
+def test_a_density_with_many_digits_is_recorded_as_it_was():
+    settings = Settings(checkpoint="a.safetensors", density=1 / 3, lr=0.05 * 37 / 256)
+    words = shlex.split(settings.command())
     assert float(words[words.index("--density") + 1]) == 1 / 3
     assert float(words[words.index("--lr") + 1]) == 0.05 * 37 / 256
 
@@ -473,3 +531,209 @@ def test_a_loss_that_is_not_a_number_ends_the_run_and_says_what_to_try(tmp_path,
     assert run("--out", tmp_path / "run", *FROM, "--lr", "1e30", "--epochs", "1") == 2
     assert re.search("error: the loss is nan .*smaller --lr with --from", capfd.readouterr().err)
     assert not any(row["density"] == 0.5 for row in metrics_of(tmp_path / "run")["rows"])
+    options = {"checkpoint": PLAIN, "density": 0.5, "lr": 1e30, "epochs": 1, "progress": False}
+    with pytest.raises(FloatingPointError, match="try a smaller lr with checkpoint, or batch"):
+        train(out=tmp_path / "again", **options)
+
+
+@dataclass(frozen=True)
+class More(Settings):
+    """One made-up option: it takes this one field."""
+
+    cups_of_tea: int | None = option(None, "to drink meanwhile", whole(0), before=3)
+
+
+def read(kind, *words):
+    parser = argparse.ArgumentParser()
+    kind.add_options(parser)
+    return kind.from_options(parser.parse_args([str(word) for word in words]))
+
+
+def test_an_option_is_one_field(tmp_path):
+    settings = read(More, "--cups-of-tea", 2, "--seed", 1)
+    assert settings == More(seed=1, cups_of_tea=2) and settings.record()["cups_of_tea"] == 2
+    assert read(More, *shlex.split(settings.command())[4:]).record() == settings.record()
+    with pytest.raises(RunError, match="cups_of_tea must be an int of at least 0, got -1") as error:
+        More(cups_of_tea=-1)
+    assert error.value.with_names(More.flags()).startswith("--cups-of-tea must")
+
+    short = {"out": tmp_path / "run", "densities": [0.5], "epochs": 1, "progress": False}
+    before = train(**short)  # by a version that had no such option, and was never without its tea
+    assert train(More(cups_of_tea=3), **short)["rows"] == before["rows"]
+    with pytest.raises(RunError, match=r"other settings \(cups_of_tea\)"):
+        train(More(cups_of_tea=4), **short)
+
+
+SOME_SETTINGS = [
+    {},
+    {"data": "fashion_mnist", "seed": 2**32 - 1, "any_density": True, "densities": (1, 1 / 3)},
+    {"static": True, "model": "mcifarnet", "distill": True, "teacher": "a b", "plain_epochs": 3},
+    {"checkpoint": "it's here", "density": 0.1, "lr": 1e-9, "freeze_norms": True, "batch": 2},
+    {"pretrained": True, "model": "resnet18", "density": 1.0, "saliency": "max"},
+    {"plain": True, "epochs": 2},
+    {"checkpoint": "x", "any_density": True, "densities": (0.5,), "lr": 0.1},
+    {"distill": True, "ramp": 0.0, "penalty": 0.0, "epochs": 1},
+]
+
+
+@pytest.mark.parametrize("options", SOME_SETTINGS, ids=str)
+def test_the_command_of_any_settings_reads_back_as_these_settings(options):
+    settings = Settings(**options)
+    again = read(Settings, *shlex.split(settings.command())[4:])
+    assert again.record() == settings.record()
+    assert json.loads(json.dumps(settings.record())) == settings.record()
+
+
+def test_the_library_speaks_of_its_arguments():
+    with pytest.raises(RunError, match=r"^any_density, static and plain do not go together"):
+        train(any_density=True, static=True)
+    with pytest.raises(RunError, match=r"^densities must be .* several that differ, got 0\.5"):
+        train(densities=0.5)
+    with pytest.raises(TypeError, match="speed"):
+        train(speed=9)
+
+
+def test_errors_go_from_one_process_to_another_as_they_are():
+    error = pickle.loads(pickle.dumps(RunError("{out} is {what}", {"what": "{odd}"})))
+    assert str(error) == "out is {odd}"
+    assert error.with_names({"out": "--out"}) == "--out is {odd}"
+
+
+OLD = Path(__file__).parent / "data"  # run folders that version 0.1.0 wrote
+
+
+def test_a_finished_run_of_0_1_0_is_left_as_it_is_and_read_in_today_s_form(tmp_path):
+    folder = shutil.copytree(OLD / "run-0.1.0-finished", tmp_path / "run")
+    before = contents(folder)
+    metrics = train(out=folder, densities=[0.5], epochs=1, progress=False)
+    assert contents(folder) == before
+    assert [(row["step"], row["method"]) for row in metrics["rows"]] == [
+        ("plain", "plain"),
+        ("d0.5", "fbs"),
+    ]
+    for row in metrics["rows"]:
+        load_network(folder / f"{row['step']}.safetensors")
+    for other in ({"distill": True}, {"seed": 1}, {"any_density": True}, {"saliency": "l2"}):
+        with pytest.raises(RunError, match=f"other settings .*{next(iter(other))}"):
+            train(out=folder, densities=[0.5], epochs=1, progress=False, **other)
+
+
+def test_a_run_of_0_1_0_goes_on_from_halfway(tmp_path):
+    folder = shutil.copytree(OLD / "run-0.1.0-halfway", tmp_path / "run")
+    metrics = train(out=folder, densities=[0.8, 0.5], epochs=2, progress=False)
+    assert [row["step"] for row in metrics["rows"]] == ["plain", "d0.8", "d0.5"]
+    assert [row["method"] for row in metrics["rows"]] == ["plain", "fbs", "fbs"]
+    assert [(row["step"], row["epoch"]) for row in log_of(folder)] == [
+        ("d0.8", "2"), ("d0.5", "1"), ("d0.5", "2"),
+    ]  # fmt: skip
+    assert metrics["finished"] and not (folder / "state.pt").exists()
+
+
+def test_the_hidden_options_of_a_fine_tuning_of_0_1_0_are_found(tmp_path):
+    folder = shutil.copytree(OLD / "run-0.1.0-tuned", tmp_path / "run")
+    metrics = metrics_of(folder)
+    metrics["settings"]["checkpoint"] = str(PLAIN)
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    options = {"checkpoint": PLAIN, "density": 0.5, "epochs": 1, "progress": False}
+    rows = train(out=folder, lr=0.01, **options)["rows"]
+    assert [row["step"] for row in rows] == ["given", "d0.5"]
+    for other in ({"lr": 0.02}, {}):
+        with pytest.raises(RunError, match=r"other settings \(lr\)"):
+            train(out=folder, **options, **other)
+
+
+def test_a_run_keeps_the_recipe_it_began_with():
+    now = RECIPES["cifar10"]
+    old = {name: value for name, value in asdict(now).items() if name not in ("saliency", "ramp")}
+    old |= {"plain_epochs": 24, "flavour": "of another time"}
+    then = read_recipe(old, replace(now, ramp=0.9, saliency="l2", gain=7.0))
+    assert then == replace(now, plain_epochs=24)
+
+
+def test_distilling_starts_every_density_from_the_plain_network(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    short = {"epochs": 1, "distill": True, "progress": False}
+    metrics = train(out=one, densities=[0.8, 0.5], **short)
+    assert [row["distilled"] for row in metrics["rows"]] == [False, True, True]
+    train(out=two, densities=[0.6, 0.5], **short)  # the number of a step decides its random numbers
+    networks = [load_file(folder / "d0.5.safetensors") for folder in (one, two)]
+    assert all(torch.equal(networks[0][name], networks[1][name]) for name in networks[0])
+    assert load_network(one / "d0.5.safetensors")[1]["distilled"] == "True"
+
+
+@pytest.mark.parametrize("teacher", [None, PLAIN])
+def test_small_networks_can_be_distilled(teacher, tmp_path):
+    metrics = train(
+        out=tmp_path, static=True, densities=[0.5], epochs=1, progress=False,
+        distill=True, teacher=teacher,
+    )  # fmt: skip
+    *plain, small = metrics["rows"]
+    assert [(row["method"], row["density"]) for row in plain] == (
+        [] if teacher else [("plain", None)]
+    )
+    assert (small["method"], small["step"], small["density"]) == ("small", "static0.5", 0.5)
+    assert small["distilled"]
+
+
+def test_one_network_for_any_density_from_a_given_one(tmp_path):
+    metrics = train(
+        out=tmp_path, checkpoint=PLAIN, any_density=True, densities=[1.0, 0.5], epochs=1,
+        distill=True, progress=False,
+    )  # fmt: skip
+    assert [(row["step"], row["method"], row["density"]) for row in metrics["rows"]] == [
+        ("given", "plain", None),
+        ("any", "any", 1.0),
+        ("any", "any", 0.5),
+    ]
+
+
+def test_the_plain_network_alone(tmp_path, capfd):
+    assert run("--out", tmp_path, "--plain", "--epochs", "1", "--no-progress") == 0
+    (row,) = metrics_of(tmp_path)["rows"]
+    assert (row["step"], row["method"], row["density"]) == ("plain", "plain", None)
+    assert "batch" not in capfd.readouterr().err
+
+
+def test_what_teaches_is_what_was_asked_for(tmp_path, monkeypatch):
+    teachers = []
+    monkeypatch.setattr(
+        sys.modules["fbs_tutorial.training.train"],
+        "fit",
+        lambda *_, teacher, **__: teachers.append(teacher),
+    )
+    short = {"epochs": 1, "distill": True, "progress": False}
+    given = {"checkpoint": PLAIN, "density": 0.5}
+    train(out=tmp_path / "1", densities=[0.5], teacher=GATED, **short)
+    train(out=tmp_path / "2", **given, **short)
+    train(out=tmp_path / "3", checkpoint=GATED, density=0.5, teacher=PLAIN, **short)
+    train(out=tmp_path / "4", densities=[0.5], **short)
+    names = [None, GATED, PLAIN, PLAIN, None, tmp_path / "4" / "plain.safetensors"]
+    for teacher, name in zip(teachers, names, strict=True):
+        assert (teacher is None) == (name is None)
+        if name is not None:
+            assert not teacher.training
+            weights, expected = teacher.state_dict(), load_file(name)
+            assert all(torch.equal(weights[key], expected[key]) for key in weights)
+
+
+def test_the_way_to_measure_saliency_is_kept_with_the_network(tmp_path):
+    metrics = train(
+        out=tmp_path, densities=[0.5], epochs=1, saliency="max", penalty=1e-4, progress=False
+    )
+    assert metrics["settings"]["recipe"]["penalty"] == 1e-4
+    network = load_network(tmp_path / "d0.5.safetensors")[0]
+    assert {layer.reduce for layer in gated_layers(network).values()} == {"max"}
+    set_density(network, 0.5)
+    test = as_tensors(load_data("digits")[1])
+    assert accuracy(network, *test) == metrics["rows"][1]["test_accuracy"]
+
+
+def test_the_recipe_that_beats_the_paper():
+    steps = Settings("cifar10", distill=True, densities=(0.5,)).steps
+    assert steps == [
+        Step("plain", "plain", None, 45, 0.2),
+        Step("d0.5", "gated", 0.5, 45, 0.1, distilled=True),
+    ]
+    recipe = RECIPES["cifar10"]
+    assert isinstance(recipe, Recipe) and recipe.batch == 256 and recipe.weight_decay == 5e-4
+    assert (recipe.temperature, recipe.teacher_weight, recipe.ramp) == (4.0, 0.7, 0.3)

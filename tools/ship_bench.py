@@ -1,39 +1,40 @@
 """Show the times in benchmarks/ as tables: python tools/ship_bench.py, after `make bench`.
 
 All rows of benchmarks/cpu.json go to benchmarks/cpu.md; those of whole networks stand in the README
-between the marks ``<!-- bench cpu: ... -->`` and ``<!-- /bench cpu -->``. The same with ``cuda``,
-whose marks are put behind the others when there is a first result.
+between the marks of ``bench cpu``. The same with ``cuda``, whose marks are put after the others
+when there is a first result.
 """
 
 import json
-import re
 from pathlib import Path
 
-from fbs_tutorial.bench.run import tables
+from readme import ROOT, between_marks, with_marks
 
-ROOT = Path(__file__).parents[1]
+from fbs_tutorial.bench.report import tables
 
 
 def main() -> None:
     readme = ROOT / "README.md"
-    for path in sorted((ROOT / "benchmarks").glob("*.json")):
+    for path in results_in(ROOT / "benchmarks"):
         results = json.loads(path.read_text())
+        if set(results.get("missing", ())) - results.get("left_out", {}).keys():
+            raise SystemExit(f"{path} is not finished; its command goes on: {results['command']}")
         path.with_suffix(".md").write_text(f"{provenance(results)}\n\n{tables(results)}\n")
     readme.write_text(with_tables(readme.read_text()))
 
 
+def results_in(folder: Path) -> list[Path]:
+    """The files with results, one for each device."""
+    return sorted(folder.glob("*.json"))
+
+
 def with_tables(readme: str, folder: Path = ROOT / "benchmarks") -> str:
-    """The README's text with the networks' tables of the results in ``folder`` it has marks for."""
-    for path in sorted(folder.glob("*.json")):
-        results, name = json.loads(path.read_text()), path.stem
+    """The README's text with the tables of the whole networks in the results in ``folder``."""
+    for path in results_in(folder):
+        results, name = json.loads(path.read_text()), f"bench {path.stem}"
         results["rows"] = [row for row in results["rows"] if row["kind"] == "network"]
-        section = f"{provenance(results)}\n\n{tables(results)}"
-        marks = rf"(<!-- bench {name}: .*? -->\n).*?(<!-- /bench {name} -->)"
-        found = re.compile(marks, re.S)
-        if not found.search(readme):
-            made = f"<!-- bench {name}: made by tools/ship_bench.py -->\n<!-- /bench {name} -->"
-            readme = re.sub(r"(.*<!-- /bench \w+ -->\n)", rf"\1\n{made}\n", readme, flags=re.S)
-        readme = found.sub(lambda m, text=section: f"{m[1]}{text}\n{m[2]}", readme)
+        readme = with_marks(readme, name, "tools/ship_bench.py", after=r"bench \w+")
+        readme = between_marks(readme, name, f"{provenance(results)}\n\n{tables(results)}")
     return readme
 
 

@@ -13,10 +13,11 @@ shipped, so the machine must be idle then.
 import copy
 import itertools
 import json
-import re
 from pathlib import Path
 
 import torch
+from readme import ROOT
+from readme import show as show_in_readme
 from torch import Tensor, nn
 
 from fbs_tutorial import accelerate, load_data, set_density
@@ -30,12 +31,14 @@ from fbs_tutorial.checkpoints import (
 from fbs_tutorial.data import as_tensors, spread, stratified_split
 from fbs_tutorial.files import write_atomically
 from fbs_tutorial.lesson.plots import beside_published
+from fbs_tutorial.method.dynamics import CONTROLS
 from fbs_tutorial.method.gated import evaluating, gated_layers
 from fbs_tutorial.method.wta import winner_mask
-from fbs_tutorial.training.loop import RECIPES, accuracy
+from fbs_tutorial.tables import markdown
+from fbs_tutorial.training.loop import accuracy
+from fbs_tutorial.training.recipes import RECIPES
 from fbs_tutorial.training.runs import markdown_table, provenance
 
-ROOT = Path(__file__).parents[1]
 RUNS, SHIPPED = ROOT / "runs", ASSETS / "cifar10"
 NAME = "cifar10-mcifarnet"
 HEAT_MAP_DENSITY = 0.5
@@ -172,36 +175,28 @@ def show() -> None:
     runs = [*any_density, *schedule, *static]
     parts = [text, *(f"{provenance(m)}\n\n{markdown_table(m['rows'])}" for m in runs)]
     (ROOT / "benchmarks" / "cifar10.md").write_text("\n\n".join(parts))
-    readme = ROOT / "README.md"
-    found = re.compile(r"(<!-- cifar10: .*? -->\n).*?(<!-- /cifar10 -->)", re.S)
-    changed, count = found.subn(lambda m: f"{m[1]}{text}\n{m[2]}", readme.read_text())
-    if count != 1:
-        raise SystemExit("README.md needs the marks <!-- cifar10: --> and <!-- /cifar10 --> once")
-    readme.write_text(changed)
+    show_in_readme("cifar10", text)
 
 
 def table(metrics: dict, lines: dict[str, list[dict]], published: list[dict]) -> str:
     """Accuracies in percent beside the published ones, MACs, the control, and times."""
     lines = lines | {f"published: {table['name']}": table["rows"] for table in published}
     by_density = [{row["density"]: row for row in rows} for rows in lines.values()]
-    head = ["density", *lines, "MACs by gates", "by zeros", "fewer", "another image's gates"]
-    head += ["mean gate", "mean gate's channels, own values", "most winner sets"]
-    head += ["ms, 1 image", "ms, 32"]
-    written = [head, ["---"] * len(head)]
+    controls = CONTROLS[1:]  # the first, own gates, is the test accuracy
+    head = ["density", *lines, "MACs by gates", "by zeros", "fewer"]
+    head += [*(control.label for control in controls), "most winner sets", "ms, 1 image", "ms, 32"]
+    written = []
     for row in metrics["rows"]:
         d = row["density"]
         accuracies = [f"{100 * t[d]['test_accuracy']:.2f}" if d in t else "" for t in by_density]
         macs, zeros = row["macs_gates"], row["macs_zeros"]
         costs = [f"{macs / 1e6:.1f} M", f"{zeros / 1e6:.1f} M", f"{row['macs_dense'] / macs:.2f}x"]
-        control = [
-            f"{100 * row[key]:.1f}" if key in row else ""
-            for key in ("shuffled_gates", "mean_gates", "mean_winners")
-        ]
+        control = [f"{100 * row[c.field]:.1f}" if c.field in row else "" for c in controls]
         sets = f"{max(row['distinct_sets'].values()):,}" if "distinct_sets" in row else ""
         clocks = [milliseconds(metrics["times"][f"batch {batch}"], d) for batch in (1, 32)]
         name = "plain" if d is None else f"{d:g}"
         written.append([name, *accuracies, *costs, *control, sets, *clocks])
-    return "\n".join(f"| {' | '.join(line)} |" for line in written)
+    return markdown(head, written)
 
 
 def milliseconds(measured: dict, density: float | None) -> str:

@@ -7,16 +7,17 @@ cost. The weights of seed 0 (but not the small ones) and the numbers of all seed
 fbs_tutorial/assets/digits, the picture to benchmarks/, the table to README.md.
 """
 
-import re
 import shutil
-from pathlib import Path
 from statistics import median
+
+from readme import ROOT, between_marks
 
 from fbs_tutorial.checkpoints import ASSETS, load_metrics
 from fbs_tutorial.lesson.plots import accuracy_and_macs
+from fbs_tutorial.method.dynamics import CONTROLS
+from fbs_tutorial.tables import markdown
 from fbs_tutorial.training.train import train
 
-ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "build" / "digits"
 
 
@@ -46,26 +47,22 @@ def with_table(readme: str) -> str:
     """The README's text with the table of the shipped numbers, medians and ranges of the seeds."""
     runs = [metrics["rows"] for metrics in load_metrics("digits")]
     small = [metrics["rows"] for metrics in load_metrics("digits", "static")]
-    head = (
-        "density | own gates | mean gate's channels, own values | mean gate | another image's gates"
-        " | small plain network | MACs, and predictors | most winner sets in a layer"
-    )
-    lines = [f"| {head} |", "|" + "---|" * 8]
+    head = ["density", *(control.label for control in CONTROLS), "small plain network"]
+    head += ["MACs, and predictors", "most winner sets in a layer"]
+    fields = ["test_accuracy", *(control.field for control in CONTROLS[1:])]
+    lines = []
     for rows in zip(*runs, strict=True):
         d = rows[0]["density"]
         cells = ["plain" if d is None else f"{d:g}"]
-        for key in ("test_accuracy", "mean_winners", "mean_gates", "shuffled_gates"):
+        for key in fields:
             cells.append(spread([row[key] for row in rows if key in row]))
         cells.append(
             spread([r["test_accuracy"] for run in small for r in run if r["density"] == d])
         )
         cells.append(f"{rows[0]['macs_gates']:,.0f} + {rows[0]['macs_predictors']:,}")
         sets = [max(row["distinct_sets"].values()) for row in rows if "distinct_sets" in row]
-        lines.append(" | ".join(["", *cells, f"{median(sets)}" if sets else "", ""]).strip())
-    table = "\n".join(lines)
-    return re.sub(
-        r"(<!-- digits: .*? -->\n).*(\n<!-- /digits -->)", rf"\g<1>{table}\2", readme, flags=re.S
-    )
+        lines.append([*cells, f"{median(sets)}" if sets else ""])
+    return between_marks(readme, "digits", markdown(head, lines))
 
 
 def spread(shares: list[float]) -> str:

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Compact, SparseConv
+from .compact import Compact
+from .layers import SparseConv
 
 # Where one way becomes faster than another: measured on two cores with AVX-512, 3x3 kernels.
 CHANNELS_LAST_FROM = 24 * 24  # pixels of one image
@@ -51,16 +52,16 @@ class CpuConv(SparseConv):
     ) -> Compact:
         everything = x.channels is None and winners.shape[1] == self.out_channels
         if everything and live_places(s) is None:  # nothing to skip, so nothing to gather
-            y = self.run(self.pad(x.maps), self.weight, self.shift, self.groups)
+            y = self.run(self.pad(x.maps), self.weight, self.bias, self.groups)
         elif self.groups > 1:
-            y = self.convolve_groups(self.pad(x.dense()), x.spread(s), winners)
+            y = self.convolve_groups(self.pad(x.dense()), x.among_all(s), winners)
         elif len(s) == 1:
             y = self.convolve(self.pad(x.maps), x.channels, s, winners)
         else:
             y = self.convolve_batch(self.pad(x.maps), x.channels, s, winners)
         if pi is not None:
-            y.mul_(pi[:, :, None, None])
-        return Compact(y.relu_() if relu else y, winners, self.out_channels, relu)
+            y.mul_(pi.view(*pi.shape, 1, 1))
+        return self.output(y.relu_() if relu else y, winners, relu)
 
     def convolve_batch(
         self, maps: Tensor, channels: Tensor | None, s: Tensor, winners: Tensor
@@ -76,20 +77,20 @@ class CpuConv(SparseConv):
         return torch.cat(y) if len(y) > 1 else y[0]
 
     def convolve(self, maps: Tensor, channels: Tensor | None, s: Tensor, winners: Tensor) -> Tensor:
-        """``W x + shift`` of the winners of some images, ``[n, k, H', W']``.
+        """``W x + bias`` of the winners of some images, ``[n, k, H', W']``.
 
         ``maps`` ``[n, width, H, W]`` are the inputs ``channels`` ``[n, width]``; None: all.
         """
         live = live_places(s)
         if live is not None:
             if live.shape[1] == 0:  # F.conv2d of no input channels is not 0
-                shift = self.shift[winners][:, :, None, None]
-                return shift.expand(*winners.shape, *self.output_size(maps)).contiguous()
+                bias = self.bias[winners][:, :, None, None]
+                return bias.expand(*winners.shape, *self.output_size(maps)).contiguous()
             maps = pick(maps, live)
             channels = live if channels is None else channels.gather(1, live)
         n, _, height, width = maps.shape
         kernels = self.gather_kernels(winners, channels)
-        bias = self.shift.index_select(0, winners.flatten())
+        bias = self.bias.index_select(0, winners.flatten())
         if n > 1:
             maps = maps.reshape(1, -1, height, width)
         y = self.run(maps, kernels, bias, groups=n)
@@ -118,7 +119,7 @@ class CpuConv(SparseConv):
             table, rows = self.weight.reshape(self.out_channels, -1), winners.flatten()
         else:  # row o * C_in + i is the kernel from input i to output o: one gather, not two
             table = self.weight.reshape(-1, prod(self.kernel_size))
-            rows = torch.add(channels[:, None], winners[:, :, None], alpha=self.in_channels)
+            rows = torch.add(channels.unsqueeze(1), winners.unsqueeze(2), alpha=self.in_channels)
             rows = rows.flatten()
         kernels = WORKSPACE.take("kernels", (len(rows), table.shape[1]), table)
         torch.index_select(table, 0, rows, out=kernels)
@@ -126,7 +127,7 @@ class CpuConv(SparseConv):
 
     def convolve_groups(self, x: Tensor, s: Tensor, winners: Tensor) -> Tensor:
         """The same for a convolution with groups of its own, image by image; all inputs given."""
-        y = self.shift[winners][:, :, None, None].repeat(1, 1, *self.output_size(x))
+        y = self.bias[winners][:, :, None, None].repeat(1, 1, *self.output_size(x))
         inputs_per_group = self.in_channels // self.groups
         group_of = winners // (self.out_channels // self.groups)  # [N, k]
         arguments = (None, self.stride, self.padding, self.dilation)

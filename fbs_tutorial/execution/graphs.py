@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ..method.gated import Gated
+from .compact import full
 
 
 def graphed(model: nn.Module, images: Tensor) -> "Graphed":
@@ -62,7 +63,7 @@ class Graphed(nn.Module):
             torch.cuda.current_stream().wait_stream(side)
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):
-                self.outputs = self.model(self.images)
+                self.outputs = full(self.model(self.images))
         self.recorded = recorded
         return self
 

@@ -1,34 +1,18 @@
 """`accelerate`: put an executing layer in the place of every layer that can skip something."""
 
 import copy
-from collections import Counter
-from collections.abc import Iterator
 
 import torch
-from torch import fx, nn
+from torch import nn
 
-from ..method.convert import replace
 from ..method.gated import ChannelPruning, Gated, GatedConv2d, gated_layers
-from ..method.macs import hooked, last_convolution, trace
+from ..method.graph import hooked, last_convolution, read_directly, replace, traceable_parts
+from .compact import full
 from .cpu import CpuConv, SparseLinear
-from .layers import SparseConv2d, SparseGatedConv2d, accept_compact
+from .layers import SparseChannelPruning, SparseConv, SparseConv2d, SparseGatedConv2d
 from .reference import ReferenceConv
 
 BACKENDS = ("auto", "reference", "cpu", "cuda")
-
-# Modules that do nothing in eval mode.
-NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d)
-
-# Modules that work channel by channel and leave an empty channel empty.
-KEEPS_EMPTY = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.MaxPool2d,
-    nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d,
-    nn.AdaptiveMaxPool2d,
-)
-CONVOLUTIONS = (GatedConv2d, nn.Conv2d)  # what takes compact maps and can give them
 
 
 def accelerate(model: nn.Module, backend: str = "auto") -> nn.Module:
@@ -38,9 +22,9 @@ def accelerate(model: nn.Module, backend: str = "auto") -> nn.Module:
     equal but for rounding, the two may choose differently, and both are right.
 
     Every gated convolution computes its winners from the inputs that are not empty; other
-    convolutions and linear layers leave out empty inputs too. Between layers that follow each other
-    directly only the winners' maps are kept. Weights are as they were at this call; densities can
-    be set later, with `set_density`. Several threads may call it at the same time, but for networks
+    convolutions and linear layers leave out empty inputs too. Layers hand on the winners' maps alone,
+    as a tensor that passes for the full maps (`Compact`): so do hooks and callers of a part see it.
+    Weights are as they were at this call; densities can be set later, with `set_density`. Several threads may call it at the same time, but for networks
     with `ChannelPruning` blocks, which serve one thread at a time.
 
     Args:
@@ -63,13 +47,10 @@ def accelerate(model: nn.Module, backend: str = "auto") -> nn.Module:
     check_device(backend, device)
     check_dtypes(backend, dtypes)
     model = copy.deepcopy(model).requires_grad_(False).eval()
-    keeps = compact_handoff(model) if backend != "reference" else {}
-    for old, new in list(replacements(model, backend, keeps)):
+    for old, new in replacements(model, backend).items():
         model = replace(model, old, new)
-    for module, keep in keeps.items():
-        if type(module) in KEEPS_EMPTY:
-            accept_compact(module, keep)
     model.register_forward_pre_hook(detach, with_kwargs=True)
+    model.register_forward_hook(fill_in)
     return model
 
 
@@ -78,9 +59,9 @@ def check_model(model: nn.Module) -> None:
     layers = gated_layers(model)
     if model.training:
         raise ValueError("accelerate is for inference only: call model.eval() first")
+    if any(isinstance(module, SparseConv) for module in model.modules()):
+        raise ValueError("model is accelerated already; give the network it was made from")
     for name, layer in layers.items():
-        if isinstance(layer, SparseGatedConv2d):
-            raise ValueError("model is accelerated already; give the network it was made from")
         norm = getattr(layer, "norm", None)
         if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is None:
             raise ValueError(f"accelerate needs batch norms with running statistics, see {name!r}")
@@ -115,44 +96,43 @@ def check_dtypes(backend: str, dtypes: set[torch.dtype]) -> None:
             )
 
 
-def replacements(
-    model: nn.Module, backend: str, keeps: dict[nn.Module, bool]
-) -> Iterator[tuple[nn.Module, nn.Module]]:
+def replacements(model: nn.Module, backend: str) -> dict[nn.Module, nn.Module]:
     """Every module that is executed differently, and what by."""
+    pools = {}
     if backend == "cuda":
         from .cuda import cuda_conv as kind  # here, because Triton takes a while to import
+        from .rows import RowsMaxPool2d
+
+        pools = {nn.MaxPool2d: RowsMaxPool2d}
     else:
         kind = ReferenceConv if backend == "reference" else CpuConv
-    plain, inside = plain_modules(model), inside_gated(model)
-    skipping = [(last_convolution(m), m) for m in plain if type(m) is ChannelPruning]
+    plain, inside, new = plain_modules(model), inside_gated(model), {}
     for module in plain:
-        keep = keeps.get(module, False)
         if type(module) is GatedConv2d:
-            yield module, SparseGatedConv2d(module, kind, keep)
+            new[module] = SparseGatedConv2d(module, kind)
         elif module in inside:
             continue
         elif type(module) is nn.Conv2d:
-            new = SparseConv2d(module, kind, keep)
-            for block in (block for conv, block in skipping if conv is module):
-                new.gate_by(block)
-            yield module, new
+            new[module] = SparseConv2d(module, kind)
         elif type(module) is nn.Linear and backend != "cuda":  # where shapes cannot follow values
-            yield module, SparseLinear(module)
-        elif type(module) in NOTHING:
-            yield module, nn.Identity()
+            new[module] = SparseLinear(module)
+        elif type(module) in pools:
+            new[module] = pools[type(module)](module)
+        elif type(module) in (nn.Dropout, nn.Dropout2d):  # which do nothing in eval mode
+            new[module] = nn.Identity()
+    for block in plain:
+        if type(block) is ChannelPruning and (conv := last_convolution(block)) in new:
+            new[block] = SparseChannelPruning(block, new[conv])
+    return new
 
 
 def plain_modules(model: nn.Module) -> list[nn.Module]:
     """The modules that do what their type says: without hooks or parts of another kind, and whose
     weights nothing else reads. All others stay as they are, which is right, only not faster."""
-    try:
-        read = [node.target for node in trace(model) if node.op == "get_attr"]
-    except ValueError:
-        read = []
-    plain = []
-    for name, module in model.named_modules():
-        parts = module.modules() if isinstance(module, GatedConv2d) else [module]
-        if any(map(hooked, parts)) or any(target.startswith(f"{name}.") for target in read):
+    read, plain = read_directly(traceable_parts(model, blocks=True)), []
+    for module in model.modules():
+        parts = set(module.modules()) if isinstance(module, GatedConv2d) else {module}
+        if any(map(hooked, parts)) or parts & read:
             continue
         if type(module) is GatedConv2d:
             ordinary = type(module.conv) is nn.Conv2d and type(module.norm) is nn.BatchNorm2d
@@ -178,37 +158,6 @@ def detach(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     return tuple(map(cut, args)), {name: cut(x) for name, x in kwargs.items()}
 
 
-def compact_handoff(model: nn.Module) -> dict[nn.Module, bool]:
-    """The modules that may meet compact maps, and whether they hand them on as they are.
-
-    A convolution hands on compact maps if all that read them can take those; so does a channelwise
-    module between convolutions. The last one in a row fills in the empty channels again.
-    """
-    try:
-        nodes = [node for node in trace(model) if node.op == "call_module"]
-    except ValueError:
-        return {}  # every layer then gives and takes full maps
-    module = {node: model.get_submodule(node.target) for node in nodes}
-    uses = Counter(module.values())
-    known = set(plain_modules(model)) - inside_gated(model)
-
-    def takes(node: fx.Node) -> bool:
-        kind = type(module.get(node))
-        if module.get(node) not in known:
-            return False
-        if kind in CONVOLUTIONS:
-            return True
-        if kind in NOTHING:
-            return hands_on(node)
-        if kind not in KEEPS_EMPTY or getattr(module[node], "return_indices", False):
-            return False
-        return uses[module[node]] == 1 or hands_on(node)
-
-    def hands_on(node: fx.Node) -> bool:
-        return all(takes(reader) for reader in node.users)
-
-    keeps = {}
-    for node in nodes:
-        if takes(node) and not (type(module[node]) in CONVOLUTIONS and uses[module[node]] > 1):
-            keeps[module[node]] = hands_on(node)
-    return keeps
+def fill_in(module: nn.Module, args: tuple, output: object) -> object:
+    """A forward hook: what leaves the network are ordinary tensors."""
+    return full(output)

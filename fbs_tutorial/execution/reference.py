@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .layers import Compact, SparseConv
+from .compact import Compact
+from .layers import SparseConv
 
 
 class ReferenceConv(SparseConv):
@@ -13,7 +14,7 @@ class ReferenceConv(SparseConv):
     def forward(
         self, x: Compact, s: Tensor, winners: Tensor, pi: Tensor | None = None, relu: bool = False
     ) -> Compact:
-        s = x.spread(s)  # [N, C_in]
+        s = x.among_all(s)  # [N, C_in]
         x = self.pad(x.dense())  # [N, C_in, H, W]
         y = x.new_zeros(*winners.shape, *self.output_size(x))  # [N, k, H', W']
         outputs_per_group = self.out_channels // self.groups
@@ -28,7 +29,7 @@ class ReferenceConv(SparseConv):
                     y[n, j] = F.conv2d(
                         inputs[None], kernel[None], None, self.stride, self.padding, self.dilation
                     )[0, 0]
-                y[n, j] += self.shift[channel]
+                y[n, j] += self.bias[channel]
                 if pi is not None:
                     y[n, j] *= pi[n, j]
-        return Compact(torch.relu_(y) if relu else y, winners, self.out_channels, relu)
+        return self.output(torch.relu_(y) if relu else y, winners, relu)

@@ -1,4 +1,4 @@
-"""The Triton kernels of a gated layer: select, gather, convolve; and two for the dense form.
+"""The Triton kernels of a gated layer: select, gather, convolve; and some for what lies between.
 
 An image has its own winners, hence its own weights. A convolution that looks them up reads them
 again for every tile of pixels, number by number. So three kernels share the work:
@@ -7,7 +7,7 @@ again for every tile of pixels, number by number. So three kernels share the wor
 2. `gather_kernel`: the weights between an image's inputs and its winners, once, into rows of
    their own whose length is a multiple of 16 bytes;
 3. `convolve_kernel`: an implicit matrix product that reads whole rows, 16 bytes at a time, and
-   ends with shift, gate, ReLU and the sums that the next layer's `select_kernel` begins with.
+   ends with bias, gate, ReLU and the sums that the next layer's `select_kernel` begins with.
 
 Maps lie in channels_last memory, rows of all channels of a pixel. In capitals: what is known when
 a kernel is compiled.
@@ -149,14 +149,14 @@ def gather_kernel(
 @triton.jit(
     do_not_specialize=[
         *("first", "pixels", "columns", "height", "width"),
-        *("x_units", "w_units", "y_units", "k_out", "total_outputs"),
+        *("x_units", "y_units", "k_out", "total_outputs"),
     ]
 )
 def convolve_kernel(
     x,  # [N, height, width, x_units * UNIT]
     weight,  # rows of TAPS * k_in numbers, or unless K_MAJOR TAPS * k_in rows of outputs
     winners,  # [N, k_out] int64; not read unless HAS_WINNERS
-    shift,  # [C_out]
+    bias,  # [C_out]
     pi,  # [N, k_out]; not read unless GATED
     y,  # [N, pixels, y_units * UNIT_Y]
     sums,  # [N, tiles of pixels, k_out]: of |y|
@@ -166,7 +166,6 @@ def convolve_kernel(
     height,
     width,
     x_units,
-    w_units,
     y_units,
     k_out,
     total_outputs,  # C_out
@@ -178,8 +177,7 @@ def convolve_kernel(
     dilation_w,
     KERNEL_H: tl.constexpr,
     KERNEL_W: tl.constexpr,
-    UNIT: tl.constexpr,  # 8, or 1 where a row of x is not of whole 16 bytes
-    UNIT_W: tl.constexpr,
+    UNIT: tl.constexpr,  # 8, or less where a row of x is shorter
     UNIT_Y: tl.constexpr,
     OWN: tl.constexpr,  # whether an image has weights of its own, or its winners' rows of all
     HAS_WINNERS: tl.constexpr,
@@ -195,13 +193,12 @@ def convolve_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """One tile of one image's ``y = relu(pi * (W x + shift))``.
+    """One tile of one image's ``y = relu(pi * (W x + bias))``.
 
     Rows of the product are output pixels, columns winners; the sum goes over taps and inputs.
     """
     TAPS: tl.constexpr = KERNEL_H * KERNEL_W
     k_in = x_units * UNIT
-    k_row = w_units * UNIT_W  # the same number, of which more may be known
     y_row = y_units * UNIT_Y
     w_row = y_row if OWN else total_outputs
     tiles_n = tl.cdiv(k_out, BLOCK_N)
@@ -219,7 +216,7 @@ def convolve_kernel(
     if OWN:
         row = j
         if K_MAJOR:
-            weight += own.to(tl.int64) * k_out * TAPS * k_row
+            weight += own.to(tl.int64) * k_out * TAPS * k_in
         else:
             weight += own.to(tl.int64) * TAPS * k_in * w_row
     else:
@@ -242,7 +239,7 @@ def convolve_kernel(
         else:  # taps in the inner loop: most of what a tap reads, the last one has just read
             t = step % TAPS
             i = step // TAPS * BLOCK_K + tl.arange(0, BLOCK_K)
-            line = t * k_row + i
+            line = t * k_in + i
             valid = i < k_in
             h = top + t // KERNEL_W * dilation_h
             v = left + t % KERNEL_W * dilation_w
@@ -253,7 +250,7 @@ def convolve_kernel(
         if ROUND_X:
             a = to_tf32(a)
         if K_MAJOR:
-            at = weight + ((row * (TAPS * k_row))[:, None] + line[None, :])
+            at = weight + ((row * (TAPS * k_in))[:, None] + line[None, :])
             here = (j < k_out)[:, None] if EVEN else (j < k_out)[:, None] & valid[None, :]
             b = tl.load(at, mask=here, other=0.0)
             total = tl.dot(a, tl.trans(b), total, input_precision=PRECISION)
@@ -262,7 +259,7 @@ def convolve_kernel(
             here = j < w_row if OWN else j < k_out
             b = tl.load(at, mask=valid[:, None] & here[None, :], other=0.0)
             total = tl.dot(a, b, total, input_precision=PRECISION)
-    total += tl.load(shift + channel, mask=j < k_out, other=0.0)[None, :]
+    total += tl.load(bias + channel, mask=j < k_out, other=0.0)[None, :]
     if GATED:
         total *= tl.load(pi + n * k_out + j, mask=j < k_out, other=0.0)[None, :]
     if RELU:
@@ -279,67 +276,136 @@ def convolve_kernel(
 @triton.jit(do_not_specialize=["pixels"])
 def mask_kernel(
     y,  # [N, pixels, channels], of which the numbers lie as the strides say; written in place
-    shift,  # [channels]
+    bias,  # [channels]
     pi,  # [N, channels], 0 where a channel loses; not read unless GATED
     sums,  # [N, tiles of pixels, channels]: of |y|
     pixels,
     channels,
+    y_image,
     y_pixel,
     y_channel,
+    MASK: tl.constexpr,  # else y is only summed up
     GATED: tl.constexpr,
     RELU: tl.constexpr,
     ROUND: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """What ends a dense convolution: ``y = relu(pi * (y + shift))``, and the sums, in one pass."""
+    """What ends a dense convolution: ``y = relu(pi * (y + bias))``, and the sums, in one pass."""
     n = tl.program_id(2).to(tl.int64)
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside = (m < pixels)[:, None] & (c < channels)[None, :]
-    at = y + n * pixels * channels + ((m * y_pixel)[:, None] + (c * y_channel)[None, :])
+    at = y + n * y_image + ((m * y_pixel)[:, None] + (c * y_channel)[None, :])
     total = tl.load(at, mask=inside, other=0.0).to(tl.float32)
-    total += tl.load(shift + c, mask=c < channels, other=0.0)[None, :]
-    if GATED:
-        total *= tl.load(pi + n * channels + c, mask=c < channels, other=0.0)[None, :]
-    if RELU:
-        total = tl.where(total < 0.0, 0.0, total)
-    if ROUND:
-        total = to_tf32(total)
-    stored = total.to(y.dtype.element_ty)
-    tl.store(at, stored, mask=inside)
-    size = tl.where(inside, tl.abs(stored.to(tl.float32)), 0.0)
+    if MASK:
+        total += tl.load(bias + c, mask=c < channels, other=0.0)[None, :]
+        if GATED:
+            total *= tl.load(pi + n * channels + c, mask=c < channels, other=0.0)[None, :]
+        if RELU:
+            total = tl.where(total < 0.0, 0.0, total)  # and NaN stays NaN
+        if ROUND:
+            total = to_tf32(total)
+        stored = total.to(y.dtype.element_ty)
+        tl.store(at, stored, mask=inside)
+        total = stored.to(tl.float32)
+    size = tl.where(inside, tl.abs(total), 0.0)
     at = sums + (n * tl.num_programs(0) + tl.program_id(0)) * channels + c
     tl.store(at, tl.sum(size, axis=0), mask=c < channels)
 
 
-@triton.jit(do_not_specialize=["pixels", "x_row", "k"])
+@triton.jit(do_not_specialize=["pixels", "x_row", "addend_row", "k"])
 def spread_kernel(
     x,  # [N, pixels, x_row]
-    channels,  # [N, k] int64, in any order
+    channels,  # [N, k] int64, in any order; not read unless HAS_CHANNELS
+    addend,  # [N, pixels, addend_row]; not read unless ADD
     y,  # [N, pixels, total]
+    sums,  # [N, tiles of pixels, total]: of |y|; not written unless ADD
     pixels,
     x_row,
+    addend_row,
     k,
     total,
+    HAS_CHANNELS: tl.constexpr,
+    ADD: tl.constexpr,
+    RELU: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
     REPEAT: tl.constexpr,
 ):
-    """Compact maps among zeros. Each channel looks for its place in the list, then reads there."""
+    """Compact maps among zeros, or added to others. Each channel looks for its place in the list,
+    then reads there."""
     n = tl.program_id(1).to(tl.int64)
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
-    place = tl.full((BLOCK_C,), -1, dtype=tl.int32)
-    for start in range(0, k, BLOCK_K):
-        p = start + tl.arange(0, BLOCK_K)
-        channel = tl.load(channels + n * k + p, mask=p < k, other=-1).to(tl.int32)
-        found = tl.where(channel[:, None] == c[None, :], p[:, None], -1)
-        place = tl.maximum(place, tl.max(found, axis=0))
+    real = c < total
+    place = tl.where(real, c, -1)
+    if HAS_CHANNELS:
+        place = tl.full((BLOCK_C,), -1, dtype=tl.int32)
+        for start in range(0, k, BLOCK_K):
+            p = start + tl.arange(0, BLOCK_K)
+            channel = tl.load(channels + n * k + p, mask=p < k, other=-1).to(tl.int32)
+            found = tl.where(channel[:, None] == c[None, :], p[:, None], -1)
+            place = tl.maximum(place, tl.max(found, axis=0))
+    size = tl.zeros((BLOCK_M, BLOCK_C), dtype=tl.float32)
     for step in range(REPEAT):
         m = (tl.program_id(0) * REPEAT + step) * BLOCK_M + tl.arange(0, BLOCK_M)
         here = (m < pixels)[:, None] & (place >= 0)[None, :]
         at = x + n * pixels * x_row + ((m * x_row)[:, None] + place[None, :])
         values = tl.load(at, mask=here, other=0.0)
+        here = (m < pixels)[:, None] & real[None, :]
+        if ADD:
+            at = addend + n * pixels * addend_row + ((m * addend_row)[:, None] + c[None, :])
+            values = values.to(tl.float32) + tl.load(at, mask=here, other=0.0).to(tl.float32)
+            if RELU:
+                values = tl.where(values < 0.0, 0.0, values)  # and NaN stays NaN
+            values = values.to(y.dtype.element_ty)
+            size += tl.abs(values.to(tl.float32))
         at = y + n * pixels * total + ((m * total)[:, None] + c[None, :])
-        tl.store(at, values, mask=(m < pixels)[:, None] & (c < total)[None, :])
+        tl.store(at, values, mask=here)
+    if ADD:
+        at = sums + (n * tl.num_programs(0) + tl.program_id(0)) * total + c
+        tl.store(at, tl.sum(size, axis=0), mask=real)
+
+
+@triton.jit(do_not_specialize=["pixels", "columns", "height", "width", "k"])
+def pool_kernel(
+    x,  # [N, height, width, x_row]
+    y,  # [N, pixels, y_row]
+    sums,  # [N, tiles of pixels, k]: of |y|
+    pixels,  # H' * W'
+    columns,  # W'
+    height,
+    width,
+    x_row,
+    y_row,
+    k,
+    stride_h,
+    stride_w,
+    padding_h,
+    padding_w,
+    KERNEL_H: tl.constexpr,
+    KERNEL_W: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """The largest value of each window; what pads a row stays 0, and NaN is larger than all."""
+    n = tl.program_id(2).to(tl.int64)
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    top = m // columns * stride_h - padding_h
+    left = m % columns * stride_w - padding_w
+    largest = tl.full((BLOCK_M, BLOCK_C), float("-inf"), dtype=tl.float32)
+    x += n * height * width * x_row
+    for tap in tl.static_range(KERNEL_H * KERNEL_W):
+        h, v = top + tap // KERNEL_W, left + tap % KERNEL_W
+        inside = (h >= 0) & (h < height) & (v >= 0) & (v < width) & (m < pixels)
+        at = x + (((h * width + v) * x_row)[:, None] + c[None, :])
+        value = tl.load(at, mask=inside[:, None] & (c < k)[None, :], other=float("-inf"))
+        largest = tl.maximum(largest, value.to(tl.float32), propagate_nan=tl.PropagateNan.ALL)
+    real = (m < pixels)[:, None] & (c < k)[None, :]
+    largest = tl.where(real, largest, 0.0)
+    at = y + n * pixels * y_row + ((m * y_row)[:, None] + c[None, :])
+    tl.store(at, largest.to(y.dtype.element_ty), mask=(m < pixels)[:, None] & (c < y_row)[None, :])
+    at = sums + (n * tl.num_programs(0) + tl.program_id(0)) * k + c
+    tl.store(at, tl.sum(tl.abs(largest), axis=0), mask=c < k)

@@ -1,12 +1,13 @@
 """Turn the convolutions of a trained network into gated ones."""
 
 import copy
+import warnings
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from .gated import Gated, GatedConv2d, is_gated
-from .macs import hooked, trace
+from .graph import Chain, chains, replace, traceable_parts
 from .wta import check_density
 
 SMALLEST_SCALE = 1e-6  # stands in for a batch-norm scale of 0, so that shift / scale exists
@@ -24,7 +25,8 @@ def convert(
     moves into the layer. Modules that run more than once or have hooks are left alone.
 
     Args:
-        model: a network that ``torch.fx`` can trace; it is not changed.
+        model: a network; it is not changed. Where ``torch.fx`` cannot trace all of it, its largest
+            parts that can be traced are converted, and a warning names the line that stopped it.
         density: as in `GatedConv2d`.
         gates: ``"neutral"``: the predictor gives the batch-norm scale ``|gamma|`` whatever the
             image, so at density 1 nothing changes; below 1 all images share their winners, and
@@ -38,9 +40,9 @@ def convert(
     check_density(density)
     if gates not in ("neutral", "random"):
         raise ValueError(f"gates must be 'neutral' or 'random', got {gates!r}")
-    model, chains = copy_with_chains(model)
-    gain = RANDOM_GAIN if len(chains) <= 4 else DEEP_GAIN
-    for conv, norm, act in chains:
+    model, found = copy_with_chains(model)
+    gain = RANDOM_GAIN if len(found) <= 4 else DEEP_GAIN
+    for conv, norm, act in found:
         layer = gate_layer(conv, norm, False if act is None else act)
         layer.density = density
         if gates == "random":
@@ -48,16 +50,6 @@ def convert(
         for old, new in ((norm, nn.Identity()), (act, nn.Identity()), (conv, layer)):
             if old is not None:
                 replace(model, old, new)
-    return model
-
-
-def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
-    """Put ``new`` in the place of ``old``, under every name that it has; returns the model."""
-    if old is model:
-        return new
-    names = [n for n, module in model.named_modules(remove_duplicate=False) if module is old]
-    for name in names:
-        model.set_submodule(name, new)
     return model
 
 
@@ -126,15 +118,11 @@ def random_predictor(layer: GatedConv2d, gain: float = RANDOM_GAIN) -> None:
         layer.beta.clamp_(-10, 10)  # a channel whose scale was near 0 has a beta near infinity
 
 
-Chain = tuple[nn.Conv2d, nn.BatchNorm2d, nn.ReLU | nn.ReLU6 | None]
-
-
 def copy_with_chains(model: nn.Module) -> tuple[nn.Module, list[Chain]]:
-    """A copy of ``model``, and its convolutions that only a batch norm reads, each with that norm.
+    """A copy of ``model``, and its `chains` that are so in training and in eval mode alike.
 
-    Third in a chain is the ReLU or ReLU6 that alone reads the norm, or None. Each of the modules
-    runs once, has no hooks, and the model's own code reads none of their weights. All of that in
-    training and in eval mode alike.
+    Warns, with the line, where the data cannot be followed through all of ``model``: then the
+    chains are those of its largest parts that can be.
 
     Raises:
         TypeError: ``model`` is not a module. ValueError: it cannot be traced, or has no such chain;
@@ -144,44 +132,19 @@ def copy_with_chains(model: nn.Module) -> tuple[nn.Module, list[Chain]]:
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
     model = copy.deepcopy(model)
     modes = {module: module.training for module in model.modules()}
-    in_training = _chains_as_called(model.train())
-    chains = [chain for chain in _chains_as_called(model.eval()) if chain in in_training]
+    in_training = chains(traceable_parts(model.train()))
+    parts = traceable_parts(model.eval())
+    found = [chain for chain in chains(parts) if chain in in_training]
     for module, mode in modes.items():
         module.training = mode
-    if not chains:
-        raise ValueError(f"model has nothing to gate: {_why_no_chains(model)}")
-    return model, chains
-
-
-def _chains_as_called(model: nn.Module) -> list[Chain]:
-    if isinstance(model, Gated):
-        return []
-    nodes = trace(model)
-    module = {n: model.get_submodule(n.target) for n in nodes if n.op == "call_module"}
-    calls = list(module.values())
-    read = [node.target for node in nodes if node.op == "get_attr"]  # the model's own code does
-
-    def alone(node: fx.Node) -> bool:
-        """True if the module runs once, as its type says, and nobody else reads its weights."""
-        once = calls.count(module[node]) == 1 and not hooked(module[node])
-        return once and not any(attribute.startswith(f"{node.target}.") for attribute in read)
-
-    def sole_reader(node: fx.Node, *kinds: type) -> fx.Node | None:
-        """The one node that reads ``node``, if it is a module of these kinds that is `alone`."""
-        readers = list(node.users)
-        if len(readers) != 1 or type(module.get(readers[0])) not in kinds:
-            return None
-        return readers[0] if alone(readers[0]) else None
-
-    chains = []
-    for node in module:
-        if type(module[node]) is not nn.Conv2d or not alone(node):
-            continue
-        norm = sole_reader(node, nn.BatchNorm2d)
-        if norm is not None:
-            act = sole_reader(norm, nn.ReLU, nn.ReLU6)
-            chains.append((module[node], module[norm], module.get(act)))
-    return chains
+    if parts.stopped and not parts.graphs:
+        raise parts.stopped[0]
+    if not found:
+        stops = f"; {parts.stopped_at()}" if parts.stopped else ""
+        raise ValueError(f"model has nothing to gate: {_why_no_chains(model)}{stops}")
+    if parts.stopped:
+        warnings.warn(f"only parts of model were looked at: {parts.stopped_at()}", stacklevel=3)
+    return model, found
 
 
 def _why_no_chains(model: nn.Module) -> str:

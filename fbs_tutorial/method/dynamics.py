@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,26 +14,37 @@ from .wta import winner_mask, winner_take_all
 BATCH = 256
 
 
+class Control(NamedTuple):
+    """One of the accuracies that `how_dynamic` compares."""
+
+    key: str  # the attribute of `Dynamics`
+    field: str  # in the rows of a run's metrics.json
+    label: str  # in plain words
+
+
+CONTROLS = (
+    Control("own", "own_gates", "own gates"),
+    Control("shuffled", "shuffled_gates", "another image's gates"),
+    Control("mean", "mean_gates", "the mean gate"),
+    Control("mean_winners", "mean_winners", "the mean gate's winners, own values"),
+)
+
+
 @dataclass
 class Dynamics:
-    """What `how_dynamic` returns: three accuracies in 0..1, and a count for each layer."""
+    """What `how_dynamic` returns: four accuracies in 0..1 (see `CONTROLS`), a count per layer."""
 
     own: float  # each image with its own gates
     shuffled: float  # each image with another image's gates
-    mean: float  # every image with the mean gate's winners: a static network of the same MACs
+    mean: float  # every image with the mean gate: a static network of the same MACs
     mean_winners: float  # the same channels for every image, but each with its own values for them
     distinct_sets: dict[str, int]  # different winner sets among the images, by layer
 
     def __str__(self) -> str:
-        lines = [
-            f"own gates                             {self.own:6.1%}",
-            f"another image's gates                 {self.shuffled:6.1%}",
-            f"the mean gate                         {self.mean:6.1%}",
-            f"the mean gate's winners, own values   {self.mean_winners:6.1%}",
-            "different winner sets: "
-            + ", ".join(f"{count} in {name}" for name, count in self.distinct_sets.items()),
-        ]
-        return "\n".join(lines)
+        width = max(len(control.label) for control in CONTROLS)
+        lines = [f"{label:<{width}}   {getattr(self, key):6.1%}" for key, _, label in CONTROLS]
+        sets = ", ".join(f"{count} in {name}" for name, count in self.distinct_sets.items())
+        return "\n".join([*lines, f"different winner sets: {sets}"])
 
 
 def how_dynamic(
@@ -58,7 +70,7 @@ def how_dynamic(
     check_feature_maps(images, "images")
     if reference is not None:
         check_feature_maps(reference, "reference")
-    takes = f"labels must be a tensor [{len(images)}], one class index an image"
+    takes = f"labels must be a tensor [{len(images)}], one class index per image"
     if not isinstance(labels, Tensor):
         raise TypeError(f"{takes}, got {type(labels).__name__}")
     if labels.shape != images.shape[:1]:
@@ -69,7 +81,7 @@ def how_dynamic(
         raise ValueError("images must be at least 2, to give each another's gates, got 1")
     for name, layer in layers.items():
         if isinstance(layer.density, Tensor):
-            raise ValueError(f"how_dynamic takes one density a layer, {name} has one an image")
+            raise ValueError(f"how_dynamic takes one density per layer, {name} has one per image")
 
     with evaluating(model):
         gates, sets, own = _gates(model, images)

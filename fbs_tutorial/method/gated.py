@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .saliency import channel_saliency, check_feature_maps
-from .wta import check_density, winner_mask, winner_take_all
+from .saliency import channel_saliency, check_feature_maps, reduce_channels
+from .wta import check_density, mark_winners
 
 
 class Gated(nn.Module):
@@ -41,6 +41,10 @@ class Gated(nn.Module):
     @density.setter
     def density(self, density: float | Tensor) -> None:
         check_density(density)
+        self.take_density(density)
+
+    def take_density(self, density: float | Tensor) -> None:
+        """Set a density that has been checked."""
         self._density = density if isinstance(density, Tensor) else float(density)
 
     def predict_gate(self, x: Tensor) -> Tensor:
@@ -53,7 +57,7 @@ class Gated(nn.Module):
             raise ValueError(f"x must have {self.in_channels} channels, got {x.shape[1]}")
         dtype = torch.promote_types(self.predictor.weight.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
-            s = channel_saliency(x.to(dtype), self.reduce)  # [N, C_in]
+            s = reduce_channels(x.to(dtype), self.reduce)  # [N, C_in]
             g = self.saliency = self.predict(s)  # [N, C_out]
             return self.select(g)  # [N, C_out]
 
@@ -66,7 +70,8 @@ class Gated(nn.Module):
     def select(self, g: Tensor) -> Tensor:
         """The gate ``pi`` ``[N, C_out]``: the winners of ``g``, or what `forced_gates` says."""
         if self.forced is None:
-            return winner_take_all(g, self.density)
+            check_density(self.density, images=len(g), values=False)  # they were, when it was set
+            return torch.where(mark_winners(g, self.density), g, 0.0)
         if self.forced.dtype == torch.bool:
             return torch.where(self.forced, g, 0.0)
         return self.forced.to(g).expand_as(g)
@@ -127,15 +132,54 @@ class GatedConv2d(Gated):
         self.norm = nn.BatchNorm2d(out_channels, affine=False)
         self.beta = nn.Parameter(torch.zeros(out_channels))
         self.activation = check_activation(activation, out_channels)
+        self.store_statistics(None, None, None)
 
     def forward(self, x: Tensor) -> Tensor:
         self.gate = self.predict_gate(x)  # [N, C_out], before the convolution
-        y = self.norm(self.conv(x))  # [N, C_out, H', W']
+        y = self.normalize(self.conv(x))  # [N, C_out, H', W']
         pi, beta = self.gate.to(y.dtype)[:, :, None, None], self.beta.to(y.dtype)[:, None, None]
         y = pi * (y + beta)
         if isinstance(self.activation, nn.Module):
             return self.activation(y)
         return F.relu(y) if self.activation else y
+
+    def normalize(self, y: Tensor) -> Tensor:
+        """``norm(y)``, in eval mode with the statistics of the layer's density."""
+        if self.norm.training or self.stored_densities is None:
+            return self.norm(y)
+        mean, var = self.statistics(self.density)
+        if mean.ndim == 1:
+            return F.batch_norm(y, mean, var, eps=self.norm.eps)
+        scale = (var + self.norm.eps).rsqrt()  # [N, C_out]
+        shift = -mean * scale
+        return y * scale.to(y.dtype)[:, :, None, None] + shift.to(y.dtype)[:, :, None, None]
+
+    def statistics(self, density: float | Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Mean and variance of the norm in eval mode, ``[C_out]``, for a tensor ``[N, C_out]``.
+
+        Those of the stored density that is nearest, see `calibrate`; the norm's own where none is
+        stored, None where it keeps none.
+        """
+        if self.stored_densities is None:
+            return self.norm.running_mean, self.norm.running_var
+        row = nearest(self.stored_densities, density)
+        mean, var = self.stored_means[row], self.stored_vars[row]
+        return (mean, var) if isinstance(density, Tensor) else (mean[0], var[0])
+
+    def store_statistics(
+        self, densities: Tensor | None, means: Tensor | None, variances: Tensor | None
+    ) -> None:
+        """Keep statistics for ``densities`` ``[D]``: ``[D, C_out]`` each; None forgets them."""
+        self.register_buffer("stored_densities", densities)
+        self.register_buffer("stored_means", means)
+        self.register_buffer("stored_vars", variances)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        """As many stored densities as the file has, none if it has none."""
+        names = ("stored_densities", "stored_means", "stored_vars")
+        found = [state_dict.get(prefix + name) for name in names]
+        self.store_statistics(*(v if v is None else self.beta.new_empty(v.shape) for v in found))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class ChannelPruning(Gated):
@@ -179,7 +223,7 @@ class ChannelPruning(Gated):
     def scale_to_mean_1(self, pi: Tensor) -> Tensor:
         """``[N, C] -> [N, C]``; a row of zeros becomes one of equal winners, so no 0 / 0."""
         empty = pi.mean(dim=1, keepdim=True) < torch.finfo(pi.dtype).tiny
-        pi = torch.where(empty, winner_mask(pi, self.density).to(pi), pi)
+        pi = torch.where(empty, mark_winners(pi, self.density).to(pi), pi)
         return pi / pi.mean(dim=1, keepdim=True)
 
     def __len__(self) -> int:
@@ -193,6 +237,12 @@ class ChannelPruning(Gated):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, normalize={self.normalize}"
+
+
+def nearest(stored: Tensor, density: float | Tensor) -> Tensor:
+    """Index ``[N]`` of the stored density, of ``[D]``, that is nearest to each; ``[1]`` for one."""
+    wanted = density.to(stored) if isinstance(density, Tensor) else stored.new_tensor([density])
+    return (wanted[:, None] - stored).abs().argmin(dim=1)
 
 
 def check_sizes(*, smallest: int = 1, pair: bool = False, **sizes: int | tuple[int, int]) -> None:
@@ -219,9 +269,14 @@ def check_activation(activation: bool | nn.Module, channels: int) -> bool | nn.M
     return activation
 
 
+def gates_of(model: nn.Module) -> list[Gated]:
+    """Every gated layer of ``model``, perhaps none."""
+    return [module for module in model.modules() if isinstance(module, Gated)]
+
+
 def is_gated(model: nn.Module) -> bool:
     """True if ``model`` has a gated layer."""
-    return any(isinstance(module, Gated) for module in model.modules())
+    return bool(gates_of(model))
 
 
 def gated_layers(model: nn.Module) -> dict[str, Gated]:
@@ -243,7 +298,8 @@ def set_density(
 ) -> nn.Module:
     """Set the density of every gated layer, or of the named ones; returns ``model``.
 
-    Nothing but the densities changes: weights and batch-norm statistics stay.
+    Nothing but the densities changes: weights and batch-norm statistics stay. Of a network that
+    `calibrate` has seen, each layer then normalises with the statistics of the nearest density.
 
     Args:
         density: a number in ``(0, 1]``, a tensor ``[N]`` with one density an image, or
@@ -254,12 +310,13 @@ def set_density(
     """
     layers = gated_layers(model)
     wanted = density if isinstance(density, Mapping) else dict.fromkeys(layers, density)
-    for name, value in wanted.items():
+    for name in wanted:
         if name not in layers:
             raise ValueError(f"no gated layer is called {name!r}; there are {', '.join(layers)}")
-        check_density(value)
+    for value in {id(value): value for value in wanted.values()}.values():
+        check_density(value)  # once: of a tensor on a GPU the values must be waited for
     for name, value in wanted.items():
-        layers[name].density = value
+        layers[name].take_density(value)
     return model
 
 

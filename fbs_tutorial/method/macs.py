@@ -1,36 +1,28 @@
-"""Multiply-accumulate operations (MACs), dense and as dynamic pruning leaves them, per image."""
+"""Multiply-accumulate operations (MACs), dense and as dynamic pruning leaves them, per image.
 
-import operator
-from collections import defaultdict
+Convolutions and linear layers are counted from their weights. Any other layer, and a convolution
+that leaves out part of its kernel for good, says what it multiplies with two methods; nothing else
+of it is read:
+
+- ``kept_pairs()``: ``[C_out, C_in / groups]``, for each pair of an output and an input channel the
+  number of kernel taps that are multiplied, from 0 to k * k.
+- ``dense_macs(positions)``: the MACs of the layer with nothing left out, int, for that number
+  of positions of the output map.
+
+Its input and output are maps ``[N, C, H, W]``, channels in groups like those of ``nn.Conv2d``.
+"""
+
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from math import inf, prod
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from .gated import ChannelPruning, Gated, GatedConv2d, evaluating
+from .gated import ChannelPruning, Gated, GatedConv2d, evaluating, is_gated
+from .graph import Liveness, Parts, is_counted, last_convolution, traceable_parts, winners
 from .saliency import check_feature_maps
-from .wta import winner_mask
-
-# Modules that compute an output channel from the input channel of the same index alone.
-CHANNELWISE = (
-    nn.Identity,
-    nn.BatchNorm2d,
-    nn.InstanceNorm2d,
-    nn.ReLU,
-    nn.ReLU6,
-    nn.Dropout,
-    nn.Dropout2d,
-    nn.MaxPool2d,
-    nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d,
-    nn.AdaptiveMaxPool2d,
-)
-# Functions that do.
-CHANNELWISE_FUNCTIONS = (operator.add, operator.iadd, torch.add, torch.relu, F.relu)
 
 
 @dataclass
@@ -51,12 +43,15 @@ class MacReport:
     Attributes:
         dense: convolutions and linear layers, everything computed, int.
         active: what is left for each image, ``[N]`` int64.
-        overhead: the predictors, C_in * C_out a gated layer, int.
-        scaling: multiplications by the gates, C_out * H * W a gated layer, int.
+        overhead: the predictors, C_in * C_out for each gated layer, int.
+        scaling: multiplications by the gates, C_out * H * W for each gated layer, int.
         layers: the same for each layer, in the order they ran.
+        stopped_at: where ``torch.fx`` could not follow the data, so that between the parts of the
+            network all channels count as live; empty if it could follow all.
     """
 
     layers: list[LayerMacs]
+    stopped_at: str = ""
 
     @property
     def dense(self) -> int:
@@ -95,6 +90,8 @@ class MacReport:
             f"{self.speedup:.2f} times fewer MACs ({with_overhead:.2f} with the predictors), "
             f"mean of {len(self.active)} image{'s' * (len(self.active) > 1)}"
         )
+        if self.stopped_at:
+            lines.append(f"all channels count as live where {self.stopped_at}")
         return "\n".join(lines)
 
 
@@ -111,9 +108,10 @@ def count_macs(model: nn.Module, images: Tensor, by: str = "gates") -> MacReport
 
     An output channel is computed if it wins its gate. What differs is which inputs are live:
 
-    - ``"gates"``: every gated layer hands on which channels won. This indicator flows through
-      pooling, ReLU, dropout, sums, concatenation and shuffles; a module with weights or
-      statistics of its own turns every channel live. The count the paper means.
+    - ``"gates"``: every gated layer hands on which channels won, not their values. This flows
+      through pooling, ReLU, dropout, sums, concatenation and shuffles, by the rules of `Liveness`.
+      An operation that has no rule, or makes something of 0, turns every channel live. The count
+      the paper means.
     - ``"zeros"``: a channel is live if it is not all zero when the layer runs. ReLU empties
       winners too, so this is never more. The count of an execution that skips what is empty.
 
@@ -122,6 +120,9 @@ def count_macs(model: nn.Module, images: Tensor, by: str = "gates") -> MacReport
     `ChannelPruning` block the last convolution is skipped if all that follows it is channelwise.
     The model runs in eval mode without gradients and is left as it was.
 
+    Where ``torch.fx`` cannot follow the data through the whole model, its largest parts that it can
+    follow are counted so, between them every channel is live, and the report names the line.
+
     Args:
         model: any module; densities as they are set.
         images: a batch ``[N, C, H, W]``.
@@ -129,7 +130,8 @@ def count_macs(model: nn.Module, images: Tensor, by: str = "gates") -> MacReport
 
     Raises:
         TypeError: ``model`` is not a module, ``images`` not a floating-point tensor.
-        ValueError: ``images`` is not 4-D or empty, ``by`` is unknown, nothing can be counted.
+        ValueError: ``images`` is not 4-D or empty, ``by`` is unknown, nothing can be counted, or
+            by gates no part of the model can be followed.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
@@ -139,168 +141,111 @@ def count_macs(model: nn.Module, images: Tensor, by: str = "gates") -> MacReport
     for module in model.modules():
         if isinstance(module, Gated) and not isinstance(module, (GatedConv2d, ChannelPruning)):
             raise ValueError("count_macs takes the network itself, not what accelerate made of it")
-    with evaluating(model):
-        calls, winners = _run(model, images)
-        if by == "gates":
-            calls, _ = _run(model, images, winners)
+    with torch.inference_mode(False), evaluating(model):  # there, changes in place are not noted
+        parts = traceable_parts(model, blocks=True) if by == "gates" else Parts({}, [])
+        if parts.stopped and not parts.graphs and not is_gated(model):
+            raise parts.stopped[0]
+        calls = _run(model, images.clone() if images.is_inference() else images, by, parts)
     if not calls:
         raise ValueError("model ran no nn.Conv2d and no nn.Linear, so there is nothing to count")
-    return MacReport([_cost(call, len(images)) for call in calls])
+    layers = [_cost(call, len(images)) for call in calls]
+    return MacReport(layers, parts.stopped_at() if parts.stopped else "")
 
 
 @dataclass
 class _Call:
-    """One call of a convolution or linear layer."""
+    """One call of a counted layer, on rows: the images of a batch, or the rows of a matrix."""
 
     name: str
-    module: nn.Module
-    live: Tensor  # [N, C_in], or [N, ..., features] of a linear layer: which inputs are live
-    positions: int  # of the output map, H * W
-    won: Tensor | None = None  # [N, C_out]: the outputs that are computed, None for all
+    layer: nn.Module
+    live: Tensor  # [rows, C_in] bool: which inputs are live
+    positions: int  # of the output map of one row, H * W
+    won: Tensor | None = None  # [rows, C_out] bool: the outputs that are computed, None for all
     overhead: int = 0
     scaling: int = 0
 
 
-Winners = dict[Gated, list[Tensor]]  # [N, C_out] bool for each call of a gated layer
-
-
-def _run(
-    model: nn.Module, images: Tensor, winners: Winners | None = None
-) -> tuple[list[_Call], Winners]:
-    """Every call of a counted layer, and the winners of every call of a gated one.
-
-    Given ``winners``, marks stand in for the images, 0 for an empty channel: gated layers hand on
-    marks of these winners, other modules with a state of their own marks for every channel.
-    """
-    calls, chosen = [], defaultdict(list)
+def _run(model: nn.Module, images: Tensor, by: str, parts: Parts) -> list[_Call]:
+    """Run the model once; every call of a counted layer, in their order."""
+    calls: list[_Call] = []
+    reads: dict[nn.Module, Tensor] = {}  # the liveness of what a layer reads, see `Liveness`
     skipped = {m: _skipped_by(m) for m in model.modules() if isinstance(m, Gated)}
     predictors = {gate.predictor for gate in skipped}
-    if winners is not None:
-        live = partial(_live, torch.Generator(images.device).manual_seed(0))
-        images = live(images)
+    runs = {part: Liveness(part, graph, reads) for part, graph in parts.graphs.items()}
 
     def hook(module, inputs, output, name):
-        if module in predictors:
-            return None
         if isinstance(module, Gated):
-            won = _winners(module) if winners is None else winners[module][len(chosen[module])]
-            chosen[module].append(won)
-            call = _last_call(calls, module)
-            if call.module is skipped[module]:
-                call.won = won
-            call.overhead += module.in_channels * module.out_channels
-            call.scaling += module.out_channels * output[0, 0].numel()
-            if isinstance(module, GatedConv2d):
-                call.name = name
-            return None if winners is None else live(output) * won[:, :, None, None]
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            conv, read = isinstance(module, nn.Conv2d), inputs[0] != 0
-            read, positions = (read.flatten(2).any(2), output[0, 0].numel()) if conv else (read, 1)
-            calls.append(_Call(name, module, read, positions))
-        if winners is not None and _has_state(module) and isinstance(output, Tensor):
-            return live(output)
-        return None
+            _add_gate(calls, module, name, output, len(images), skipped[module])
+        elif module not in predictors:
+            live = inputs[0] != 0 if by == "zeros" else reads.pop(module, None)
+            live = inputs[0].new_ones(inputs[0].shape, dtype=torch.bool) if live is None else live
+            calls.append(_call(name, module, live, output))
 
     with ExitStack() as stack:
+        for part, run in runs.items():
+            part.forward = run
+            stack.callback(delattr, part, "forward")
         for name, module in model.named_modules():
-            stack.callback(module.register_forward_hook(partial(hook, name=name)).remove)
+            if isinstance(module, Gated) or is_counted(module):
+                stack.callback(module.register_forward_hook(partial(hook, name=name)).remove)
         model(images)
-    return calls, chosen
+    return calls
 
 
-def _winners(gate: Gated) -> Tensor:
-    """The outputs ``[N, C_out]`` that the gate's last run let through, forced ones included."""
-    if gate.forced is None:
-        return winner_mask(gate.saliency, gate.density)
-    pi = gate.select(gate.saliency)
-    return winner_mask(pi, gate.density) | (pi != 0)
+def _call(name: str, layer: nn.Module, live: Tensor, output: Tensor) -> _Call:
+    """A linear layer reads rows of features; what else is counted reads maps."""
+    if isinstance(layer, nn.Linear):
+        return _Call(name, layer, live.flatten(0, -2), 1)
+    return _Call(name, layer, live.flatten(2).any(dim=2), output[0, 0].numel())
 
 
-def _last_call(calls: list[_Call], gate: Gated) -> _Call:
-    """The last convolution that ran inside the gated layer, which bears the gate's own cost."""
-    inside = [module for module in gate.modules() if isinstance(module, nn.Conv2d)]
-    return next(call for call in reversed(calls) if call.module in inside)
+def _add_gate(
+    calls: list[_Call],
+    gate: Gated,
+    name: str,
+    output: Tensor,
+    images: int,
+    skipped: nn.Module | None,
+) -> None:
+    """Add what a gated layer, which has just run, costs and spares its last convolution."""
+    inside = set(gate.modules())
+    call = next(call for call in reversed(calls) if call.layer in inside)
+    if call.layer is skipped:
+        call.won = winners(gate)
+    times = len(output) // images
+    call.overhead += gate.in_channels * gate.out_channels * times
+    call.scaling += gate.out_channels * output[0, 0].numel() * times
+    if isinstance(gate, GatedConv2d):
+        call.name = name
 
 
-def _live(generator: torch.Generator, like: Tensor) -> Tensor:
-    """Marks for "not empty": random in [1, 2], as equal ones would cancel in a difference."""
-    return 1 + torch.rand(like.shape, generator=generator, device=like.device).to(like)
-
-
-def _skipped_by(gate: Gated) -> nn.Conv2d | None:
+def _skipped_by(gate: Gated) -> nn.Module | None:
     """The convolution whose losing channels need not be computed."""
     return gate.conv if isinstance(gate, GatedConv2d) else last_convolution(gate)
 
 
-def last_convolution(block: ChannelPruning) -> nn.Conv2d | None:
-    """The one convolution of a block whose losing channels need not be computed, if there is one.
-
-    It is the last to run, runs once, and all that follows works channel by channel.
-    """
-    try:
-        nodes = trace(block.block)
-    except ValueError:
-        return None
-    modules = [block.block.get_submodule(n.target) if n.op == "call_module" else n for n in nodes]
-    for node, module in reversed(list(zip(nodes, modules, strict=True))):
-        if type(module) is nn.Conv2d:
-            fits = module.out_channels == block.out_channels and not hooked(block.block)
-            return module if fits and modules.count(module) == 1 else None
-        known = isinstance(module, CHANNELWISE) and not hooked(module)
-        if not known and node.op != "output" and node.target not in CHANNELWISE_FUNCTIONS:
-            return None
-    return None
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, Gated) or super().is_leaf_module(module, name)
-
-
-def trace(model: nn.Module) -> list[fx.Node]:
-    """The data flow of ``model`` as it is called; gated layers and PyTorch's are single nodes.
-
-    Raises:
-        ValueError: the flow depends on values, so that it cannot be followed.
-    """
-    try:
-        return list(_Tracer().trace(model).nodes)
-    except Exception as error:  # fx raises many kinds, from inside the model's own code
-        raise ValueError(f"torch.fx cannot follow the data through model: {error}") from error
-
-
-def hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
 def _cost(call: _Call, images: int) -> LayerMacs:
-    linear = isinstance(call.module, nn.Linear)
-    dense, active = _linear(call, images) if linear else _conv(call)
+    rows = len(call.live)
+    if rows % images:
+        raise ValueError(f"{call.name} runs on {rows} rows, not on a multiple of {images} images")
+    active = (_pairs(call) * call.positions).reshape(images, -1).sum(dim=1)
+    positions = call.positions * (rows // images)
+    if hasattr(call.layer, "kept_pairs"):
+        dense = call.layer.dense_macs(positions)
+    else:
+        dense = call.layer.weight.numel() * positions
     return LayerMacs(call.name, dense, active, call.overhead, call.scaling)
 
 
-def _linear(call: _Call, images: int) -> tuple[int, Tensor]:
-    """A linear layer runs once for each row of features; the rows belong to images in order."""
-    rows, outputs = call.live.flatten(0, -2), call.module.out_features
-    if len(rows) % images:
-        raise ValueError(
-            f"{call.name} runs on {len(rows)} rows, not on a multiple of {images} images"
-        )
-    rows = rows.reshape(images, -1)
-    return rows.shape[1] * outputs, rows.sum(dim=1) * outputs
-
-
-def _conv(call: _Call) -> tuple[int, Tensor]:
-    conv, n = call.module, len(call.live)
-    won = call.live.new_ones(n, conv.out_channels) if call.won is None else call.won
-    inputs = call.live.view(n, conv.groups, -1).sum(dim=2)  # [N, groups]
-    outputs = won.view(n, conv.groups, -1).sum(dim=2)  # [N, groups]
-    per_pair = prod(conv.kernel_size) * call.positions
-    dense = conv.in_channels // conv.groups * conv.out_channels * per_pair
-    return dense, (inputs * outputs).sum(dim=1) * per_pair
-
-
-def _has_state(module: nn.Module) -> bool:
-    """True if weights or statistics of its own could turn a zero into something else."""
-    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-    return bool(own) or isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm))
+def _pairs(call: _Call) -> Tensor:
+    """MACs at each position, ``[rows]`` int64: taps of the pairs of a live input and a winner."""
+    own = hasattr(call.layer, "kept_pairs")
+    taps = call.layer.kept_pairs() if own else call.layer.weight
+    groups = call.live.shape[1] // taps.shape[1]
+    won = call.live.new_ones(len(call.live), taps.shape[0]) if call.won is None else call.won
+    inputs = call.live.unflatten(1, (groups, -1))  # [rows, groups, C_in / groups]
+    outputs = won.unflatten(1, (groups, -1))  # [rows, groups, C_out / groups]
+    if not own:
+        return (inputs.sum(dim=2) * outputs.sum(dim=2)).sum(dim=1) * prod(taps.shape[2:])
+    kept = taps.to(inputs.device, torch.float64).unflatten(0, (groups, -1))  # exact up to 2 ** 53
+    return torch.einsum("ngi,goi,ngo->n", inputs.double(), kept, outputs.double()).long()

@@ -25,6 +25,11 @@ def channel_saliency(x: Tensor, reduce: str = "l1") -> Tensor:
         ValueError: ``x`` is not a non-empty 4-D tensor, or ``reduce`` is unknown.
     """
     check_feature_maps(x, "x")
+    return reduce_channels(x, reduce)
+
+
+def reduce_channels(x: Tensor, reduce: str) -> Tensor:
+    """`channel_saliency` of feature maps that have been checked."""
     if reduce == "l1":
         return x.abs().mean(dim=(2, 3))
     if reduce == "l2":

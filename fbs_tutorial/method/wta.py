@@ -38,6 +38,12 @@ def rank_channels(g: Tensor) -> tuple[Tensor, Tensor]:
     return g.detach().abs().sort(dim=1, descending=True, stable=True)
 
 
+def strongest_channels(g: Tensor, k: int) -> Tensor:
+    """The ``k`` most salient channels of each image, in that order: ``[N, C] -> [N, k]`` int64."""
+    _, order = rank_channels(g)
+    return order[:, :k]
+
+
 def winner_mask(g: Tensor, density: float | Tensor) -> Tensor:
     """Which channels win: ``[N, C] -> [N, C]`` bool, exactly ``active_channels(C, density)`` a row.
 
@@ -45,15 +51,18 @@ def winner_mask(g: Tensor, density: float | Tensor) -> Tensor:
     """
     check_saliency(g)
     check_density(density, images=g.shape[0])
-    channels = g.shape[1]
-    _, order = rank_channels(g)
+    return mark_winners(g, density)
+
+
+def mark_winners(g: Tensor, density: float | Tensor) -> Tensor:
+    """`winner_mask` of arguments that were checked; on a GPU it waits for nothing."""
+    mask, channels = torch.zeros_like(g, dtype=torch.bool), g.shape[1]
+    if not isinstance(density, Tensor):
+        return mask.scatter(1, strongest_channels(g, active_channels(channels, density)), True)
+    order = strongest_channels(g, channels)
+    k = ((density.double() - SLIP) * channels).ceil().clamp(min=1)  # [N]
     place = torch.arange(channels, device=g.device).expand_as(order)  # 0 is the first place
-    if isinstance(density, Tensor):
-        k = ((density.double() - SLIP) * channels).ceil().clamp(min=1)  # [N]
-        k = k.long().to(g.device)[:, None]  # [N, 1]
-    else:
-        k = active_channels(channels, density)
-    return torch.zeros_like(g, dtype=torch.bool).scatter(1, order, place < k)
+    return mask.scatter(1, order, place < k.long().to(g.device)[:, None])
 
 
 def winner_take_all(g: Tensor, density: float | Tensor) -> Tensor:
@@ -65,7 +74,7 @@ def winner_take_all(g: Tensor, density: float | Tensor) -> Tensor:
     Args:
         g: saliencies ``[N, C]``, floating point.
         density: share of channels to keep, in ``(0, 1]``: one number, or a float tensor ``[N]``
-            with one density an image.
+            with one density per image.
 
     Raises:
         TypeError: ``g`` is not a floating-point tensor, or ``density`` not a number or tensor.
@@ -85,8 +94,13 @@ def check_saliency(g: Tensor) -> None:
         raise ValueError(f"g must be a non-empty tensor [N, C], got shape {list(g.shape)}")
 
 
-def check_density(density: float | Tensor, images: int | None = None) -> None:
-    """Raise unless ``density`` is a number in (0, 1] or a tensor [N] of such (N = ``images``)."""
+def check_density(
+    density: float | Tensor, images: int | None = None, *, values: bool = True
+) -> None:
+    """Raise unless ``density`` is a number in (0, 1] or a tensor [N] of such (N = ``images``).
+
+    Without ``values`` those of a tensor are not looked at: on a GPU that waits for them.
+    """
     takes = "density must be a number in (0, 1], or a float tensor [N] of such"
     if isinstance(density, Tensor):
         if density.dtype not in (torch.float32, torch.float64):
@@ -95,7 +109,7 @@ def check_density(density: float | Tensor, images: int | None = None) -> None:
             raise ValueError(f"{takes}, got a tensor of shape {list(density.shape)}")
         if images is not None and len(density) != images:
             raise ValueError(f"{takes}, N = {images} images, got {len(density)} densities")
-        if torch.compiler.is_compiling():  # looking at values would break the graph
+        if not values or torch.compiler.is_compiling():  # which a look would break
             return
         wrong = density[~((density > 0) & (density <= 1))]
         if len(wrong):

@@ -1,8 +1,10 @@
-"""How a network learns: recipes, one step of training, and the randomness it needs."""
+"""How a network learns: one step of training, and the randomness it needs."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -10,123 +12,16 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..checkpoints import CheckpointError
-from ..data import Files, Part, batches, in_order
-from ..method.gated import evaluating, saliency_penalty, set_density
+from ..data import Files, Part, augment, batches, draw_moves, in_order
+from ..method.calibrate import forget_statistics
+from ..method.gated import evaluating, gates_of, saliency_penalty, set_density
+from .losses import distillation_loss, lowered_density
 from .parallel import Team
+from .recipes import Recipe, Step
+from .settings import DivergedError
 
 EVALUATED_AT_ONCE = 250  # images
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a data set is trained. Learning rates are the peak of a warm-up and a cosine."""
-
-    model: str
-    plain_epochs: int
-    epochs: int  # at each density of the schedule
-    any_epochs: int  # of the any-density network
-    batch: int  # images a step, of all processes together
-    plain_lr: float
-    lr: float
-    any_lr: float
-    gain: float  # of the predictors' initial weights, see `random_predictor`
-    lowest_density: float  # of the any-density training: a little below the range of use
-    validation: int | float  # images held out of the training set, or their share
-    shift: int = 0  # augmentation: pixels moved at most, each way
-    flip: bool = False  # augmentation: left and right
-    size: int | None = None  # of images read from files, cropped at random; None: all in memory
-    weight_decay: float = 5e-4  # on convolutions and the classifier, never on predictors
-    penalty: float = 1e-8  # the paper's lambda, see `saliency_penalty`
-    smoothing: float = 0.0  # of the labels
-    dropout: float | None = None  # of every dropout layer; None: as the network has it
-    bfloat16: bool = False  # for the convolutions; gates are never computed in it
-    freeze_norms: bool = False  # batch norms keep the statistics they have
-
-
-PHOTOGRAPHS = dict(
-    model="resnet18",
-    plain_epochs=20,
-    epochs=6,
-    any_epochs=30,
-    batch=128,
-    plain_lr=0.1,
-    lr=0.03,
-    any_lr=0.1,
-    gain=0.3,
-    lowest_density=0.25,
-    smoothing=0.1,
-    bfloat16=True,
-)
-
-RECIPES = {
-    "digits": Recipe(
-        model="digitsnet",
-        plain_epochs=20,
-        epochs=16,
-        any_epochs=60,
-        batch=64,
-        plain_lr=0.05,
-        lr=0.015,
-        any_lr=0.05,
-        gain=5.0,
-        lowest_density=0.08,
-        validation=197,
-        shift=1,
-        flip=False,
-    ),
-    "fashion_mnist": Recipe(
-        model="digitsnet",
-        plain_epochs=12,
-        epochs=4,
-        any_epochs=20,
-        batch=128,
-        plain_lr=0.05,
-        lr=0.02,
-        any_lr=0.05,
-        gain=3.0,
-        lowest_density=0.15,
-        validation=5000,
-        shift=2,
-        flip=True,
-    ),
-    "cifar10": Recipe(
-        model="mcifarnet",
-        plain_epochs=24,
-        epochs=8,
-        any_epochs=36,
-        batch=256,
-        plain_lr=0.2,
-        lr=0.05,
-        any_lr=0.1,
-        gain=0.3,
-        lowest_density=0.17,
-        validation=5000,
-        shift=4,
-        flip=True,
-        smoothing=0.05,
-        dropout=0.0,  # few epochs and strong augmentation: nothing to hold back
-        bfloat16=True,
-    ),
-    "imagenette": Recipe(size=128, validation=1000, **PHOTOGRAPHS),
-    "folder": Recipe(size=128, validation=0.05, **PHOTOGRAPHS),
-}
-
-
-@dataclass(frozen=True)
-class Step:
-    """One network of a run: what it is called, and how it is trained."""
-
-    name: str  # of its weights file: "plain", "d0.5", "any", "static0.5"
-    density: float | str | None  # None: a plain network; a number; "any": drawn for each image
-    epochs: int
-    lr: float
-    width: float | None = None  # of a small plain network, for comparison
-
-    @property
-    def label(self) -> str:
-        if self.density is None:
-            return "plain" if self.width is None else f"small plain, {self.width:g}"
-        return "any density" if self.density == "any" else f"d = {self.density:g}"
+LARGEST_GRADIENT = 5.0  # norm of all gradients together; longer ones are shortened to it
 
 
 def fit(
@@ -137,114 +32,336 @@ def fit(
     validation: Part,
     seed: int,
     *,
+    teacher: nn.Module | None = None,
     state: dict | None = None,
     save: Callable[[dict], None] = lambda state: None,
     bar: tqdm | None = None,
     team: Team | None = None,
-) -> None:
-    """Train ``network`` in place for one step.
+) -> str:
+    """Train ``network`` in place for one step; returns the precision of its convolutions.
 
-    After each epoch ``save`` gets a state; given back as ``state`` it makes training go on from
-    there and, on a CPU, end with the same numbers. The randomness of an epoch depends on ``seed``
-    and its number alone, not on how many processes share the work, but for dropout. Batch norms see
-    the share of their own process; a last batch with less than two images for each is left out.
+    After each epoch ``save`` gets a state, with one row per epoch under "log"; given back as
+    ``state`` it makes training go on from there and, on a CPU, end with the same numbers. The
+    randomness of an epoch depends on ``seed`` and its number alone, not on how many processes share
+    the work, but for dropout. Batch norms see the share of their own process; a last batch with
+    less than two images for each is left out. Statistics of `calibrate` are forgotten.
 
     Args:
         data, validation: images and labels; images all in memory, or read from `Files`.
+        teacher: the network whose answers a distilled step learns from, on the device of the
+            images; it is put in eval mode.
         save: called in the first process of the team only.
         team: the processes that train together; this one alone when None.
 
     Raises:
-        FloatingPointError: the loss is no longer finite.
+        ValueError: a distilled step without a teacher.
+        DivergedError: the loss is no longer finite.
         CheckpointError: the state is of another network.
     """
-    team = team or Team()
+    team, bar = team or Team(), bar if bar is not None else tqdm(disable=True)
+    prepare(network, step, recipe)
     optimizer = make_optimizer(network, recipe)
-    if recipe.dropout is not None:
-        for module in network.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = recipe.dropout
     if state is not None:
-        try:
-            network.load_state_dict(state["network"])
-            optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError, LookupError, TypeError) as error:
-            raise CheckpointError("state.pt is of another network; delete it") from error
-    if step.density not in (None, "any"):
-        set_density(network, step.density)
-    bar = bar if bar is not None else tqdm(disable=True)
+        restore(network, optimizer, state)
+    precision = precision_of(recipe, data[1].device, state)
+    update = Update(team.averaging(network), optimizer, step, recipe, teacher, precision, team.size)
     first = state["epoch"] if state is not None else 0
     bar.update(first * math.ceil(len(data[1]) / recipe.batch))
-    averaging = team.averaging(network)
+    log = list(state.get("log", [])) if state is not None else []  # one row per epoch
     for epoch in range(first, step.epochs):
+        began = time.perf_counter()
         bar.set_description(f"{step.label}, epoch {epoch + 1}/{step.epochs}")
-        loss = _epoch(averaging, optimizer, step, epoch, recipe, data, seed + epoch, bar, team)
+        loss = _epoch(update, epoch, data, seed + epoch, bar, team)
         if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} in {bar.desc}: try a smaller --lr with --from, or --batch"
-            )
-        if step.density == "any":
-            set_density(network, 0.5)  # the batch's densities do not fit the validation images
+            text = "the loss is {loss} in {where}: try a smaller {lr} with {checkpoint}, or {batch}"
+            raise DivergedError(text, {"loss": loss, "where": bar.desc})
+        if step.gates:  # the batch's densities do not fit the validation images
+            set_density(network, step.density or 0.5)
         if not team.first:
             continue
-        bar.set_postfix(loss=f"{loss:.3f}", val=f"{accuracy(network, *validation):.3f}")
+        measured = accuracy(network, *validation)
+        bar.set_postfix(loss=f"{loss:.3f}", val=f"{measured:.3f}")
+        log.append(
+            {
+                "epoch": epoch + 1,
+                "step": step.name,
+                "loss": loss,
+                "val_accuracy": measured,
+                "lr": update.lr.item(),
+                "density": step.density,
+                "seconds": round(time.perf_counter() - began, 3),
+            }
+        )
         save(
             {
                 "step": step.name,
                 "epoch": epoch + 1,
                 "network": network.state_dict(),
                 "optimizer": optimizer.state_dict(),
+                "precision": precision,
+                "log": log,
             }
         )
+    return precision
 
 
-def _epoch(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    step: Step,
-    epoch: int,
-    recipe: Recipe,
-    data: Part,
-    seed: int,
-    bar: tqdm,
-    team: Team,
-) -> float:
+def prepare(network: nn.Module, step: Step, recipe: Recipe) -> None:
+    """What the recipe wants of the network before its first update."""
+    if recipe.dropout is not None:
+        for module in network.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = recipe.dropout
+    if step.kind == "gated":
+        set_density(network, step.density)
+    if not recipe.freeze_norms:
+        forget_statistics(network)
+    if next(network.parameters()).is_cuda:  # the layout of the images, see `augment`
+        network.to(memory_format=torch.channels_last)
+
+
+def restore(network: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Put network and optimizer where the ``state`` of a step halfway left them."""
+    try:
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError, LookupError, TypeError) as error:
+        raise CheckpointError("state.pt is of another network; delete it") from error
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """True if the processor has instructions for it; without, a convolution takes five times as
+    long in bfloat16 as in float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def precision_of(recipe: Recipe, device: torch.device, state: dict | None = None) -> str:
+    """``"bfloat16"`` where the recipe wants it and the device has it, else ``"float32"``.
+
+    A step that began elsewhere, in ``state``, keeps its precision; one that began in bfloat16 where
+    there is none here goes on in float32, and a printed line says so.
+    """
+    here = "bfloat16" if recipe.bfloat16 and has_bfloat16(device) else "float32"
+    before = here if state is None else state.get("precision", here)
+    if before == "bfloat16" and here == "float32":
+        tqdm.write(f"the step began in bfloat16, which {device.type} lacks here: now in float32")
+    return "float32" if "float32" in (before, here) else "bfloat16"
+
+
+@dataclass
+class Batch:
+    """What one update reads; None where the recipe does without."""
+
+    images: Tensor  # [N, C, H, W]
+    labels: Tensor  # [N]
+    moves: Tensor | None = None  # [N, 3], see `augment`
+    densities: Tensor | None = None  # [N]
+
+    def clone(self) -> "Batch":
+        return Batch(*(None if value is None else value.clone() for value in self.tensors()))
+
+    def copy_(self, other: "Batch") -> None:
+        for here, there in zip(self.tensors(), other.tensors(), strict=True):
+            if here is not None:
+                here.copy_(there)
+
+    def tensors(self) -> list[Tensor | None]:
+        return [getattr(self, field.name) for field in fields(self)]
+
+
+class Update:
+    """One update of a network's weights: forward, loss, backward and optimizer.
+
+    On a GPU the first batch is recorded as one CUDA graph: later ones are copied into its tensors,
+    and the graph is replayed, which saves the time of starting some hundred kernels one by one. A
+    batch of another size, several processes, and whatever cannot be recorded run kernel by kernel.
+
+    Attributes:
+        lr: the optimizer's learning rate, a tensor.
+        total: the sum of the loss over the images since it was set to 0, a tensor.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        step: Step,
+        recipe: Recipe,
+        teacher: nn.Module | None = None,
+        precision: str = "float32",
+        processes: int = 1,
+    ):
+        self.taught = step.distilled and recipe.teacher_weight > 0
+        if self.taught and teacher is None:
+            raise ValueError(f"step {step.name} is distilled, so fit needs a teacher, got None")
+        self.network, self.optimizer, self.step, self.recipe = network, optimizer, step, recipe
+        self.teacher = teacher.eval() if self.taught else None
+        self.precision, self.processes = precision, processes
+        device = next(network.parameters()).device
+        self.lr, self.total = torch.zeros((), device=device), torch.zeros((), device=device)
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr
+        self.place: Batch | None = None  # where the graph reads
+        self.replay: Callable[[], None] | None = None
+        self.plain = not can_record(device, processes)
+
+    def __call__(self, batch: Batch, lr: float, weight: float = 1.0) -> None:
+        """Update the weights; ``weight``: of this batch among those of all processes."""
+        self.lr.fill_(lr)
+        if self.replay is None and not self.plain:
+            self.record(batch)
+        if self.replay is not None and len(batch.labels) == len(self.place.labels):
+            self.place.copy_(batch)
+            self.replay()
+            return
+        if batch.densities is not None:
+            set_density(self.network, batch.densities)
+        self.compute(batch, weight)
+
+    def compute(self, batch: Batch, weight: float = 1.0) -> None:
+        """The update itself. No operation waits for a value, so that it can be recorded."""
+        x = batch.images
+        if batch.moves is not None:
+            x = augment(x, batch.moves, self.recipe.shift)
+        with self.autocast(x.device.type):
+            outputs = self.network(x)
+        loss = self.loss(outputs.float(), x, batch.labels)
+        (loss * weight).backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
+        self.optimizer.step()
+        self.total += loss.detach() * len(batch.labels)
+        # Nothing of this batch lives on: it would be in the memory of the graph.
+        self.optimizer.zero_grad()
+        for layer in gates_of(self.network):
+            layer.saliency = layer.gate = None
+
+    def autocast(self, device: str) -> torch.autocast:
+        """Its cache would outlive the weights that a graph changes, hence none."""
+        enabled = self.precision == "bfloat16"
+        return torch.autocast(device, torch.bfloat16, enabled=enabled, cache_enabled=False)
+
+    def loss(self, outputs: Tensor, x: Tensor, labels: Tensor) -> Tensor:
+        """The mean over the batch of what the recipe minimises, a scalar."""
+        recipe = self.recipe
+        if self.taught:
+            with torch.no_grad(), self.autocast(x.device.type):
+                answers = self.teacher(x)
+            how = recipe.temperature, recipe.teacher_weight
+            loss = distillation_loss(outputs, answers.float(), labels, *how)
+        else:
+            smoothing = 0.0 if self.step.distilled else recipe.smoothing
+            loss = F.cross_entropy(outputs, labels, label_smoothing=smoothing)
+        if self.step.gates:
+            loss = loss + recipe.penalty * saliency_penalty(self.network)
+        return loss
+
+    def record(self, batch: Batch) -> None:
+        """Make ``replay``, or say in one line why there is none; weights stay as they are."""
+        self.place = batch.clone()
+        if batch.densities is not None:
+            set_density(self.network, self.place.densities)
+        try:
+            with unchanged(self.network, self.optimizer, self.total):
+                self.replay = record_graph(lambda: self.compute(self.place))
+        except Exception as error:  # CUDA and whatever the network is made of raise many kinds
+            self.replay, self.plain = None, True
+            why = str(error).strip().partition("\n")[0]
+            tqdm.write(f"training without a CUDA graph ({type(error).__name__}: {why})")
+
+
+def can_record(device: torch.device, processes: int) -> bool:
+    """Whether an update may become a CUDA graph; processes talk to each other in between."""
+    return device.type == "cuda" and processes == 1
+
+
+def record_graph(compute: Callable[[], None]) -> Callable[[], None]:
+    """What ``compute`` does on the current GPU, as one graph; the function returned replays it."""
+    side, benchmark = torch.cuda.Stream(), torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True  # the fastest kernels are looked for once
+    try:
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):  # libraries prepare themselves, and momentum gets its memory
+                compute()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            compute()
+    finally:
+        torch.cuda.synchronize()
+        torch.backends.cudnn.benchmark = benchmark
+    return graph.replay
+
+
+@contextmanager
+def unchanged(
+    network: nn.Module, optimizer: torch.optim.Optimizer, *others: Tensor
+) -> Iterator[None]:
+    """After the ``with`` weights, statistics, momentum and random numbers are as before it."""
+    live = [*network.state_dict().values(), *others]
+    before = [tensor.clone() for tensor in live]
+    momentum = {
+        parameter: slot["momentum_buffer"].clone()
+        for parameter, slot in optimizer.state.items()
+        if slot.get("momentum_buffer") is not None
+    }
+    devices = {tensor.device for tensor in live if tensor.is_cuda}
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        optimizer.zero_grad()
+        with torch.no_grad():
+            for tensor, value in zip(live, before, strict=True):
+                tensor.copy_(value)
+            for parameter, slot in optimizer.state.items():
+                if parameter in momentum:
+                    slot["momentum_buffer"].copy_(momentum[parameter])
+                else:
+                    slot["momentum_buffer"].zero_()  # as good as none, and stays where it is
+
+
+def _epoch(update: Update, epoch: int, data: Part, seed: int, bar: tqdm, team: Team) -> float:
     """One pass over the training images; returns the mean loss."""
+    step, recipe, device = update.step, update.recipe, data[1].device
     torch.manual_seed(seed + 7919 * team.rank)  # dropout
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(data[1]), generator=generator).split(recipe.batch)
     if len(order) > 1 and len(order[-1]) < 2 * team.size:  # batch norms want two images a process
         order = order[:-1]
+    images = sum(map(len, order))
+    # Drawn for all processes, whose number then changes nothing, and moved to the device at once.
+    moves, densities = [None] * len(order), [None] * len(order)
+    if recipe.shift or recipe.flip:
+        drawn = draw_moves(images, recipe.shift, recipe.flip, generator)
+        moves = [team.share(part) for part in drawn.to(device).split(recipe.batch)]
+    if step.kind == "any":
+        drawn = draw_densities(images, recipe.lowest_density, generator)
+        densities = [team.share(part) for part in drawn.to(device).split(recipe.batch)]
+    ramp = recipe.ramp if step.kind == "gated" and step.distilled else 0.0
+    to_train_mode(update.network, recipe.freeze_norms)
+    update.total.zero_()
+    for i, (x, labels) in enumerate(batches(data, [team.share(part) for part in order], seed)):
+        progress = (epoch + i / len(order)) / step.epochs
+        if ramp:
+            density = lowered_density(progress, step.density, ramp)
+            densities[i] = torch.full(labels.shape, density, device=device)
+        batch = Batch(x, labels, moves[i], densities[i])
+        # Processes average gradients, and their shares may differ by an image.
+        weight = len(x) / len(order[i]) * team.size
+        update(batch, step.lr * learning_rate_factor(progress), weight)
+        bar.update()
+    return team.sum(update.total.item()) / images
+
+
+def to_train_mode(network: nn.Module, freeze_norms: bool) -> None:
+    """Training mode, but for batch norms that keep the statistics they have."""
     network.train()
-    if recipe.freeze_norms:
+    if freeze_norms:
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
-    total = 0.0
-    shares = [team.share(batch) for batch in order]
-    for i, (x, labels) in enumerate(batches(data, shares, seed)):
-        for group in optimizer.param_groups:
-            group["lr"] = step.lr * learning_rate_factor((epoch + i / len(order)) / step.epochs)
-        # drawn for the whole batch, so that the number of processes changes nothing
-        moves = draw_moves(len(order[i]), recipe.shift, recipe.flip, generator)
-        if recipe.shift or recipe.flip:
-            x = augment(x, team.share(moves), recipe.shift)
-        if step.density == "any":
-            density = draw_densities(len(order[i]), recipe.lowest_density, generator)
-            set_density(network, team.share(density))
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.bfloat16):
-            outputs = network(x)
-        loss = F.cross_entropy(outputs.float(), labels, label_smoothing=recipe.smoothing)
-        if step.density is not None:
-            loss = loss + recipe.penalty * saliency_penalty(network)
-        share = len(x) / len(order[i])  # processes average gradients; shares may differ by an image
-        optimizer.zero_grad()
-        (loss * share * team.size).backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimizer.step()
-        total += loss.item() * len(x)
-        bar.update()
-    return team.sum(total) / sum(map(len, order))
 
 
 def learning_rate_factor(progress: float) -> float:
@@ -259,38 +376,13 @@ def draw_densities(count: int, lowest: float, generator: torch.Generator) -> Ten
     return density
 
 
-def draw_moves(count: int, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """How to augment each image, ``[count, 3]``: pixels down, pixels right, mirrored or not."""
-    moves = torch.randint(0, 2 * shift + 1, (2, count), generator=generator)
-    mirrored = torch.rand(count, generator=generator) < 0.5 if flip else torch.zeros(count)
-    return torch.stack([*moves, mirrored.long()], dim=1)
-
-
-def augment(images: Tensor, moves: Tensor, shift: int) -> Tensor:
-    """Move each image by up to ``shift`` pixels, edges repeated, and mirror some: same shape.
-
-    Args:
-        images: ``[N, C, H, W]``.
-        moves: ``[N, 3]`` of `draw_moves`.
-    """
-    _, _, height, width = images.shape
-    down, right, mirrored = moves.T
-    padded = F.pad(images, (shift,) * 4, mode="replicate")
-    rows = down[:, None] + torch.arange(height)  # [N, H]
-    columns = right[:, None] + torch.arange(width)  # [N, W]
-    columns = torch.where(mirrored[:, None] == 1, columns.flip(1), columns)
-    picture = torch.arange(len(images))[:, None, None]
-    moved = padded.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2)  # channels_last in memory, which convolutions like
-
-
 def accuracy(network: nn.Module, images: Tensor | Files, labels: Tensor) -> float:
     """Share of images whose largest output is at their label, 0..1."""
-    right = 0
+    right = torch.zeros((), dtype=torch.int64, device=labels.device)
     with evaluating(network):
         for x, y in in_order((images, labels), EVALUATED_AT_ONCE):
-            right += (network(x).argmax(dim=1) == y).sum().item()
-    return right / len(labels)
+            right += (network(x).argmax(dim=1) == y).sum()
+    return right.item() / len(labels)
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
@@ -301,4 +393,4 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
         matrix = parameter.ndim > 1 and "predictor" not in name
         (decayed if matrix else free).append(parameter)
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free}]
-    return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True)
+    return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True, fused=True)

@@ -6,6 +6,7 @@ import io
 import re
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from fbs_tutorial import (
     ChannelPruning,
     GatedConv2d,
     accelerate,
+    channel_saliency,
     convert,
     count_macs,
     how_dynamic,
@@ -28,6 +30,8 @@ from fbs_tutorial import (
     set_density,
 )
 from fbs_tutorial.data import as_tensors
+from fbs_tutorial.execution.compact import Compact
+from fbs_tutorial.execution.layers import SparseConv2d
 from fbs_tutorial.method.convert import gate_layer
 from fbs_tutorial.method.gated import Gated, forced_gates, gated_layers
 from fbs_tutorial.method.wta import winner_mask
@@ -458,6 +462,190 @@ def test_skipping_is_worth_something():
     assert executed_macs(accelerate(net, "cpu"), images[:1]) < 0.35 * dense
 
 
+# What layers hand on
+
+
+def compact_maps(layout=torch.contiguous_format, dtype=torch.float64):
+    """Three of seven channels, others in each of two images."""
+    maps = torch.randn(2, 3, 6, 5, dtype=dtype).contiguous(memory_format=layout)
+    return Compact(maps, torch.tensor([[0, 2, 5], [1, 3, 4]]), 7)
+
+
+def write_through_a_view(x):
+    F.relu(x[:, 1:3], inplace=True).add_(2)
+    x[0, 0] = -3.0
+    return x
+
+
+def saved_and_loaded(x):
+    file = io.BytesIO()
+    torch.save(x, file)
+    file.seek(0)
+    return torch.load(file)
+
+
+KEEP_COMPACT = {
+    "relu": F.relu,
+    "relu in place": lambda x: F.relu(x, inplace=True),
+    "relu6": F.relu6,
+    "relu6 in place": lambda x: F.relu6(x, inplace=True),
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "hardswish": F.hardswish,
+    "dropout": lambda x: F.dropout(x, training=False),
+    "dropout2d": lambda x: F.dropout2d(x, training=False),
+    "max pooling": lambda x: F.max_pool2d(x, 3, 2, 1),
+    "average pooling": lambda x: F.avg_pool2d(x, 3, 2, 1),
+    "pooling to a size": lambda x: F.adaptive_avg_pool2d(x, (3, 2)),
+    "maximum to a size": lambda x: F.adaptive_max_pool2d(x, 2),
+    "a deep copy": copy.deepcopy,
+    "two after another": lambda x: F.max_pool2d(F.relu(x), 2),
+}
+FILL_IN = {
+    "pooling to one pixel": lambda x: F.adaptive_avg_pool2d(x, 1).flatten(1),
+    "flatten": nn.Flatten(),
+    "indices": lambda x: F.max_pool2d(x, 3, 2, 1, return_indices=True)[1] + 0,
+    "indices of a size": lambda x: F.adaptive_max_pool2d(x, 3, return_indices=True)[1] + 0,
+    "hardtanh that lifts zeros": lambda x: F.hardtanh(x, 0.5, 1),
+    "mean over pixels": lambda x: x.mean((2, 3)),
+    "mean over channels": lambda x: x.mean(1, keepdim=True),
+    "a sum": lambda x: x + x,
+    "a difference": lambda x: 1 - x,
+    "a softmax": lambda x: x.softmax(1),
+    "cat": lambda x: torch.cat([x, x.relu()], dim=1),
+    "a slice": lambda x: x[1, 2:4],
+    "its rows": lambda x: torch.stack(list(x)),
+    "a convolution": lambda x: F.conv2d(x, x.new_ones(4, 7, 3, 3)),
+    "a norm": lambda x: F.group_norm(x, 7),
+    "another dtype": lambda x: x.float(),
+    "detach": lambda x: x.detach(),
+    "data": lambda x: x.data,
+    "written in place": lambda x: F.relu_(x.mul_(-2).add_(1)),
+    "written through a view": write_through_a_view,
+    "relu, then written": lambda x: write_through_a_view(F.relu(x, inplace=True)),
+    "written as a result": lambda x: torch.add(x.new_ones(2, 7, 6, 5), 1, out=x),
+    "another shape in place": lambda x: x.unsqueeze_(0).transpose_(1, 2).mul(2),
+    "numpy": lambda x: torch.from_numpy(x.numpy().copy()),
+    "an array": lambda x: torch.from_numpy(np.asarray(x).copy()),
+    "a list": lambda x: torch.tensor(x.tolist(), dtype=x.dtype),
+    "printed": lambda x: torch.tensor(list(repr(x).encode())),
+    "a copy": lambda x: copy.copy(x),
+    "pickled": saved_and_loaded,
+    "a gradient": lambda x: (x * x.new_ones(1).requires_grad_()).detach(),
+    "strides": lambda x: torch.tensor(x.stride()),
+}
+MODES = [torch.enable_grad, torch.no_grad, torch.inference_mode]
+each_mode = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.__name__)
+each_layout = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+
+
+@pytest.mark.parametrize("operation", [*KEEP_COMPACT, *FILL_IN])
+@each_mode
+@each_layout
+def test_compact_maps_are_the_full_maps_to_every_operation(operation, mode, layout):
+    do = {**KEEP_COMPACT, **FILL_IN}[operation]
+    with mode():
+        x = compact_maps(layout)
+        full = x.dense().clone()
+        y, expected = do(x), do(full)
+        assert (y.shape, y.dtype) == (expected.shape, expected.dtype)
+        assert y.stride() == expected.stride()
+        assert isinstance(y, Compact) == (operation in KEEP_COMPACT or y is x)
+        if operation in KEEP_COMPACT:
+            assert y.maps.shape[1] == 3
+            assert not y.nonnegative or (expected >= 0).all()
+        torch.testing.assert_close(y + 0, expected, rtol=1e-12, atol=1e-12)
+        assert torch.equal(x + 0, full)  # what was written to the one was written to the other
+
+
+@pytest.mark.parametrize("reduce", ["l1", "l2", "max", "avg"])
+@pytest.mark.parametrize("between", [F.relu, F.gelu, lambda x: F.avg_pool2d(F.relu(x), 2)])
+def test_the_saliency_of_compact_maps(reduce, between):
+    y = between(compact_maps())
+    expected = channel_saliency(y.dense(), reduce)
+    torch.testing.assert_close(y.among_all(y.saliency(reduce)), expected)
+    y.mul_(-1)  # and so it may be negative
+    torch.testing.assert_close(y.saliency(reduce), channel_saliency(y + 0, reduce))
+
+
+@each_backend
+@each_network
+def test_hooks_see_what_they_see_in_the_masked_network(build, backend):
+    net, x = build()
+    if backend == "reference" and sum(p.numel() for p in net.parameters()) > 100_000:
+        pytest.skip("loops take long")
+    accelerated = accelerate(net, backend)
+    looks, expected = [], []
+    for model, values in ((accelerated, looks), (copy.deepcopy(net), expected)):
+        for name, module in outer_layers(model):
+            module.register_forward_hook(
+                lambda _, args, y, name=name, to=values: to.append((name, args[0] + 0, y + 0))
+            )
+    with torch.no_grad():
+        accelerated(x), model(x)
+    assert [name for name, *_ in looks] == [name for name, *_ in expected] != []
+    for (_, *tensors), (_, *others) in zip(looks, expected, strict=True):
+        for y, other in zip(tensors, others, strict=True):
+            assert type(y) is torch.Tensor
+            assert_same(y, other)
+
+
+def outer_layers(net):
+    """The layers by name, without the parts of gated and of executing ones."""
+    kinds = (Gated, SparseConv2d)
+    parts = {p for m in net.modules() if isinstance(m, kinds) for p in m.modules() if p is not m}
+    return [(name, module) for name, module in net.named_modules() if module not in parts]
+
+
+@each_backend
+def test_a_part_of_an_accelerated_network_can_be_called(backend):
+    net, x = m_cifarnet("random")
+    accelerated, x = accelerate(net, backend), x[:1, :, :12, :12]
+    with torch.no_grad():
+        for part in (slice(2), slice(8), slice(1, 5)):
+            y, expected = accelerated[part](x), net[part](x)
+            assert isinstance(y, torch.Tensor)
+            assert_same(y, expected)
+            assert torch.equal(torch.from_numpy(y.numpy()), y)
+            assert_same(accelerated[8:12](accelerated[:8](x)), net[8:12](net[:8](x)))
+        assert (
+            type(accelerate(net[:2].eval(), backend)(x)) is torch.Tensor
+        )  # what leaves it is plain
+
+
+@pytest.mark.parametrize("between", [nn.ReLU(), nn.MaxPool2d(2), nn.AvgPool2d(2), nn.Dropout()])
+@each_mode
+def test_also_what_cannot_be_traced_hands_on_winners_only(between, mode):
+    layers = GatedConv2d(3, 8, 3, density=0.5), between, GatedConv2d(8, 6, 3, density=0.5)
+    net, x = small(Branching(*layers))
+    accelerated, seen = accelerate(net, "cpu"), []
+    accelerated.layers[2].conv.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with mode():
+        assert_same(accelerated(x).detach(), net(x).detach())
+    assert [(type(x), x.maps.shape[1], x.shape[1]) for x in seen] == [(Compact, 4, 8)]
+
+
+@each_network
+def test_no_attribute_is_set_on_a_tensor(build):
+    net, x = build()
+    accelerated, tensors = accelerate(net), [x]
+    for module in accelerated.modules():
+        module.register_forward_hook(lambda _, args, y: tensors.extend((*args, y)))
+    accelerated(x)
+    tensors += [x.maps for x in tensors if isinstance(x, Compact)]
+    assert not any(vars(x) for x in tensors if isinstance(x, torch.Tensor))
+
+
+def test_a_block_forgets_its_winners_also_after_an_error():
+    net, _ = shared_with_the_outside()  # a convolution, and a block that has it too
+    accelerated, x = accelerate(used(net)), torch.rand(2, 8, 6, 6)
+    hook = accelerated[1].block.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        accelerated(x)
+    hook.remove()
+    assert_same(accelerated(x), net(x).detach())
+
+
 # Blocks
 
 
@@ -552,7 +740,7 @@ def test_gates_that_are_all_0(build, images):
 
 
 @pytest.mark.parametrize("images", [1, 3])
-def test_a_layer_behind_gates_of_0_gives_its_shift(images):
+def test_a_layer_after_gates_of_0_gives_its_bias(images):
     layers = GatedConv2d(3, 8, 3, density=0.5), GatedConv2d(8, 6, 3, padding=1, density=0.5)
     net = used(nn.Sequential(*layers).double())
     gates_at_0(net[0])

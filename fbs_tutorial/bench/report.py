@@ -1,0 +1,108 @@
+"""What a benchmark says: a line for each row as it comes, and Markdown tables of the results."""
+
+from collections.abc import Sequence
+
+from ..tables import markdown
+from .timing import three_digits
+from .variants import DENSE
+
+
+def find(row: dict, variant: str, density: float | None = None) -> dict | None:
+    """The measurement of one variant in a row of the results, None if it was skipped."""
+    found = (v for v in row["variants"] if (v["variant"], v["density"]) == (variant, density))
+    return next(found, None)
+
+
+def progress(row: dict) -> str:
+    """The line that says a row is there."""
+    best = three_digits(find(row, row["dense_best"])["median_ms"])
+    shares = [
+        f", {v['time_share']:.2f} of it at density {v['density']:g}"
+        for v in row["variants"]
+        if v["variant"] == "accelerated"
+    ]
+    return f"{title(row)}: {row['dense_best']} {best} ms" + "".join(shares)
+
+
+def title(row: dict) -> str:
+    """What a row of the results measured, in a few words."""
+    words = [case_name(row["name"], row["batch"], row["precision"])]
+    words += [row["execution"]] * (row["execution"] != "eager")
+    return ", ".join(words)
+
+
+def case_name(name: str, batch: int, precision: str) -> str:
+    """A case, its batch and, where it is not float32, its precision."""
+    return f"{name}, batch {batch}" + f", {precision}" * (precision != "fp32")
+
+
+def tables(results: dict) -> str:
+    """Markdown that can be read as it is: dense times, and shares of the best, in float32.
+
+    Where other precisions were measured, the same for them; and what could not be measured.
+    """
+    first = [row for row in results["rows"] if row["precision"] == "fp32"]
+    second = [row for row in results["rows"] if row["precision"] != "fp32"]
+    parts = [_two_tables(first, results["densities"])]
+    if second:
+        parts += [SECOND_TABLE, _two_tables(second, results["densities"])]
+    left_out = [f"{what} ({why})" for what, why in results.get("left_out", {}).items()]
+    if left_out:
+        parts.append(f"Not measured: {'; '.join(left_out)}.")
+    return "\n\n".join(parts)
+
+
+SECOND_TABLE = (
+    "Second table, on tensor cores. Shares are of the best dense of the same precision. These "
+    "products are so fast that reading every image's own weights takes longer than multiplying "
+    "them: the roofline of notebook 08 says for which layers."
+)
+
+
+def _two_tables(rows: Sequence[dict], densities: Sequence[float]) -> str:
+    head = ["", *(name.removeprefix("dense ") for name in DENSE), "compiled"]
+    lines = []
+    for row in rows:
+        measured = [find(row, kind) for kind in (*DENSE, "compiled")]
+        lines.append([title(row), *(_milliseconds(m) if m else "" for m in measured)])
+    dense = "Dense, milliseconds per call, median (quartiles):\n\n" + markdown(
+        head, lines, padded=True
+    )
+    head = ["", "density", "masked", "accelerated", "oracle", "ideal"]
+    head += ["MACs executed", "oracle's MACs", "efficiency", "oracle's"]
+    lines = [
+        [title(row), f"{d:g}", *_shares(row, d)]
+        for row in rows
+        for d in densities
+        if find(row, "masked", d) or find(row, "accelerated", d)
+    ]
+    shares = (
+        "Time as a share of the best dense (not compiled), median (quartiles); MACs as a share of "
+        "dense MACs; "
+        "efficiency is the speed-up divided by the reduction of executed MACs:\n\n"
+    )
+    return f"{dense}\n\n{shares}{markdown(head, lines, padded=True)}"
+
+
+def _shares(row: dict, density: float) -> list[str]:
+    kinds = ("masked", "accelerated", "oracle")
+    masked, fast, oracle = (find(row, kind, density) for kind in kinds)
+    cells = [_share(row, m) if m else "" for m in (masked, fast, oracle)]
+    cells.append(f"{masked['ideal_share']:.3f}" if masked else "")
+    for key, form in (("macs_share", ".3f"), ("efficiency", ".2f")):
+        cells += [f"{m[key]:{form}}" if m else "" for m in (fast, oracle)]
+    return cells
+
+
+def _share(row: dict, measured: dict) -> str:
+    base = find(row, row["dense_best"])["median_ms"]
+    low, high = (measured[f"{which}_quartile_ms"] / base for which in ("first", "third"))
+    return f"{measured['time_share']:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _milliseconds(measured: dict) -> str:
+    middle, low, high = (
+        three_digits(measured[f"{which}_ms"])
+        for which in ("median", "first_quartile", "third_quartile")
+    )
+    return f"{middle} ({low} to {high})"

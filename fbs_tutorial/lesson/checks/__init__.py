@@ -1,0 +1,46 @@
+"""Checks for the exercises: they say what is wrong, where, and what to think of. They never raise.
+
+Each takes the reader's function; what it should do stands in the check's first line.
+"""
+
+from .engine import CheckResult
+from .first_cell import environment
+from .nb00 import check_conv_macs, check_shared_winners
+from .nb01 import check_distinct_sets, check_static_choice
+from .nb02 import check_predicted_saliency, check_safe_l2
+from .nb03 import check_active_channels, check_winner_take_all, check_winner_take_all_backward
+from .nb04 import check_gated_output, check_mean_one_gate
+from .nb05 import check_chain_macs, check_grouped_macs
+from .nb06 import check_density_schedule, check_l1_penalty
+from .nb07 import check_batch_as_groups, check_break_even, check_pair_index
+from .nb08 import check_least_time, check_tile_count, check_weight_addresses
+from .nb09 import check_gate_block, check_inverted_macs, check_live_in_sum
+
+__all__ = [
+    "CheckResult",
+    "check_active_channels",
+    "check_batch_as_groups",
+    "check_break_even",
+    "check_chain_macs",
+    "check_conv_macs",
+    "check_density_schedule",
+    "check_distinct_sets",
+    "check_gate_block",
+    "check_gated_output",
+    "check_grouped_macs",
+    "check_inverted_macs",
+    "check_l1_penalty",
+    "check_least_time",
+    "check_live_in_sum",
+    "check_mean_one_gate",
+    "check_pair_index",
+    "check_predicted_saliency",
+    "check_safe_l2",
+    "check_shared_winners",
+    "check_static_choice",
+    "check_tile_count",
+    "check_weight_addresses",
+    "check_winner_take_all",
+    "check_winner_take_all_backward",
+    "environment",
+]

@@ -1,0 +1,30 @@
+"""What the first cell of every notebook asks: is everything here?"""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from ..._version import __version__
+from .engine import CheckResult
+
+NEEDED = ("torch", "torchvision", "numpy", "matplotlib", "scikit-learn", "ipywidgets", "tqdm")
+
+
+def environment() -> CheckResult:
+    """Versions and device of this notebook's Python, and what to do if something is missing."""
+    found, missing = [], []
+    for name in NEEDED:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    device = f"GPU ({torch.cuda.get_device_name()})" if torch.cuda.is_available() else "CPU"
+    text = (
+        f"fbs_tutorial {__version__}, Python {platform.python_version()}, device: {device}\n"
+        f"  {', '.join(found)}"
+    )
+    if missing:
+        remedy = f"run  %pip install {' '.join(missing)}  in a cell, then restart the kernel"
+        return CheckResult(False, f"missing: {', '.join(missing)}; {remedy}\n  {text}")
+    return CheckResult(True, f"everything is here: {text}")

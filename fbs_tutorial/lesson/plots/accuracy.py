@@ -1,0 +1,245 @@
+"""Pictures of accuracy against density: controls, seeds, published tables, one network at work."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ...bench.timing import Timing, three_digits
+from ...method.dynamics import CONTROLS
+from .style import (
+    BLACK,
+    BLUE,
+    DARK_GREY,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    Look,
+    curve,
+    draw_images,
+    legend_below,
+)
+
+LOOKS = {  # of the controls, by their field in a row of metrics.json
+    "mean_winners": (PURPLE, "D", "-."),
+    "own_gates": (BLUE, "o", "-"),
+    "mean_gates": (ORANGE, "s", "--"),
+    "shuffled_gates": (GREEN, "^", ":"),
+}
+LABELS = {control.field: control.label for control in CONTROLS}
+CLOSE_UP = ("mean_winners", "own_gates")  # those that stay near the best
+
+
+def accuracy_and_macs(
+    runs: Sequence[Sequence[dict]], static: Sequence[Sequence[dict]] = (), title: str = ""
+) -> tuple[Figure, str]:
+    """Accuracy with own, mean and another's gates, and the MACs, against density.
+
+    Args:
+        runs: the ``rows`` of one or more ``metrics.json`` with the same densities. With several
+            (seeds), lines are medians and bands run from the smallest to the largest.
+        static: the same of small plain networks that have the winners' channels only.
+    """
+    runs, static = _gated(runs), _gated(static)
+    densities = np.array([row["density"] for row in runs[0]])
+    figure, (top, middle, bottom) = plt.subplots(
+        3, 1, figsize=(7, 7), sharex=True, height_ratios=(2, 2.4, 1.3), layout="constrained"
+    )
+    medians = _controls(top, middle, densities, runs, static)
+    best = medians["own_gates"].max()
+    top.set(ylabel="test accuracy (%)", ylim=(best - 15, min(best + 2, 100.5)), title=title)
+    middle.set(ylabel="test accuracy (%)", ylim=(0, 104))
+    top.text(0.01, 0.04, "close-up of the best 15 points", transform=top.transAxes, fontsize=9)
+    legend_below(figure, *middle.get_legend_handles_labels(), ncols=2)
+    for ax in (top, middle):
+        ax.grid(alpha=0.3)
+
+    macs = np.median([[row["macs_gates"] / row["macs_dense"] for row in run] for run in runs], 0)
+    bars = bottom.bar(densities, 100 * macs, width=0.06, color=GREY, edgecolor=BLACK)
+    bottom.bar_label(bars, [f"1/{1 / share:.1f}" for share in macs], fontsize=8, padding=2)
+    bottom.set(xlabel="density d (share of channels that win)", ylabel="MACs (% of dense)")
+    bottom.set(ylim=(0, 128), xlim=(1.06, 0.04), xticks=densities)
+
+    at = int(np.abs(densities - 0.5).argmin())
+    own, mean, other = (medians[key][at] for key in ("own_gates", "mean_gates", "shuffled_gates"))
+    sentence = (
+        f"At density {densities[at]:g} the network needs {100 * macs[at]:.0f} % of its MACs and is "
+        f"right on {own:.1f} % of the test images when each has its own gates, on {mean:.1f} % "
+        f"with the mean gate, on {other:.1f} % with another image's."
+    )
+    return figure, sentence
+
+
+def _gated(runs: Sequence[Sequence[dict]]) -> list[list[dict]]:
+    """The rows with a density; the plain network has none."""
+    return [[row for row in run if row["density"] is not None] for run in runs]
+
+
+def _controls(
+    top: Axes,
+    middle: Axes,
+    densities: np.ndarray,
+    runs: Sequence[Sequence[dict]],
+    static: Sequence[Sequence[dict]],
+) -> dict[str, np.ndarray]:
+    """Draw all curves in the middle, and those that stay near the best at the top; the medians."""
+    if static:
+        accuracies = [[row["test_accuracy"] for row in run] for run in static]
+        for ax in (top, middle):
+            curve(ax, densities, accuracies, "small plain network", (BLACK, "x", "--"))
+    medians = {}
+    for key, look in LOOKS.items():
+        accuracies = [[row[key] for row in run] for run in runs]
+        for ax in [top, middle] if key in CLOSE_UP else [middle]:
+            medians[key] = curve(ax, densities, accuracies, LABELS[key], look)
+    return medians
+
+
+def accuracy_lines(
+    densities: Sequence[float], lines: dict[str, Sequence[Sequence[float]]], title: str = ""
+) -> tuple[Figure, str]:
+    """Accuracies 0..1 against density, one line for each name.
+
+    Args:
+        lines: ``{name: runs}``, a run being one accuracy per density. With several runs (seeds) the
+            line is their median and a band runs from the lowest to the highest.
+    """
+    figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    styles = [(BLUE, "o", "-"), (ORANGE, "s", "--"), (BLACK, "x", ":"), (GREEN, "^", "-.")]
+    said = []
+    near = min(range(len(densities)), key=lambda i: abs(densities[i] - 0.5))
+    for (name, runs), look in zip(lines.items(), styles, strict=False):
+        values = curve(axes, densities, runs, name, look)
+        said.append(f"{name} {values[near]:.1f} %")
+    axes.set(xlabel="density d (share of channels that win)", ylabel="accuracy (%)", title=title)
+    axes.set(xlim=(max(densities) + 0.04, min(densities) - 0.04), ylim=(0, 104), xticks=densities)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=9, frameon=False, loc="lower left")
+    return figure, f"Right at density {densities[near]:g}: {'; '.join(said)}."
+
+
+def beside_published(
+    lines: Mapping[str, Sequence[dict]], published: Sequence[dict], title: str = ""
+) -> tuple[Figure, str]:
+    """Own test accuracies against density, and other people's, which are marked as published.
+
+    Args:
+        lines: ``{name: rows}`` with rows as in ``metrics.json``, up to three; the first names the
+            MACs. A row without a density is the plain network, drawn apart at the left.
+        published: ``[{"name", "rows"}]``, drawn with open markers.
+    """
+    figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    first = next(iter(lines.values()))
+    best = 100 * max(row["test_accuracy"] for row in first)
+    floor, said = 5 * math.floor((best - 25) / 5), []
+    looks = [(BLUE, "o", "-"), (GREEN, "^", "-"), (PURPLE, "D", "-")]
+    for (name, rows), look in zip(lines.items(), looks, strict=False):
+        said.append(_accuracy_by_density(axes, rows, floor, name, look))
+    looks = [(ORANGE, "s", "--"), (BLACK, "v", ":"), (DARK_GREY, "P", "-.")]
+    for table, look in zip(published, looks, strict=False):
+        name = f"published: {table['name']}"
+        said.append(_accuracy_by_density(axes, table["rows"], floor, name, look, fill="white"))
+    ticks = {1.1 if row["density"] is None else row["density"]: row for row in first}
+    labels = [
+        f"{row['density'] or 'plain'}\n{row['macs_gates'] / 1e6:.3g} M" for row in ticks.values()
+    ]
+    axes.set_xticks(list(ticks), labels, fontsize=8)
+    axes.set(xlim=(1.14, min(ticks) - 0.07), ylim=(floor, min(100.5, best + 5)), title=title)
+    axes.set(xlabel="density d, and MACs of one image by gates", ylabel="test accuracy (%)")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="lower left")
+    return figure, f"Test accuracy, plain and at d = 0.5: {'; '.join(said)}."
+
+
+def _accuracy_by_density(
+    axes: Axes, rows: Sequence[dict], floor: float, name: str, look: Look, fill: str | None = None
+) -> str:
+    """A line over the densities and a single point for the plain network; what to say of it."""
+    colour, marker, line = look
+    style = {"color": colour, "marker": marker, "markerfacecolor": fill or colour}
+    known = {row["density"]: 100 * row["test_accuracy"] for row in rows}
+    gated = {d: value for d, value in known.items() if d is not None}
+    line = line if len(gated) > 1 else ""
+    axes.plot(list(gated), list(gated.values()), linestyle=line, label=name, **style)
+    for d, value in gated.items():
+        if value < floor:  # below the picture
+            axes.annotate(
+                f"{value:.0f} % at {d:g}", (d, floor), (0, 3), textcoords="offset points",
+                ha="center", color=colour, fontsize=8,
+            )  # fmt: skip
+    if None in known:
+        axes.plot([1.1], [known[None]], linestyle="", **style)
+    numbers = [f"{known[d]:.1f} %" if d in known else "not given" for d in (None, 0.5)]
+    return f"{name} {numbers[0]} and {numbers[1]}"
+
+
+def at_density(
+    density: float,
+    curve: Mapping[float, float],
+    macs: Mapping[str, float],
+    times: Mapping[str, Timing],
+    images: Tensor,
+    captions: Sequence[str],
+    *,
+    here: float | None = None,
+) -> tuple[Figure, str]:
+    """One network at one density: some images with its answers, accuracy, MACs, milliseconds.
+
+    Args:
+        curve: measured accuracy 0..1 at each density. here: the accuracy on the images at hand.
+        macs: ``{count: share of the dense MACs}``.
+        times: the first is what the others are compared with.
+    """
+    figure = plt.figure(figsize=(8.5, 4.6), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.7))
+    draw_images(np.atleast_1d(top.subplots(1, len(images))), images, captions)
+    left, middle, right = bottom.subplots(1, 3, width_ratios=(1.3, 1, 1))
+    said = [
+        *_place_on_the_curve(left, density, curve, here),
+        _share_bars(middle, macs),
+        *_millisecond_bars(right, times),
+    ]
+    return figure, f"d = {density:.1f}: {'; '.join(said)}."
+
+
+def _place_on_the_curve(
+    axes: Axes, density: float, accuracies: Mapping[float, float], here: float | None
+) -> list[str]:
+    values = [100 * value for value in accuracies.values()]
+    axes.plot(list(accuracies), values, "-", color=BLUE, marker=".")
+    nearest = min(accuracies, key=lambda d: abs(d - density))
+    reached = 100 * accuracies[nearest]
+    axes.plot([nearest], [reached], "o", color=BLUE, markersize=10, label="test set")
+    said = [f"right on {reached:.1f} % of the test set"]
+    if here is not None:
+        axes.plot([density], [100 * here], "D", color=ORANGE, markersize=8, label="images here")
+        said.append(f"on {100 * here:.1f} % of the images here")
+    axes.set(xlabel="density d", ylabel="accuracy (%)", xlim=(1.05, 0.05), ylim=(0, 104))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="lower left")
+    return said
+
+
+def _share_bars(axes: Axes, macs: Mapping[str, float]) -> str:
+    shares = [100 * share for share in macs.values()]
+    bars = axes.bar(list(macs), shares, color=[BLUE, GREEN][: len(macs)], edgecolor=BLACK)
+    axes.bar_label(bars, [f"{share:.1f} %" for share in shares], fontsize=8, padding=2)
+    axes.set(ylabel="MACs (% of dense)", ylim=(0, 115))
+    return "MACs " + ", ".join(f"{v:.1f} % {n}" for n, v in zip(macs, shares, strict=True))
+
+
+def _millisecond_bars(axes: Axes, times: Mapping[str, Timing]) -> list[str]:
+    spent = [1000 * t.median for t in times.values()]
+    bars = axes.bar(list(times), spent, color=[GREY, BLUE][: len(times)], edgecolor=BLACK)
+    axes.bar_label(bars, [three_digits(ms) for ms in spent], fontsize=8, padding=2)
+    axes.set(ylabel="milliseconds", ylim=(0, 1.2 * max(spent)))
+    name, *others = times
+    return [
+        f"{other} {three_digits(ms)} ms, {100 * ms / spent[0]:.0f} % of {name}"
+        for other, ms in zip(others, spent[1:], strict=True)
+    ]

@@ -1,0 +1,262 @@
+"""Pictures of what is saved: milliseconds, MACs, and what a GPU's roofs allow."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ...bench.report import find
+from ...bench.timing import Timing, three_digits
+from .style import BLACK, BLUE, DARK_GREY, GREEN, GREY, ORANGE, PURPLE, legend_below, plain_ticks
+
+BARS = {"dense": GREY, "masked": ORANGE, "loops": PURPLE, "oracle": GREEN}  # others are blue
+MARKERS = "os^DvP"
+
+
+def time_bars(
+    times: Mapping[str, Timing], ideal: float | None = None, title: str = ""
+) -> tuple[Figure, str]:
+    """Medians in milliseconds with their quartiles, one bar for each way of doing the same thing.
+
+    Args:
+        times: the first is what the others are compared with.
+        ideal: share of the first one's MACs that has to be done; a dashed line shows that share
+            of its time.
+    """
+    names = list(times)
+    first = 1000 * times[names[0]].median
+    middle = 1000 * np.array([t.median for t in times.values()])
+    low = middle - [1000 * t.first_quartile for t in times.values()]
+    high = [1000 * t.third_quartile for t in times.values()] - middle
+    figure, axes = plt.subplots(figsize=(7, 0.42 * len(names) + 1.5), layout="constrained")
+    colours = [BARS.get(name, BLUE) for name in names]
+    bars = axes.barh(
+        names, middle, xerr=(low, high), color=colours, edgecolor=BLACK, ecolor=BLACK, capsize=3
+    )
+    axes.bar_label(bars, [f"{three_digits(ms)} ms" for ms in middle], fontsize=9, padding=4)
+    said = [
+        f"{name} {three_digits(ms)} ms ({100 * ms / first:.0f} %)"
+        for name, ms in zip(names, middle, strict=True)
+    ]
+    if ideal is not None:
+        axes.axvline(ideal * first, color=BLACK, linestyle="--", label="ideal: time as MACs")
+        figure.legend(loc="outside lower right", fontsize=9, frameon=False)
+        said.append(f"ideal {three_digits(ideal * first)} ms ({100 * ideal:.0f} %, as the MACs)")
+    axes.invert_yaxis()
+    axes.set(xlabel="milliseconds", title=title, xlim=(0, 1.2 * (middle + high).max()))
+    return figure, "; ".join(said) + "."
+
+
+def time_by_density(
+    densities: Sequence[float], shares: Mapping[str, Sequence[float]], title: str = ""
+) -> tuple[Figure, str]:
+    """Time as a share of the dense time against density, a line for each name, up to six."""
+    figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
+    colours = (BLUE, GREEN, PURPLE, ORANGE, BLACK, DARK_GREY)
+    said = []
+    for (name, values), colour, marker in zip(shares.items(), colours, MARKERS, strict=False):
+        axes.plot(densities, values, color=colour, marker=marker, label=name)
+        by_density = sorted(zip(densities, values, strict=True), reverse=True)  # as in the figure
+        said.append(f"  {name}: " + ", ".join(f"{100 * value:.0f}" for _, value in by_density))
+    squares = [d * d for d in densities]
+    axes.plot(densities, squares, "--", color=BLACK, label="ideal: d²")
+    axes.axhline(1, color=BLACK, linewidth=0.8)
+    axes.text(min(densities) - 0.03, 1.06, "as slow as dense", fontsize=9, ha="right")
+    ticks = [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 4]
+    axes.set(xlabel="density d (share of channels that win)", ylabel="time (share of dense)")
+    axes.set(yscale="log", title=title)
+    axes.set_xticks(densities, [f"{d:g}" for d in densities])
+    axes.set_xlim(max(densities) + 0.04, min(densities) - 0.04)
+    plain_ticks(axes.yaxis, ticks)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right center", fontsize=9, frameon=False)
+    at = ", ".join(f"{d:g}" for d in sorted(densities, reverse=True))
+    return figure, "\n".join([f"Percent of the dense time at d = {at}:", *said])
+
+
+def time_and_macs(results: dict) -> tuple[Figure, str]:
+    """Time against executed MACs, both as shares of the best dense, from what `bench` returns.
+
+    Filled markers are accelerated, one for each density, open ones the oracles; small grey ones
+    are single layers. Float32 in full precision; where CUDA graphs were recorded, these.
+    """
+    rows = [row for row in results["rows"] if row["precision"] == "fp32"]
+    rows = [row for row in rows if row["execution"] == "graph"] or rows
+    networks = [row for row in rows if row["kind"] == "network"]
+    layers = [row for row in rows if row["kind"] == "layer"]
+    figure, axes = plt.subplots(figsize=(6.5, 6.5), layout="constrained")
+    shares = [v["macs_share"] for row in rows for v in row["variants"]]
+    axes.plot([min(shares), 1], [min(shares), 1], "-", color=BLACK, label="ideal: time as MACs")
+    said = []
+    for i, row in enumerate(networks):
+        style = {"color": (BLUE, ORANGE, GREEN, PURPLE)[i % 4], "marker": MARKERS[i % 6]}
+        name = f"{row['name']}, batch {row['batch']}"
+        _time_points(axes, row, "accelerated", label=name, linestyle=":", **style)
+        _time_points(axes, row, "oracle", linestyle="", markerfacecolor="white", **style)
+        said += _said_times(row, name)
+    for i, row in enumerate(layers):
+        style = {"color": DARK_GREY, "marker": ".", "linestyle": ""}
+        _time_points(axes, row, "accelerated", label="" if i else "single layers", **style)
+        _time_points(axes, row, "oracle", markerfacecolor="white", **style)
+        said += [] if networks else _said_times(row, row["name"])
+    axes.plot([], [], "o", color=BLACK, markerfacecolor="white", label="open: the oracle of each")
+    ticks = [0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5]
+    axes.set(xscale="log", yscale="log", title=f"{results['machine']['device']}, float32")
+    for axis in (axes.xaxis, axes.yaxis):
+        plain_ticks(axis, ticks)
+    axes.set_xlabel("MACs executed, predictors included (share of dense)")
+    axes.set_ylabel("time (share of the best dense)")
+    axes.grid(alpha=0.3)
+    legend_below(figure, ncols=2)
+    return figure, "Share of the MACs executed and of the best dense time: " + "; ".join(said) + "."
+
+
+def _time_points(axes: Axes, row: dict, variant: str, **style) -> None:
+    """One point per density, with the quartiles as a bar."""
+    points = [v for v in row["variants"] if v["variant"] == variant]
+    if not points:
+        return
+    base = find(row, row["dense_best"])["median_ms"]
+    middle = np.array([v["time_share"] for v in points])
+    low = middle - [v["first_quartile_ms"] / base for v in points]
+    high = [v["third_quartile_ms"] / base for v in points] - middle
+    axes.errorbar([v["macs_share"] for v in points], middle, (low, high), **style)
+
+
+def _said_times(row: dict, name: str) -> list[str]:
+    """The accelerated network's shares, at the density nearest to a half."""
+    points = [v for v in row["variants"] if v["variant"] == "accelerated"]
+    if not points:
+        return []
+    v = min(points, key=lambda v: abs(v["density"] - 0.5))
+    return [f"{name} at density {v['density']:g} {v['macs_share']:.3f} and {v['time_share']:.3f}"]
+
+
+def layer_shares(
+    names: Sequence[str],
+    kinds: Sequence[str],
+    gates: Sequence[float],
+    zeros: Sequence[float],
+    *,
+    level: float,
+    title: str = "",
+) -> tuple[Figure, str]:
+    """The share 0..1 of each layer's dense MACs that is left, a bar for each layer, top to bottom.
+
+    Args:
+        kinds: what sort of layer each is, up to four; a bar's colour and hatch say it.
+        gates, zeros: two counts, drawn as a bar and as a diamond.
+        level: a dashed line, what a layer in the middle of a chain would have.
+    """
+    figure, axes = plt.subplots(figsize=(7, 0.2 * len(names) + 1.4), layout="constrained")
+    gates, zeros = (100 * np.array(values) for values in (gates, zeros))
+    place, said = np.arange(len(names)), []
+    looks = zip((BLUE, GREY, ORANGE, GREEN), ("", "", "///", "xx"), strict=True)
+    for kind, (colour, hatch) in zip(dict.fromkeys(kinds), looks, strict=False):
+        of_kind = np.array([k == kind for k in kinds])
+        axes.barh(
+            place[of_kind], gates[of_kind], color=colour, hatch=hatch, edgecolor="white", label=kind
+        )
+        low, high = gates[of_kind].min(), gates[of_kind].max()
+        span = f"{low:.0f}" if round(low) == round(high) else f"{low:.0f} to {high:.0f}"
+        said.append(f"{kind} {span} %")
+    axes.plot(zeros, place, "D", color=BLACK, markersize=4, label="by zeros")
+    axes.axvline(100 * level, color=BLACK, linestyle="--", label=f"d² = {100 * level:.3g} %")
+    axes.set_yticks(place, names, fontsize=8)
+    axes.invert_yaxis()
+    axes.set(xlabel="MACs left, bars by gates (% of the layer's dense MACs)", xlim=(0, 100))
+    axes.set_title(title, fontsize=11)
+    axes.legend(fontsize=8, loc="upper right")
+    return figure, f"MACs left by gates: {'; '.join(said)}."
+
+
+def roofline(
+    peaks: Mapping[str, float],
+    bandwidth: float,
+    intensities: Mapping[str, Mapping[str, tuple[float, float]]],
+    shares: Mapping[str, Mapping[str, float]],
+    ideal: float,
+    measured: Mapping[str, Mapping[str, float]],
+    title: str = "",
+) -> tuple[Figure, str]:
+    """Where layers lie under a GPU's roofs, and the shares of the dense time that follow.
+
+    Args:
+        peaks: FLOP/s, a roof for each precision, up to three. bandwidth: bytes/s.
+        intensities: ``{precision: {layer: (dense, skipping)}}`` in FLOP per byte.
+        shares: ``{precision: {layer: least time as a share of the dense layer's}}``.
+        ideal: the density squared.
+        measured: ``{precision: {layer: share}}``; any of it may be missing.
+    """
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(10, 4.4), width_ratios=(1.15, 1), layout="constrained"
+    )
+    layers = list(next(iter(shares.values())))
+    _roofs(left, peaks, bandwidth, intensities, layers)
+    said = _least_times(right, layers, {name: shares[name] for name in peaks}, ideal, measured)
+    figure.suptitle(title, fontsize=11)
+    sentence = f"Least time in percent of the dense layer's, for {'; '.join(layers)}: "
+    sentence += f"{'; '.join(said)}. d² is {100 * ideal:.3g} %."
+    for name, found in measured.items():
+        points = "; ".join(f"{layer} {100 * share:.0f}" for layer, share in found.items())
+        sentence += f" Measured, {name}: {points}." if found else ""
+    return figure, sentence
+
+
+def _roofs(
+    axes: Axes,
+    peaks: Mapping[str, float],
+    bandwidth: float,
+    intensities: Mapping[str, Mapping[str, tuple[float, float]]],
+    layers: Sequence[str],
+) -> None:
+    """The roofs, and under each what a layer reaches, dense and skipping."""
+    grid = np.logspace(-0.3, 3.7, 200)
+    looks = zip((BLUE, ORANGE, GREEN), ("-", "--", ":"), strict=True)
+    for (name, peak), (colour, line) in zip(peaks.items(), looks, strict=False):
+        roof = np.minimum(peak, grid * bandwidth) / 1e12
+        label = f"{name}: at most {peak / 1e12:g} TFLOP/s"
+        axes.loglog(grid, roof, line, color=colour, label=label)
+        for layer, marker in zip(layers, MARKERS, strict=False):
+            at = np.array(intensities[name][layer])
+            reached = np.minimum(peak, at * bandwidth) / 1e12
+            axes.plot(at, reached, color=colour, linewidth=3, alpha=0.3)
+            axes.plot(at[:1], reached[:1], marker, color=colour, markerfacecolor="white")
+            axes.plot(at[1:], reached[1:], marker, color=colour, markersize=7)
+    for layer, marker in zip(layers, MARKERS, strict=False):
+        axes.plot([], [], marker, color=BLACK, linestyle="", label=layer)
+    axes.plot([], [], "o", color=BLACK, markerfacecolor="white", linestyle="", label="open: dense")
+    axes.set(xlabel="arithmetic intensity (FLOP per byte moved)", ylabel="TFLOP/s at most")
+    axes.set(xlim=(grid[0], grid[-1]), ylim=(1, 2000))
+    axes.legend(fontsize=7, frameon=False, ncols=2, loc="lower right")
+    axes.grid(alpha=0.3)
+
+
+def _least_times(
+    axes: Axes,
+    layers: Sequence[str],
+    shares: Mapping[str, Mapping[str, float]],
+    ideal: float,
+    measured: Mapping[str, Mapping[str, float]],
+) -> list[str]:
+    """Bars of the least times with what was measured on them; what they say, for each precision."""
+    width, said = 0.8 / len(shares), []
+    looks = zip((BLUE, ORANGE, GREEN), ("", "///", "..."), "Dos", strict=True)
+    for i, (name, (colour, hatch, marker)) in enumerate(zip(shares, looks, strict=False)):
+        place = np.arange(len(layers)) - 0.4 + (i + 0.5) * width
+        values = [shares[name][layer] for layer in layers]
+        axes.bar(place, values, width, color=colour, hatch=hatch, edgecolor="white")
+        if found := measured.get(name):
+            points = [found.get(layer, np.nan) for layer in layers]
+            axes.plot(place, points, marker, color=BLACK, label=f"measured, {name}")
+        said.append(f"{name} " + ", ".join(f"{100 * value:.0f}" for value in values))
+    axes.axhline(ideal, color=BLACK, linestyle="--", label=f"ideal: d² = {ideal:.3g}")
+    axes.axhline(1, color=BLACK, linewidth=0.8)
+    axes.set(ylabel="least time (share of dense)", yscale="log", ylim=(0.005, 12))
+    plain_ticks(axes.yaxis, [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5])
+    names = [layer.replace(", ", "\n") for layer in layers]
+    axes.set_xticks(range(len(layers)), names, fontsize=8)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", ncols=2)
+    return said

@@ -1,0 +1,122 @@
+"""Pictures of plain numbers: bars in groups, lines over depth, images, a guess and the truth."""
+
+import math
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, draw_images, legend_below
+
+
+def layer_bars(
+    layers: Sequence[str],
+    panels: dict[str, dict[str, Sequence[float]]],
+    *,
+    level: Sequence[float] | None = None,
+    level_name: str = "chance",
+    ylabel: str = "",
+    top: float | None = None,
+    digits: int = 0,
+) -> tuple[Figure, str]:
+    """A group of bars per layer, a bar per series, and the panels side by side.
+
+    Args:
+        panels: ``{title: {series: one value per layer}}``, up to four series.
+        level: a dashed line across each group, one value per layer.
+        top: upper end of the axis. digits: after the point, in the sentence.
+    """
+    figure, row = plt.subplots(
+        1, len(panels), figsize=(7.5, 3.2), sharey=True, squeeze=False, layout="constrained"
+    )
+    middle, sentences = np.arange(len(layers)), []
+    for axes, (title, series) in zip(row[0], panels.items(), strict=True):
+        width, said = 0.8 / len(series), []
+        styles = zip((BLUE, ORANGE, GREEN, PURPLE), ("", "///", "...", "xx"), strict=True)
+        for i, ((name, values), (colour, hatch)) in enumerate(zip(series.items(), styles)):  # noqa: B905
+            left = middle - 0.4 + (i + 0.5) * width
+            bars = axes.bar(
+                left, values, width, color=colour, hatch=hatch, edgecolor="white", label=name
+            )
+            numbers = [f"{value:,.{digits}f}" for value in values]
+            said.append(f"  {name}: {', '.join(numbers)}")
+            if len(series) == 1:
+                axes.bar_label(bars, numbers, fontsize=9, padding=2)
+                axes.margins(y=0.1)
+        if level is not None:
+            axes.hlines(level, middle - 0.45, middle + 0.45, BLACK, "--", label=level_name)
+        sentences += [f"{title}, {ylabel} for {', '.join(layers)}:", *said]
+        axes.axhline(0, color=BLACK, linewidth=0.8)
+        axes.set_title(title, fontsize=10)
+        axes.set_xticks(middle, layers)
+        axes.set_ylim(top=top)
+    row[0][0].set_ylabel(ylabel)
+    handles, names = row[0][0].get_legend_handles_labels()
+    if len(names) > 1:
+        legend_below(figure, handles, names, ncols=len(names))
+    return figure, "\n".join(sentences)
+
+
+def depth_lines(panels: dict[str, dict[str, Sequence[float]]], ylabel: str) -> tuple[Figure, str]:
+    """A size after each block of a deep stack, on a log axis: ``{panel: {name: values}}``.
+
+    A line ends where its values are no longer finite; a cross marks the last finite one.
+    """
+    figure, row = plt.subplots(1, len(panels), figsize=(8, 3.3), layout="constrained", sharex=True)
+    styles = [(BLACK, ":"), (ORANGE, "--"), (BLUE, "-")]
+    said = []
+    for axes, (panel, lines) in zip(np.atleast_1d(row), panels.items(), strict=True):
+        for (name, values), (colour, style) in zip(lines.items(), styles, strict=False):
+            values = np.array(values, dtype=float)
+            finite = int(np.isfinite(values).cumprod().sum())
+            blocks = np.arange(1, len(values) + 1)[:finite]
+            axes.semilogy(blocks, values[:finite], style, color=colour, label=name)
+            if finite < len(values):
+                axes.plot(blocks[-1:], values[finite - 1 : finite], "x", color=colour)
+                said.append(f"{panel}, {name}: not finite from block {finite + 1} on")
+            else:
+                said.append(f"{panel}, {name}: {values[-1]:.2g} at the end")
+        axes.set(title=panel, xlabel="block", ylabel=ylabel)
+        axes.grid(alpha=0.3)
+    np.atleast_1d(row)[0].legend(fontsize=8, frameon=False, loc="upper left")
+    return figure, ".\n".join(said) + "."
+
+
+def image_row(images: Tensor, captions: Sequence[str], title: str = "") -> tuple[Figure, str]:
+    """Colour images ``[N, 3, H, W]`` in [0, 1] side by side, each under its caption."""
+    size = (1.7 * len(images), 1.8)
+    figure, row = plt.subplots(1, len(images), figsize=size, layout="constrained")
+    draw_images(np.atleast_1d(row), images, captions)
+    figure.suptitle(title, fontsize=10)
+    pixels = f"{images.shape[2]}×{images.shape[3]} pixels"
+    count = f"{len(images)} image{'s' * (len(images) > 1)}"
+    return figure, f"{count} of {pixels}: {', '.join(captions)}."
+
+
+def number_line(
+    question: str, low: float, high: float, unit: str, truth: float, guess: float | None
+) -> tuple[Figure, str]:
+    """A guess beside the truth on a line from ``low`` to ``high``."""
+    figure, axes = plt.subplots(figsize=(6, 1.5), layout="constrained")
+    axes.axhline(0, color=GREY, zorder=0)
+    points = [(truth, "measured", "D", BLUE, 10)]
+    points += [] if guess is None else [(guess, "your guess", "o", ORANGE, -18)]
+    for value, name, marker, colour, offset in points:
+        axes.plot([value], [0], marker, color=colour, markersize=10)
+        axes.annotate(
+            f"{name}: {value:.4g} {unit}", (value, 0), (0, offset), textcoords="offset points",
+            ha="left" if value < (low + high) / 2 else "right", color=colour, fontsize=9,
+        )  # fmt: skip
+    margin = 0.03 * (high - low)
+    axes.set(xlim=(low - margin, high + margin), ylim=(-1, 1), yticks=[], xlabel=unit)
+    axes.spines[["left", "top", "right"]].set_visible(False)
+    axes.set_title(question, fontsize=10, loc="left")
+    answer = f"The answer is {truth:.4g} {unit}".rstrip()
+    if guess is None:
+        return figure, f"{answer}. You did not guess; a guess first makes the answer stick."
+    off = f"{abs(guess - truth):.3g} {'points' if unit == '%' else unit}".rstrip()
+    side = "too low" if guess < truth else "too high"
+    verdict = "exactly right" if math.isclose(guess, truth) else f"{off} {side}"
+    return figure, f"{answer}; your guess of {guess:.4g} was {verdict}."

@@ -1,0 +1,98 @@
+"""`make gpu` rehearsed without a GPU: the queue with small commands, real ones with tiny sizes."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+import gpu
+from gpu import Job, Queue, main, trainings
+
+
+def job(name, code, part="train", after=()):
+    return Job(name, part, [sys.executable, "-c", code], after)
+
+
+def queue(jobs, out, at_once=2):
+    return Queue(jobs, out, at_once, "cpu")
+
+
+def states(report):
+    return {name: entry["state"] for name, entry in report["jobs"].items()}
+
+
+WRITE = "import pathlib, time; pathlib.Path({!r}).open('a').write({!r}); time.sleep({})"
+
+
+def test_jobs_wait_for_those_they_need_and_other_parts_run_alone(tmp_path):
+    diary = str(tmp_path / "diary")
+    jobs = [
+        job("timed", WRITE.format(diary, "t", 0.5), "bench"),
+        job("b", WRITE.format(diary, "b", 0), after=["a"]),
+        job("a", WRITE.format(diary, "a", 0.5)),
+    ]
+    report = queue(jobs, tmp_path).run(60)
+    assert states(report) == {"timed": "finished", "a": "finished", "b": "finished"}
+    assert Path(diary).read_text() == "tab"
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+
+
+def test_stops_at_its_limit_and_goes_on_when_it_is_called_again(tmp_path):
+    marker = tmp_path / "second"
+    code = f"import pathlib, time; pathlib.Path({str(marker)!r}).exists() or time.sleep(600)"
+    jobs = [job("first", "pass"), job("long", code)]
+    assert states(queue(jobs, tmp_path).run(3)) == {"first": "finished", "long": "stopped"}
+    marker.touch()
+    before = json.loads((tmp_path / "report.json").read_text())["jobs"]["first"]
+    report = queue(jobs, tmp_path).run(60)
+    assert states(report) == {"first": "finished", "long": "finished"}
+    assert report["jobs"]["first"] == before  # it did not run again
+
+
+def test_a_job_that_fails_stops_no_other_and_is_tried_again(tmp_path):
+    marker = tmp_path / "marker"
+    code = f"import pathlib; assert pathlib.Path({str(marker)!r}).exists()"
+    jobs = [job("fails", code), job("waits", "pass", after=["fails"]), job("free", "pass")]
+    report = queue(jobs, tmp_path).run(60)
+    assert states(report) == {"fails": "failed", "free": "finished"}
+    assert "AssertionError" in (tmp_path / "fails.log").read_text()
+    marker.touch()
+    assert set(states(queue(jobs, tmp_path).run(60)).values()) == {"finished"}
+
+
+def test_no_more_trainings_side_by_side_than_asked(tmp_path):
+    code = (
+        "import os, pathlib, time; folder = pathlib.Path({!r}); mine = folder / str(os.getpid());"
+        "mine.touch(); assert len(list(folder.iterdir())) <= 2; time.sleep(0.5); mine.unlink()"
+    )
+    (folder := tmp_path / "running").mkdir()
+    jobs = [job(str(i), code.format(str(folder))) for i in range(4)]
+    assert set(states(queue(jobs, tmp_path).run(60)).values()) == {"finished"}
+
+
+def test_opponents_have_as_many_epochs_and_gated_networks_begin_from_the_plain_one(tmp_path):
+    jobs = {job.name: job for job in trainings("cifar10", tmp_path)}
+    assert next(iter(jobs)) == "plain-seed0"
+    assert jobs["fbs0.5-seed1"].after == ["plain-seed1"]
+    small = jobs["small0.5-distilled-seed0"].command
+    assert small[small.index("--epochs") + 1] == "90"
+    assert len(jobs) == len(gpu.SEEDS) * (2 + 3 * len(gpu.DENSITIES))
+
+
+def test_an_unknown_part_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--only", "tests,training", "--out", str(tmp_path)])
+    assert "tests, bench, train, notebooks, got training" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_real_trainings_on_digits(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "DENSITIES", (0.5,))
+    monkeypatch.setattr(gpu, "SEEDS", (0,))
+    words = ["--only", "train", "--data", "digits", "--epochs", "1", "--device", "cpu"]
+    assert main([*words, "--out", str(tmp_path), "--at-once", "2", "--seconds", "600"]) == 0
+    assert set(states(json.loads((tmp_path / "report.json").read_text())).values()) == {"finished"}
+    rows = json.loads((tmp_path / "fbs0.5-seed0" / "metrics.json").read_text())["rows"]
+    assert rows[-1]["density"] == 0.5

@@ -1,0 +1,49 @@
+"""The README's walks are true: the code runs, files it names exist, a run leaves what it says."""
+
+import re
+from pathlib import Path
+
+import fbs_tutorial
+from fbs_tutorial.__main__ import main
+from fbs_tutorial.checkpoints import load_network
+
+ROOT, PACKAGE = Path(__file__).parents[1], Path(fbs_tutorial.__file__).parent
+README = (ROOT / "README.md").read_text()
+WALKS = README[README.index("## The way of an image") : README.index("## Is it faster?")]
+WALK = re.search(r"```python\n(.*?)```", WALKS, re.S)[1]
+
+
+def test_the_image_goes_all_the_way_and_the_shapes_are_as_written(capsys):
+    names = {}
+    exec(WALK, names)
+    for name, shape in re.findall(r"^(\w+) = .*# \[([\d, ]+)\]", WALK, re.M):
+        assert list(names[name].shape) == [int(size) for size in shape.split(",")], name
+    won = int(re.search(r"(\d+) of its values won", WALK)[1])
+    assert (names["pi"] != 0).sum() <= won == names["pi"].shape[1] / 2
+    assert "conv2" in capsys.readouterr().out
+
+
+def test_the_files_and_folders_exist():
+    tree = re.findall(r"^  (\w+/|\w+\.py(?:  \w+\.py)*)", WALKS, re.M)
+    named = re.findall(r"[\w/]+\.py\b|assets/", WALKS) + tree
+    assert len(named) > 15
+    for name in " ".join(named).split():
+        assert (PACKAGE / name).exists(), name
+
+
+def test_the_tree_has_every_wing():
+    wings = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert wings == set(re.findall(r"^  (\w+)/  ", WALKS, re.M))
+
+
+def test_a_run_leaves_the_files_that_the_readme_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--data", "digits", "--densities", "1.0,0.9", "--epochs", "1"]) == 0
+    folder = tmp_path / re.search(r"makes the folder `(.*?)`", WALKS)[1]
+    weights = re.search(r"weights are written \((.*?), …\)", WALKS)[1].replace("`", "").split(", ")
+    files = {*weights, "metrics.json", "log.csv", "table.md", "accuracy_macs.png"}
+    assert {path.name for path in folder.iterdir()} == files
+    for name in files:
+        assert name in WALKS
+    network, header = load_network(folder / "d0.9.safetensors")
+    assert network.conv2.density == 1.0 and float(header["density"]) == 0.9

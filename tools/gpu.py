@@ -1,0 +1,198 @@
+"""All that a GPU is wanted for, the most valuable first, for as long as there is time.
+
+    python tools/gpu.py [--seconds 360] [--only tests,bench,train,notebooks] [--out build/gpu]
+
+The tests of the CUDA backend, the benchmark, the CIFAR-10 networks (data set in FBS_DATA), the
+notebooks that have something to say on a GPU. When the time is over, what still runs is ended;
+called again, the same command goes on: finished jobs are left out, a stopped training resumes,
+a stopped benchmark keeps its rows. ``report.json`` in the folder tells how each job ended.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from fbs_tutorial.bench.timing import machine  # noqa: E402
+from fbs_tutorial.files import write_atomically  # noqa: E402
+
+PARTS = ("tests", "bench", "train", "notebooks")
+DENSITIES = (0.5, 0.3, 0.7, 0.2)  # in the order of their worth
+SEEDS = (0, 1, 2)
+GRACE = 5.0  # seconds that an ended job has to write what it holds
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command, and the names of the jobs that must have finished before it."""
+
+    name: str
+    part: str
+    command: Sequence[str]
+    after: Sequence[str] = field(default=())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--seconds", type=float, default=360.0, help="the time there is")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, in this order")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu")
+    parser.add_argument("--at-once", type=int, default=4, help="trainings side by side")
+    parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--epochs", type=int, help="of each training step, to rehearse")
+    parser.add_argument("--quick", action="store_true", help="the short benchmark")
+    parser.add_argument("--device", default="cuda", help="of the benchmark")
+    options = parser.parse_args(arguments)
+    parts = options.only.split(",")
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"--only takes {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    jobs = sorted(all_jobs(options), key=lambda job: PARTS.index(job.part))
+    jobs = [job for part in parts for job in jobs if job.part == part]
+    report = Queue(jobs, options.out, options.at_once, options.device).run(options.seconds)
+    print(table(report["jobs"]))
+    return int(any(job["state"] == "failed" for job in report["jobs"].values()))
+
+
+def all_jobs(options: argparse.Namespace) -> Iterator[Job]:
+    """Every job, those of one part in the order of their worth."""
+    python, out = sys.executable, options.out
+    workers = str(max(1, min(6, (os.cpu_count() or 1) - 2)))
+    yield Job("tests", "tests", [python, "-m", "pytest", "-q", "-n", workers, "tests/test_cuda.py"])
+    bench = [python, "-m", "fbs_tutorial", "bench", "--device", options.device]
+    bench += ["--out", str(out / f"{options.device}.json"), *["--quick"] * options.quick]
+    yield Job("bench", "bench", bench)
+    yield from trainings(options.data, out, options.epochs)
+    for name in ("08_skipping_on_a_gpu", "09_real_networks"):
+        command = [python, "tools/run_notebooks.py", "--out", str(out), f"notebooks/{name}.ipynb"]
+        yield Job(name, "notebooks", command)
+
+
+def trainings(data: str, out: Path, epochs: int | None = None) -> Iterator[Job]:
+    """The plain network, FBS at each density, and the small plain networks of the same MACs.
+
+    Gated networks are distilled from the plain one and begin from it; a small one is trained for
+    as many epochs as the plain and the gated network together.
+    """
+    train = [sys.executable, "-m", "fbs_tutorial", "train", "--data", data, "--no-progress"]
+    length = [] if epochs is None else ["--epochs", str(epochs)]
+    for seed in SEEDS:
+
+        def job(name: str, *words: object, after: Sequence[str] = (), seed: int = seed) -> Job:
+            name = f"{name}-seed{seed}"
+            after = [f"{other}-seed{seed}" for other in after]
+            place = ["--seed", str(seed), "--out", str(out / name)]
+            return Job(name, "train", [*train, *map(str, words), *place], after)
+
+        plain = out / f"plain-seed{seed}" / "plain.safetensors"
+        distilled = ["--distill", "--teacher", plain]
+        yield job("plain", "--plain", *length)
+        twice = ["--epochs", 2 * (epochs or 45)]
+        for d in DENSITIES:
+            gated = ["--from", plain, "--density", d]
+            yield job(f"fbs{d:g}", *gated, *distilled, *length, after=["plain"])
+            small = ["--static", "--densities", d]
+            yield job(f"small{d:g}-distilled", *small, *distilled, *twice, after=["plain"])
+        yield job("any", "--from", plain, "--any-density", *distilled, *length, after=["plain"])
+        for d in DENSITIES:
+            yield job(f"small{d:g}", "--static", "--densities", d, *twice)
+
+
+class Queue:
+    """Runs jobs, trainings side by side and everything else alone, and remembers how they end."""
+
+    def __init__(self, jobs: Sequence[Job], out: Path, at_once: int, device: str):
+        self.jobs, self.out, self.at_once = jobs, out, at_once
+        self.running: dict[str, tuple[Job, subprocess.Popen, float]] = {}
+        self.path = out / "report.json"
+        self.report = json.loads(self.path.read_text()) if self.path.exists() else {"jobs": {}}
+        if device == "cpu" or not self.report.get("machine"):
+            self.report["machine"] = machine(device)
+
+    def run(self, seconds: float) -> dict:
+        """Work for at most ``seconds``; returns the report."""
+        deadline = time.monotonic() + seconds
+        try:
+            while time.monotonic() < deadline:
+                self.collect()
+                if not self.begin() and not self.running:
+                    break
+                time.sleep(0.1)
+        finally:
+            self.collect()
+            self.stop()
+        return self.report
+
+    def state(self, name: str) -> str | None:
+        return self.report["jobs"].get(name, {}).get("state")
+
+    def begin(self) -> bool:
+        """Start the first job that may run now; False if there is none."""
+        busy = [job for job, *_ in self.running.values()]
+        for job in self.jobs:
+            if job.name in self.running or self.state(job.name) in ("finished", "failed now"):
+                continue
+            if any(self.state(name) != "finished" for name in job.after):
+                continue
+            if busy and {job.part, *(other.part for other in busy)} != {"train"}:
+                return False  # in their order: what is timed has the machine to itself
+            if len(busy) >= self.at_once:
+                return False
+            with (self.out / f"{job.name}.log").open("a") as log:
+                process = subprocess.Popen(job.command, cwd=ROOT, stdout=log, stderr=log)
+            self.running[job.name] = (job, process, time.monotonic())
+            print(f"{job.name} begins", flush=True)
+            return True
+        return False
+
+    def collect(self) -> None:
+        """Note the jobs that have ended."""
+        for name, (_, process, began) in list(self.running.items()):
+            if process.poll() is not None:
+                state = "finished" if process.returncode == 0 else "failed now"
+                self.note(name, state, began)
+
+    def stop(self) -> None:
+        """End what still runs; it goes on when it is called again."""
+        for _, process, _ in self.running.values():
+            process.terminate()
+        for name, (_, process, began) in list(self.running.items()):
+            try:
+                process.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            self.note(name, "stopped", began)
+        for entry in self.report["jobs"].values():
+            if entry["state"] == "failed now":
+                entry["state"] = "failed"  # and is tried again by the next call
+        self.save()
+
+    def note(self, name: str, state: str, began: float) -> None:
+        job = self.running.pop(name)[0]
+        seconds = time.monotonic() - began
+        seconds += self.report["jobs"].get(name, {}).get("seconds", 0.0)
+        entry = {"state": state, "seconds": round(seconds, 1), "command": list(job.command)}
+        self.report["jobs"][name] = entry
+        print(f"{name} {state}, {seconds:.0f} s", flush=True)
+        self.save()
+
+    def save(self) -> None:
+        write_atomically(self.path, (json.dumps(self.report, indent=1) + "\n").encode())
+
+
+def table(jobs: dict[str, dict]) -> str:
+    """How each job ended, a line each."""
+    return "\n".join(f"{job['state']:>9} {job['seconds']:7.0f} s  {n}" for n, job in jobs.items())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
