@@ -155,7 +155,7 @@ class TritonConv(SparseConv):
         return "tf32" if tf32_allowed() and (gpu is None or gpu >= (8, 0)) else "fp32"
 
     def form(self, name: str, of: Tensor | None = None) -> Tensor:
-        """A weight in another form of `FORMS`, made when first needed; ``of``: if not ``weight``."""
+        """A weight in another form, made when first needed; ``of``: a predictor's weight."""
         source = self.weight if of is None else of
         if name not in self.forms or self.forms[name][0] is not source:
             self.forms[name] = source, FORMS[name](source)
@@ -209,8 +209,9 @@ class TritonConv(SparseConv):
                 f"TritonConv takes maps of its weight's dtype {self.weight.dtype}, not float64; "
                 f"got {x.maps.dtype}"
             )
-        if winners is not None and winners.shape[1] == self.out_channels:
-            winners = None  # they come in ascending order
+        if winners is not None:  # in ascending order
+            winners = None if winners.shape[1] == self.out_channels else winners.contiguous()
+        pi = pi if pi is None else pi.contiguous()
         k = self.out_channels if winners is None else winners.shape[1]
         with torch.cuda.device_of(x.maps):  # Triton launches on the current device
             if self.skips(x, k):
@@ -277,7 +278,10 @@ class TritonConv(SparseConv):
     ) -> Tensor:
         """The weights of some images, between their inputs and their winners."""
         taps, by_rows = prod(self.kernel_size), self.products != "fp32"
-        channels = channels.contiguous()
+        channels, winners = (
+            channels.contiguous(),
+            winners if winners is None else winners.contiguous(),
+        )
         k_in, k = channels.shape[1], self.out_channels if winners is None else winners.shape[1]
         lists = [(winners, k, self.out_channels, k), (channels, k_in, self.in_channels, width)]
         if not by_rows:
@@ -318,6 +322,7 @@ class TritonConv(SparseConv):
         (first, count), k, pixels = images, sums.shape[2], rows_out * columns_out
         tf32, unit = self.products == "tf32", gcd(width, 8)
         programs = count * ceil(pixels / tile.pixels) * ceil(k / tile.outputs)
+        newer = (capability(y) or (9, 0)) >= (9, 0)  # older tensor cores keep factors in registers
         kernels.convolve_kernel[(programs,)](
             maps, weight, maps if winners is None else winners, self.bias,
             maps if pi is None else pi, y, sums, first, pixels, columns_out, height, columns,
@@ -328,7 +333,8 @@ class TritonConv(SparseConv):
             K_MAJOR=self.products != "fp32", FLAT=tile.flat, EVEN=width % tile.inputs == 0,
             ROUND_X=rounds, ROUND_Y=tf32, PRECISION="tf32" if tf32 else "ieee",
             BLOCK_M=tile.pixels, BLOCK_N=tile.outputs, BLOCK_K=tile.inputs,
-            num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers,
+            num_warps=tile.warps, num_stages=tile.stages,
+            maxnreg=tile.registers if newer else None,
         )  # fmt: skip
 
 
@@ -362,7 +368,7 @@ def select(
     k: int,
     everything: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """``g`` ``[N, C]``, winners and gates ``[N, k]``; or, for everything, gates ``[N, C]`` alone."""
+    """``g`` ``[N, C]``, winners and gates ``[N, k]``; for everything, only gates ``[N, C]``."""
     (n, parts, width), c = sums.shape, len(bias)
     g = sums.new_empty(n, c)
     winners = None if everything else torch.empty(n, k, dtype=torch.int64, device=g.device)

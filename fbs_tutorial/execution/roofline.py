@@ -36,7 +36,7 @@ def choose_tile(images: int, pixels: int, k_out: int, k_in: int, products: str) 
     flat = k_in < 16
     n = min(128, max(16, power_of_2(k_out)))
     if products == "fp32":
-        n = 32 if 64 < k_out and 0 < k_out % 64 <= 32 else min(n, 64)
+        n = 32 if k_out > 64 and 0 < k_out % 64 <= 32 else min(n, 64)
         n = narrower(images, pixels, k_out, 64, n)
         return Tile(64, n, 16, flat, 4 if n == 64 else 2, 3)
     wide = products != "tf32"
@@ -160,5 +160,6 @@ def dense_time(layer: Layer, products: str, gathers: bool, gpu: Gpu) -> float:
         1.6 * (maps_in + maps_out) / gpu.memory,
     )
     mask = LAUNCH + 2 * maps_out / 1e6 / gpu.memory
-    spread = LAUNCH + (1 + k_in / c_in) * maps_in / 1e6 / (0.7 * gpu.memory) if gathers else 0
+    rate = gpu.memory * (0.7 if size == 4 else 0.45)  # numbers are picked one by one
+    spread = LAUNCH + (1 + k_in / c_in) * maps_in / 1e6 / rate if gathers else 0
     return LAUNCH + convolution / 1e6 + mask + spread
