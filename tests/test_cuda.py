@@ -802,7 +802,11 @@ SHARED_MEMORY = {75: 64 * 1024, 80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024}
 
 
 def assert_fits(kernel, capability, tmp_path):
-    """Within the shared memory of a multiprocessor, and nothing kept in memory for want of room."""
+    """Within the shared memory of a multiprocessor, and nothing kept in memory for want of room.
+
+    A tile whose registers are capped, so that two programs run at once, may keep a few bytes there:
+    on an H100 it was still the faster one, by 20 % (benchmarks/h100-layers.json).
+    """
     assert kernel.metadata.shared <= SHARED_MEMORY[capability]
     assert ".local" not in kernel.asm["ptx"]
     (tmp_path / "kernel.cubin").write_bytes(kernel.asm["cubin"])
@@ -810,7 +814,7 @@ def assert_fits(kernel, capability, tmp_path):
     use = subprocess.run(
         [tool, "-res-usage", tmp_path / "kernel.cubin"], capture_output=True, text=True, check=True
     ).stdout
-    assert re.search(r"STACK:(\d+)", use)[1] == "0", use
+    assert int(re.search(r"STACK:(\d+)", use)[1]) <= (16 if kernel.metadata.maxnreg else 0), use
 
 
 @needs_triton

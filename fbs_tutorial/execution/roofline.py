@@ -48,13 +48,14 @@ def choose_tile(images: int, pixels: int, k_out: int, k_in: int, products: str) 
     shrunk = narrower(images, pixels, k_out, 64, n)
     if shrunk < n:
         return Tile(64, shrunk, inputs, flat, 4, 4)
+    cap = None if k_in % inputs else 128  # masks at the end of rows take registers of their own
     if (m, n) == (128, 128):
-        return Tile(m, n, inputs, flat, 8, 3, 128)
+        return Tile(m, n, inputs, flat, 8, 3, cap)
     if n == 128:
         return Tile(m, n, inputs, flat, 4, 4 if wide or small else 3)
     if n == 64:
         many = m == 128 and (wide or pixels >= 1024)
-        return Tile(m, n, inputs, flat, 4, 4 if m == 128 and not many else 3, 128 if many else None)
+        return Tile(m, n, inputs, flat, 4, 4 if m == 128 and not many else 3, cap if many else None)
     return Tile(m, n, inputs, flat, 4, 3 if n == 32 else 4)
 
 
