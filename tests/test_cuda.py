@@ -814,7 +814,7 @@ def assert_fits(kernel, capability, tmp_path):
     use = subprocess.run(
         [tool, "-res-usage", tmp_path / "kernel.cubin"], capture_output=True, text=True, check=True
     ).stdout
-    assert int(re.search(r"STACK:(\d+)", use)[1]) <= (16 if kernel.metadata.maxnreg else 0), use
+    assert int(re.search(r"STACK:(\d+)", use)[1]) <= (64 if kernel.metadata.maxnreg else 0), use
 
 
 @needs_triton

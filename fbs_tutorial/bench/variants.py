@@ -5,7 +5,10 @@ Each `Variant` holds a module, its inputs and what one image costs so.
 
 import copy
 import itertools
+import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -226,6 +229,29 @@ class OnMaps(nn.Module):
         like = self.like
         y = self.module(Compact(maps, like.channels, like.shape[1], like.nonnegative))
         return y.maps if isinstance(y, Compact) else y
+
+
+def compile_kernels(plan: Sequence[tuple[str, Case, int]], densities: Sequence[float]) -> None:
+    """Let several processes compile Triton's kernels, which it keeps in files, all at once."""
+    jobs = [(*job, density) for job in plan for density in densities if not job[1].part]
+    workers = min(len(jobs), (os.cpu_count() or 1) // 2, 8)
+    if workers < 2:
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        for done in [pool.submit(run_once, *job) for job in jobs]:
+            done.exception()  # what fails here fails when it is measured, and is recorded there
+
+
+def run_once(precision: str, case: Case, batch: int, density: float) -> None:
+    """Run an accelerated network on images of the sizes that will be measured."""
+    gated = set_density(convert(case.make(1.0), gates="random"), density).cuda().eval()
+    dtype = DTYPES.get(precision, torch.float32)
+    images = torch.rand(batch, *case.shape, device="cuda").to(dtype)
+    with precision_of(precision), torch.no_grad():
+        torch.backends.cudnn.benchmark = False
+        accelerate(gated.to(dtype))(images)
+        torch.cuda.synchronize()
 
 
 def precisions(device: str) -> tuple[str, ...]:

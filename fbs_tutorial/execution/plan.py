@@ -22,10 +22,11 @@ def accelerate(model: nn.Module, backend: str = "auto") -> nn.Module:
     equal but for rounding, the two may choose differently, and both are right.
 
     Every gated convolution computes its winners from the inputs that are not empty; other
-    convolutions and linear layers leave out empty inputs too. Layers hand on the winners' maps alone,
-    as a tensor that passes for the full maps (`Compact`): so do hooks and callers of a part see it.
-    Weights are as they were at this call; densities can be set later, with `set_density`. Several threads may call it at the same time, but for networks
-    with `ChannelPruning` blocks, which serve one thread at a time.
+    convolutions and linear layers leave out empty inputs too. Layers hand on the winners' maps
+    alone, as a tensor that passes for the full maps (`Compact`): so do hooks and callers of a part
+    see it. Weights are as they were at this call; densities can be set later, with `set_density`.
+    Several threads may call it at the same time, but for networks with `ChannelPruning` blocks,
+    which serve one thread at a time.
 
     Args:
         model: in eval mode, with gated layers; float32 or float64, on a GPU float16 or bfloat16
