@@ -516,7 +516,7 @@ class Recorded(torch.nn.Module):
 
 
 def test_layers_and_the_second_table_are_measured_as_graphs(small, monkeypatch):
-    monkeypatch.setattr("fbs_tutorial.execution.cuda.graphed", Recorded)
+    monkeypatch.setattr("fbs_tutorial.execution.graphs.graphed", Recorded)
     monkeypatch.setattr(run, "ROUNDS", {"cuda": (0, 1)})
     monkeypatch.setattr(run, "with_compiled", lambda variants: (variants, {"compiled": "no"}))
 

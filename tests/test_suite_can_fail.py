@@ -174,6 +174,36 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "if False:",
         "test_stripes.py::test_what_a_file_has_to_say[digitsnet]",
     ),
+    "a GPU takes the slower way": (
+        "execution/roofline.py",
+        "gathers, gpu) < dense_time(",
+        "gathers, gpu) > dense_time(",
+        "test_cuda.py::test_the_rule_depends_on_sizes_in_the_right_sense",
+    ),
+    "numbers are cut off to TF32": (
+        "execution/cuda.py",
+        "(x.view(torch.int32) + 0x1000)",
+        "x.view(torch.int32)",
+        "test_cuda.py::test_numbers_are_rounded_to_the_nearest_of_tf32",
+    ),
+    "a kernel cuts weights off to TF32": (
+        "execution/triton_conv.py",
+        "(x.to(tl.int32, bitcast=True) + 0x1000)",
+        "x.to(tl.int32, bitcast=True)",
+        "test_cuda.py::test_in_the_interpreter[small_kernels]",
+    ),
+    "on a GPU ties go to the higher index": (
+        "execution/triton_conv.py",
+        "(p[:, None] < o[None, :])",
+        "(p[:, None] > o[None, :])",
+        "test_cuda.py::test_in_the_interpreter[small_kernels]",
+    ),
+    "a later sum reads what has changed since": (
+        "execution/rows.py",
+        "self.settle_reader()\n        maps = super().fill_in()",
+        "maps = super().fill_in()",
+        "test_cuda.py::test_in_the_interpreter[small_kernels]",
+    ),
     "a stopped benchmark begins anew": (
         "bench/record.py",
         'self.results = {**old, "rows": rows, "left_out": left_out}',

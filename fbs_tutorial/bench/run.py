@@ -40,6 +40,7 @@ from .variants import (
     DENSE,
     OTHER_ORACLE,
     Variant,
+    compile_kernels,
     executions,
     in_a_line,
     precision_of,
@@ -56,6 +57,7 @@ RANDOM = (
 ROUNDS = {"cpu": (5.0, 20), "cuda": (1.0, 5)}  # of a race: at least so many seconds and rounds
 QUICK_ROUNDS = (1.0, 3)
 TIME = {"cuda": 390}  # seconds after which no other case begins
+QUICK_TIME = {"cuda": 30}
 
 
 def bench(
@@ -148,13 +150,15 @@ def _measure(
     say: Callable[[str], None],
 ) -> None:
     """Measure what the record lacks of the plan, and keep each row as it comes."""
-    began = time.monotonic()
+    began, limit = time.monotonic(), (QUICK_TIME if quick else TIME).get(device, inf)
+    if device == "cuda" and torch.cuda.is_available():
+        compile_kernels(plan, densities)
     for precision, case, batch in plan:
         name = case_name(case.name, batch, precision)
         if not record.lacks(name):
             continue
-        if time.monotonic() - began > TIME.get(device, inf):
-            record.leave_out(name, f"{TIME[device]} s were over")
+        if time.monotonic() - began > limit:
+            record.leave_out(name, f"{limit} s were over")
             continue  # still missing: the same command goes on from here
         for row in _or_why(device, _rows(case, batch, device, densities, quick, precision)):
             if isinstance(row, str):
@@ -171,12 +175,20 @@ def _plan(
     """What to measure one after the other: the precision, the case, the batch.
 
     What does not belong to the first precision has only its largest batch; a quick benchmark has
-    one batch, on a GPU the largest.
+    one batch, on a GPU the largest. There it begins with what tensor cores multiply.
     """
+    if quick and device == "cuda":
+        whole, layers = ([case for case in cases if bool(case.part) == x] for x in (False, True))
+        for part in whole, layers:
+            for precision in (*precisions(device)[1:], *precisions(device)[:1]):
+                for case in part:
+                    for batch in batches or case.batches[device][-1:]:
+                        yield precision, case, batch
+        return
     for i, precision in enumerate(precisions(device)):
         for case in cases:
             own = case.batches[device]
-            if i or (quick and device == "cuda"):
+            if i:
                 own = own[-1:]
             for batch in batches or (own[:1] if quick else own):
                 yield precision, case, batch
@@ -241,7 +253,7 @@ def _rows(
     with precision_of(precision):
         variants = variants_of(case, batch, device, densities, precision)
         ways = list(executions(variants, device))
-        if case.part or precision != "fp32":
+        if case.part or precision != "fp32" or (quick and device == "cuda"):
             ways = ways[-1:]  # the graph, where there is one
         for execution, ready, missing in ways:
             compiled = {}

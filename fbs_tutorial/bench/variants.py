@@ -5,7 +5,10 @@ Each `Variant` holds a module, its inputs and what one image costs so.
 
 import copy
 import itertools
+import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -89,7 +92,7 @@ def variants_of(
         inputs = inputs_of(masked.to(dtype), rounded, case.part)
         module = masked.get_submodule(case.part)
         variants.append(Variant("masked", module, inputs, dense + overhead, d, ideal))
-        fast = set_kernels(accelerate(masked, device), precision)
+        fast = accelerate(masked, device)
         inputs = inputs_of(fast, rounded, case.part)
         module = fast.get_submodule(case.part)
         macs = executed_macs(module, inputs, batch)
@@ -218,7 +221,7 @@ def executions(
     yield "eager", variants, {}
     if device != "cuda":
         return
-    from ..execution.cuda import graphed
+    from ..execution.graphs import graphed
 
     ready, missing = [], {}
     for v in variants:
@@ -256,12 +259,27 @@ class OnMaps(nn.Module):
         return y.maps if isinstance(y, Compact) else y
 
 
-def set_kernels(accelerated: nn.Module, precision: str) -> nn.Module:
-    """Tell its own kernels, which PyTorch's switches do not reach."""
-    for module in accelerated.modules():
-        if isinstance(module, SparseConv):
-            module.allow_tf32(precision == "tf32")
-    return accelerated
+def compile_kernels(plan: Sequence[tuple[str, Case, int]], densities: Sequence[float]) -> None:
+    """Let several processes compile Triton's kernels, which it keeps in files, all at once."""
+    jobs = [(*job, density) for job in plan for density in densities if not job[1].part]
+    workers = min(len(jobs), (os.cpu_count() or 1) // 2, 8)
+    if workers < 2:
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        for done in [pool.submit(run_once, *job) for job in jobs]:
+            done.exception()  # what fails here fails when it is measured, and is recorded there
+
+
+def run_once(precision: str, case: Case, batch: int, density: float) -> None:
+    """Run an accelerated network on images of the sizes that will be measured."""
+    gated = set_density(convert(case.make(1.0), gates="random"), density).cuda().eval()
+    dtype = DTYPES.get(precision, torch.float32)
+    images = torch.rand(batch, *case.shape, device="cuda").to(dtype)
+    with precision_of(precision), torch.no_grad():
+        torch.backends.cudnn.benchmark = False
+        accelerate(gated.to(dtype))(images)
+        torch.cuda.synchronize()
 
 
 def precisions(device: str) -> tuple[str, ...]:

@@ -103,8 +103,12 @@ def check_dtypes(backend: str, dtypes: set[torch.dtype]) -> None:
 
 def replacements(model: nn.Module, backend: str) -> dict[nn.Module, nn.Module]:
     """Every module that is executed differently, and what by."""
+    pools = {}
     if backend == "cuda":
         from .cuda import cuda_conv as kind  # here, because Triton takes a while to import
+        from .rows import RowsMaxPool2d
+
+        pools = {nn.MaxPool2d: RowsMaxPool2d}
     else:
         kind = ReferenceConv if backend == "reference" else CpuConv
     plain, inside, new = plain_modules(model), inside_gated(model), {}
@@ -117,6 +121,8 @@ def replacements(model: nn.Module, backend: str) -> dict[nn.Module, nn.Module]:
             new[module] = SparseConv2d(module, kind)
         elif type(module) is nn.Linear and backend != "cuda":  # where shapes cannot follow values
             new[module] = SparseLinear(module)
+        elif type(module) in pools:
+            new[module] = pools[type(module)](module)
         elif type(module) in (nn.Dropout, nn.Dropout2d):  # which do nothing in eval mode
             new[module] = nn.Identity()
     for block in plain:
