@@ -263,14 +263,14 @@ def test_image_row_says_the_size_and_the_captions():
 def test_layer_shares_say_the_range_of_each_kind():
     figure, sentence = plots.layer_shares(
         ["a", "b", "c"],
-        ["in a block", "behind a sum", "behind a sum"],
+        ["in a block", "after a sum", "after a sum"],
         [0.25, 0.4, 0.444],
         [0.24, 0.39, 0.44],
         level=0.25,
     )
-    assert sentence == "MACs left by gates: in a block 25 %; behind a sum 40 to 44 %."
+    assert sentence == "MACs left by gates: in a block 25 %; after a sum 40 to 44 %."
     bars = {c.get_label(): c for c in figure.axes[0].containers}
-    assert [bar.get_width() for bar in bars["behind a sum"]] == pytest.approx([40, 44.4])
+    assert [bar.get_width() for bar in bars["after a sum"]] == pytest.approx([40, 44.4])
     assert len({(c[0].get_facecolor(), c[0].get_hatch()) for c in bars.values()}) == 2
     assert "%" in figure.axes[0].get_xlabel()
 

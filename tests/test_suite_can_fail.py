@@ -47,13 +47,13 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "test_gated.py::test_under_autocast_the_gate_is_the_same",
     ),
     "winners counted by gate != 0": (
-        "method/graph.py",
+        "method/liveness.py",
         "winner_mask(gate.saliency, gate.density)",
         "gate.gate != 0",
         "test_macs.py::test_a_winner_with_gate_0_counts_by_gates_but_not_by_zeros",
     ),
     "a residual sum is live only where both branches are": (
-        "method/graph.py",
+        "method/liveness.py",
         "(left | right)",
         "(left & right)",
         "test_networks.py::test_a_channel_of_a_residual_sum_is_empty_only_if_both_branches_are"

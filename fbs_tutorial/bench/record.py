@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..files import write_atomically
+from ..files import damaged, write_atomically
 from .report import case_name
 
 SAME = ("device", "dtype", "quick", "densities", "weights", "plan")  # or rows do not compare
@@ -109,7 +109,7 @@ def _read(path: Path) -> dict:
     try:
         results = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); move it away") from error
+        raise ValueError(damaged(path, error, "move it away")) from error
     if not isinstance(results, dict) or not {"machine", "rows"} <= results.keys():
         raise ValueError(f"{path} is not of a benchmark; move it away, or write to another file")
     return results

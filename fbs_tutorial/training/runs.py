@@ -52,7 +52,11 @@ class Run:
             self.metrics["processes"] = processes  # those that end it, perhaps not all before
 
     def begin(self) -> None:
-        """Make the folder, if it is not there."""
+        """Make the folder, if it is not there.
+
+        Raises:
+            RunError: it holds other files, or cannot be made.
+        """
         if (self.folder / "metrics.json").exists():
             return
         try:
@@ -83,7 +87,11 @@ class Run:
         self._write_log(state)
 
     def load_state(self, step: str) -> dict | None:
-        """The state of ``step`` when it was last saved, None if it has not begun."""
+        """The state of ``step`` when it was last saved, None if it has not begun.
+
+        Raises:
+            CheckpointError: ``state.pt`` is damaged.
+        """
         path = self.folder / "state.pt"
         if not path.exists():
             return None
