@@ -204,6 +204,24 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "maps = super().fill_in()",
         "test_cuda.py::test_in_the_interpreter[small_kernels]",
     ),
+    "the norms of a network from a file are fitted anew": (
+        "bench/variants.py",
+        "if gated is not case.network:",
+        "if True:",
+        "test_evaluate.py::test_bench_runs_the_network_itself_on_real_images",
+    ),
+    "top-5 of four": (
+        "bench/evaluate.py",
+        "min(5, ",
+        "min(4, ",
+        "test_evaluate.py::test_accuracies_of_a_network_whose_answers_are_known",
+    ),
+    "a learning curve in the wrong place": (
+        "lesson/plots/accuracy.py",
+        "begin = end + 1",
+        "begin = end",
+        "test_plots.py::test_the_learning_curve_marks_the_steps_and_says_where_each_ends",
+    ),
     "a stopped benchmark begins anew": (
         "bench/record.py",
         'self.results = {**old, "rows": rows, "left_out": left_out}',

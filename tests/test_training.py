@@ -1,6 +1,7 @@
 import argparse
 import csv
 import json
+import math
 import os
 import pickle
 import re
@@ -27,6 +28,7 @@ from fbs_tutorial.training.loop import (
     accuracy,
 )
 from fbs_tutorial.training.recipes import RECIPES, Recipe, Step
+from fbs_tutorial.training.runs import read_log
 from fbs_tutorial.training.settings import RunError, Settings, option, read_recipe, whole
 from fbs_tutorial.training.train import train
 
@@ -111,6 +113,10 @@ def test_the_log_has_a_row_per_epoch(finished):
     for row in log:
         assert float(row["loss"]) > 0 and float(row["lr"]) > 0 and float(row["seconds"]) > 0
     last = {row["step"]: float(row["val_accuracy"]) for row in log}
+    again = read_log(finished)
+    assert [row["val_accuracy"] for row in again] == [float(row["val_accuracy"]) for row in log]
+    assert math.isnan(again[0]["density"]) and again[-1]["density"] == 0.5
+    assert read_log(finished.parent) == []
     for row in metrics_of(finished)["rows"]:
         assert last[row["step"]] == pytest.approx(row["val_accuracy"], abs=1e-9)
 

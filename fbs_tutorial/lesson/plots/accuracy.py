@@ -119,7 +119,7 @@ def learning_curve(log: Sequence[Mapping], title: str = "") -> tuple[Figure, str
                 label="validation accuracy")  # fmt: skip
     if not np.isnan(density).all():
         bottom.plot(epochs, 100 * density, "--", color=ORANGE, marker="s", markersize=3,
-                    label="density")  # fmt: skip
+                    drawstyle="steps-mid", label="density")  # fmt: skip
     ends = _mark_steps((top, bottom), [row["step"] for row in log])
     top.set(ylabel="loss of an epoch", ylim=(0, None), title=title)
     bottom.set(xlabel="epoch", ylabel="%", ylim=(0, 104), xlim=(0.5, len(log) + 0.5))
