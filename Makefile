@@ -2,16 +2,18 @@
 PYTHON ?= python3
 PORT ?= 8888
 IP ?= localhost
+SECONDS ?= 360
+ONLY ?= tests,bench,train,notebooks
 VENV := .venv
 BIN := $(VENV)/bin
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 # Each test process keeps to one thread; tests/conftest.py says which tests share a process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadgroup
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout 300
-CORE := contract convert dynamics errors execution gated macs packaging saliency tables wta
+CORE := calibrate contract convert dynamics errors execution gated graph losses macs packaging saliency tables wta
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test quick lint unit nbval test-gpu run notebooks digits bench bench-gpu clean
+.PHONY: help setup lab test quick lint unit nbval test-gpu run notebooks digits bench bench-gpu gpu ablation clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +65,12 @@ bench: setup ## measure times on this CPU into benchmarks/ and the README (10 mi
 bench-gpu: setup ## the same on this machine's NVIDIA GPU
 	$(BIN)/python -m fbs_tutorial bench --device cuda --out benchmarks/cuda.json
 	$(BIN)/python tools/ship_bench.py
+
+gpu: setup ## all that a GPU is wanted for, in SECONDS=360, ONLY=tests,bench,train,notebooks; goes on when called again
+	$(BIN)/python tools/gpu.py --seconds $(SECONDS) --only $(ONLY)
+
+ablation: setup ## what distillation is worth on small data, three seeds (an hour on 2 cores)
+	$(BIN)/python tools/ablation.py
 
 clean: ## remove what the other targets made, .venv too
 	rm -rf $(VENV) build *.egg-info .pytest_cache .hypothesis .ruff_cache

@@ -14,6 +14,15 @@ try:
     from .method.macs import count_macs
     from .method.saliency import channel_saliency
     from .method.wta import active_channels, winner_take_all
+    from .static.masks import prune_kernels
+    from .static.slimming import slim, slimming_penalty
+    from .static.stripes import (
+        StripeConv2d,
+        add_skeletons,
+        prune_stripes,
+        skeleton_penalty,
+        update_skeletons,
+    )
 except ModuleNotFoundError as error:  # a notebook's Python without what the package needs
     raise ModuleNotFoundError(
         f"fbs_tutorial needs {error.name}: run  pip install {error.name}  in this Python, "
@@ -24,8 +33,10 @@ except ModuleNotFoundError as error:  # a notebook's Python without what the pac
 __all__ = [
     "ChannelPruning",
     "GatedConv2d",
+    "StripeConv2d",
     "accelerate",
     "active_channels",
+    "add_skeletons",
     "calibrate",
     "channel_saliency",
     "convert",
@@ -34,7 +45,13 @@ __all__ = [
     "load_data",
     "load_pretrained",
     "models",
+    "prune_kernels",
+    "prune_stripes",
     "saliency_penalty",
     "set_density",
+    "skeleton_penalty",
+    "slim",
+    "slimming_penalty",
+    "update_skeletons",
     "winner_take_all",
 ]

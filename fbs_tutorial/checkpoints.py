@@ -15,6 +15,8 @@ from .method.convert import convert
 from .method.gated import ChannelPruning, gated_layers, is_gated, set_density
 from .method.wta import check_density
 from .models import MODELS, TORCHVISION, wrap
+from .static.masks import add_masks
+from .static.structure import describe, rebuild
 
 ASSETS = Path(__file__).parent / "assets"
 PRETRAINED = ("digits", "cifar10")
@@ -38,8 +40,11 @@ def save_network(
         ValueError: the network has `ChannelPruning` blocks that are not those of `wrap`.
     """
     structure = structure_of(network, width)
+    if model in MODELS:
+        with torch.device("meta"):  # its shapes alone are compared
+            structure["static"] = describe(network, MODELS[model](num_classes, width))
     state = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
-    if structure["blocks"] and not _same_shapes(build(model, num_classes, structure), state):
+    if structure["blocks"] and not _is_rebuilt(model, num_classes, structure, state):
         raise ValueError(
             f"network must be what wrap makes of {model}, to be built again; of other networks "
             "with ChannelPruning store state_dict()"
@@ -69,7 +74,8 @@ def build(model: str, num_classes: int, structure: dict) -> nn.Module:
     Raises:
         ValueError: the model has no such layers.
     """
-    network = MODELS[model](num_classes, structure["width"])
+    static = structure.get("static", {})
+    network = rebuild(MODELS[model](num_classes, structure["width"]), static)
     if structure["blocks"]:
         network = wrap(network, normalize=all(structure["blocks"].values()))
     elif structure["gates"]:
@@ -79,12 +85,16 @@ def build(model: str, num_classes: int, structure: dict) -> nn.Module:
         raise ValueError(f"its gated layers are not those of {model}")
     for name, reduce in structure["gates"].items():
         gates[name].reduce = reduce
-    return network
+    return add_masks(network, static["masks"]) if "masks" in static else network
 
 
-def _same_shapes(network: nn.Module, state: dict[str, Tensor]) -> bool:
-    shapes = {name: value.shape for name, value in network.state_dict().items()}
-    return shapes == {name: value.shape for name, value in state.items()}
+def _is_rebuilt(model: str, num_classes: int, structure: dict, state: dict[str, Tensor]) -> bool:
+    """Whether `build` makes a network of these weights."""
+    try:
+        own = build(model, num_classes, structure).state_dict()
+    except ValueError:
+        return False
+    return {n: v.shape for n, v in own.items()} == {n: v.shape for n, v in state.items()}
 
 
 def load_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, str]]:
@@ -96,19 +106,21 @@ def load_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, str]]:
         CheckpointError: no such file, damaged, or not written by this package.
     """
     header, state = _read_safetensors(path)
+    missing = [key for key in ("model", "num_classes", "width", "gated") if key not in header]
+    if missing:
+        raise CheckpointError(f"{path} was not written by fbs_tutorial: no {missing[0]!r} in it")
+    model = header["model"]
+    if model not in MODELS:
+        raise CheckpointError(f"{path} does not hold a known model: {model!r}")
     try:
-        model, classes, width = header["model"], int(header["num_classes"]), float(header["width"])
+        classes, width = int(header["num_classes"]), float(header["width"])
         if "structure" in header:
             network = build(model, classes, json.loads(header["structure"]))
         else:  # as 0.1.0 wrote it
             network = MODELS[model](classes, width)
             network = convert(network) if header["gated"] == "True" else network
-    except KeyError as error:
-        raise CheckpointError(
-            f"{path} was not written by fbs_tutorial: no {error} in it"
-        ) from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} does not fit {header['model']}: {error}") from error
+    except (ValueError, TypeError, LookupError, AttributeError) as error:  # of an edited header
+        raise CheckpointError(f"{path} does not fit {model}: {error}") from error
     return _filled(network, state, path, model), header
 
 
@@ -267,8 +279,12 @@ def load_metrics(name: str, kind: str = "schedule") -> list[dict]:
     """The ``metrics.json`` of the shipped networks' training, one of each seed, seed 0 first.
 
     Args:
-        kind: ``"schedule"`` (one network a density), ``"any"`` (one for all) or ``"static"``
+        name: as in `load_pretrained`.
+        kind: ``"schedule"`` (one network per density), ``"any"`` (one for all) or ``"static"``
             (small plain networks, with as many channels as win at each density).
+
+    Raises:
+        ValueError: unknown name or kind.
     """
     if name not in PRETRAINED:
         raise ValueError(f"name must be one of {', '.join(PRETRAINED)}, got {name!r}")

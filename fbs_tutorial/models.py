@@ -2,12 +2,13 @@
 
 from collections import OrderedDict
 from functools import partial
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
 from .method.convert import copy_with_chains
-from .method.gated import ChannelPruning
+from .method.gated import ChannelPruning, check_sizes
 from .method.graph import replace
 from .method.wta import active_channels
 
@@ -15,7 +16,7 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std of red, 
 
 
 class Normalize(nn.Module):
-    """Shift and scale images: ``(x - mean) / std``, one pair a channel or one for all."""
+    """Shift and scale images: ``(x - mean) / std``, one pair per channel or one for all."""
 
     def __init__(self, mean: tuple[float, ...] = (0.5,), std: tuple[float, ...] = (0.25,)):
         super().__init__()
@@ -50,6 +51,44 @@ def mcifarnet(num_classes: int = 10, width: float = 1.0) -> nn.Sequential:
     return _chain(3, blocks, num_classes, width, eps=1e-3, dropout_after=(4, 7))
 
 
+def vgg16_cifar(num_classes: int = 10, width: float = 1.0) -> nn.Sequential:
+    """VGG-16 for CIFAR-10 with batch norm and one linear layer, ``[N, 3, 32, 32] -> [N, classes]``.
+
+    Thirteen 3x3 convolutions of 64 to 512 channels, 313.2 M MACs: the network of "Pruning Filter
+    in Filter" (NeurIPS 2020). ``width`` as in `digitsnet`.
+    """
+    channels = [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
+    blocks = [(count, 1, 1) for count in channels]
+    return _chain(3, blocks, num_classes, width, halve_after=(2, 4, 7, 10))
+
+
+def resnet56(num_classes: int = 10, width: float = 1.0) -> nn.Sequential:
+    """ResNet-56 for CIFAR-10, ``[N, 3, 32, 32] -> [N, num_classes]``; 125.7 M MACs.
+
+    Three stages of nine blocks, of 16, 32 and 64 channels ("Deep Residual Learning", section 4.2),
+    with 1x1 convolutions as shortcuts where the size changes. ``width`` as in `digitsnet`.
+    """
+    from torchvision.models.resnet import BasicBlock  # here: it takes a second to import
+
+    check_arguments(num_classes, width)
+    channels = active_channels(16, width)
+    layers: OrderedDict[str, nn.Module] = OrderedDict(normalize=Normalize())
+    layers["conv1"] = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+    layers["norm1"] = nn.BatchNorm2d(channels)
+    layers["relu1"] = nn.ReLU(inplace=True)
+    for stage, full in enumerate((16, 32, 64), start=1):
+        before, channels, stride = channels, active_channels(full, width), 1 if stage == 1 else 2
+        smaller = nn.Conv2d(before, channels, 1, stride, bias=False)
+        shortcut = None if stage == 1 else nn.Sequential(smaller, nn.BatchNorm2d(channels))
+        blocks = [BasicBlock(before, channels, stride, shortcut)]
+        blocks += [BasicBlock(channels, channels) for _ in range(8)]
+        layers[f"stage{stage}"] = nn.Sequential(*blocks)
+    layers["pool"] = nn.AdaptiveAvgPool2d(1)
+    layers["flatten"] = nn.Flatten()
+    layers["classifier"] = nn.Linear(channels, num_classes)
+    return nn.Sequential(layers)
+
+
 def _chain(
     in_channels: int,
     blocks: list[tuple[int, int, int]],
@@ -57,9 +96,10 @@ def _chain(
     width: float,
     eps: float = 1e-5,
     dropout_after: tuple[int, ...] = (),
+    halve_after: tuple[int, ...] = (),
 ) -> nn.Sequential:
     """3x3 convolutions of ``(channels, stride, padding)``, batch norm, ReLU; then one linear."""
-    check_num_classes(num_classes)
+    check_arguments(num_classes, width)
     layers: OrderedDict[str, nn.Module] = OrderedDict(normalize=Normalize())
     for i, (channels, stride, padding) in enumerate(blocks, start=1):
         channels = active_channels(channels, width)
@@ -68,6 +108,8 @@ def _chain(
         layers[f"relu{i}"] = nn.ReLU(inplace=True)
         if i in dropout_after:
             layers[f"dropout{i}"] = nn.Dropout(0.5)
+        if i in halve_after:
+            layers[f"pool{i}"] = nn.MaxPool2d(2)
         in_channels = channels
     layers["pool"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
@@ -80,23 +122,25 @@ def torchvision_network(name: str, num_classes: int = 10, width: float = 1.0) ->
 
     Made for 224 x 224 pixels; smaller images work from 32 x 32 on. Images of one channel are taken
     as grey ones, three equal channels. There is no narrow form: ``width`` must be 1.
+
+    Raises TypeError or ValueError as `mcifarnet`, and ValueError for a ``width`` below 1.
     """
     from torchvision.models import get_model  # here: it takes a second to import
 
-    check_num_classes(num_classes)
-    active_channels(1, width)  # refuses what is no width of any network
+    check_arguments(num_classes, width)
     if width != 1:
         raise ValueError(f"width must be 1, as {name} has no narrow form here, got {width}")
     network = get_model(name, num_classes=num_classes)
     return nn.Sequential(OrderedDict(normalize=Normalize(*IMAGENET), network=network))
 
 
-def check_num_classes(num_classes: int) -> None:
-    """Raise unless ``num_classes`` is an int of at least 2."""
-    if not isinstance(num_classes, int) or isinstance(num_classes, bool):
-        raise TypeError(f"num_classes must be an int >= 2, got {num_classes!r}")
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be an int >= 2, got {num_classes}")
+def check_arguments(num_classes: int, width: float) -> None:
+    """Raise unless ``num_classes`` is an int of at least 2 and ``width`` a number in (0, 1]."""
+    check_sizes(smallest=2, num_classes=num_classes)
+    if not isinstance(width, Real) or isinstance(width, bool):
+        raise TypeError(f"width must be a number in (0, 1], got {width!r}")
+    if not 0 < width <= 1:
+        raise ValueError(f"width must be a number in (0, 1], got {width}")
 
 
 def wrap(model: nn.Module, density: float | Tensor = 1.0, *, normalize: bool = True) -> nn.Module:
@@ -133,4 +177,5 @@ def wrap(model: nn.Module, density: float | Tensor = 1.0, *, normalize: bool = T
 TORCHVISION = ("resnet18", "resnet34", "resnet50", "vgg11_bn", "vgg16_bn", "mobilenet_v2")
 TORCHVISION += ("shufflenet_v2_x1_0",)
 MODELS = {"digitsnet": digitsnet, "mcifarnet": mcifarnet}
+MODELS |= {"vgg16_cifar": vgg16_cifar, "resnet56": resnet56}
 MODELS |= {name: partial(torchvision_network, name) for name in TORCHVISION}

@@ -3,16 +3,22 @@ from statistics import median
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fbs_tutorial import (
     ChannelPruning,
+    StripeConv2d,
+    add_skeletons,
     convert,
     count_macs,
     load_data,
     load_pretrained,
+    prune_kernels,
+    prune_stripes,
     set_density,
+    slim,
 )
 from fbs_tutorial.checkpoints import (
     ASSETS,
@@ -37,6 +43,21 @@ def with_saliency(network, reduce):
     return network
 
 
+def masked(network):
+    prune_kernels(network, 40)
+    return network
+
+
+@torch.no_grad()
+def with_skeletons(network):
+    network = add_skeletons(network)
+    for module in network.modules():
+        if isinstance(module, StripeConv2d):
+            module.skeleton.uniform_()
+            module.skeleton[::3] = 0
+    return network
+
+
 KINDS = {  # every form of network that a command writes: model, width, and how it is made
     "plain": ("digitsnet", 1.0, lambda net: net),
     "small": ("digitsnet", 0.3, lambda net: net),
@@ -54,6 +75,16 @@ KINDS = {  # every form of network that a command writes: model, width, and how 
     "blocks without mean 1": ("digitsnet", 1.0, lambda net: wrap(net, normalize=False)),
     "gated ResNet": ("resnet18", 1.0, lambda net: convert(net, gates="random")),
     "ResNet of blocks": ("resnet18", 1.0, wrap),
+    "kernels": ("digitsnet", 1.0, lambda net: masked(net)),
+    "small kernels": ("digitsnet", 0.5, lambda net: masked(net)),
+    "slimmed": ("digitsnet", 1.0, lambda net: slim(net, 40)),
+    "slimmed and masked": ("digitsnet", 1.0, lambda net: masked(slim(net, 40))),
+    "slimmed and gated": ("digitsnet", 1.0, lambda net: convert(slim(net, 40), gates="random")),
+    "slimmed and in blocks": ("digitsnet", 1.0, lambda net: wrap(slim(net, 40))),
+    "gated and masked": ("digitsnet", 1.0, lambda net: masked(convert(net, gates="random"))),
+    "skeletons": ("digitsnet", 1.0, lambda net: with_skeletons(net)),
+    "stripes": ("digitsnet", 1.0, lambda net: prune_stripes(with_skeletons(net), 0.4)),
+    "ResNet of stripes": ("resnet18", 1.0, lambda net: prune_stripes(with_skeletons(net), 0.4)),
 }  # fmt: skip
 
 
@@ -160,6 +191,30 @@ def test_an_unusable_file_is_refused_in_one_line_that_names_it(spoil, tmp_path):
     ) as e:
         load_network(path)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model", "resnet99"),
+        ("num_classes", "ten"),
+        ("width", "wide"),
+        ("structure", "[]"),
+        ("structure", "{"),
+        ("structure", "{}"),
+        ("structure", '{"width": 1, "blocks": [1], "gates": []}'),
+        ("structure", '{"width": "1", "blocks": {}, "gates": {}}'),
+    ],
+)
+def test_a_header_that_someone_has_edited_is_refused_in_one_line(key, value, tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_network(digitsnet(), path, "digitsnet", 10)
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    save_file(load_file(path), path, header | {key: value})
+    with pytest.raises(CheckpointError, match=r"net\.safetensors does not") as error:
+        load_network(path)
+    assert "\n" not in str(error.value)
 
 
 def test_writes_over_an_old_file(tmp_path):

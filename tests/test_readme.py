@@ -41,7 +41,7 @@ def test_a_run_leaves_the_files_that_the_readme_says(tmp_path, monkeypatch, caps
     assert main(["train", "--data", "digits", "--densities", "1.0,0.9", "--epochs", "1"]) == 0
     folder = tmp_path / re.search(r"makes the folder `(.*?)`", WALKS)[1]
     weights = re.search(r"weights are written \((.*?), …\)", WALKS)[1].replace("`", "").split(", ")
-    files = {*weights, "metrics.json", "log.csv", "table.md", "accuracy_macs.png"}
+    files = {*weights, "metrics.json", "log.csv", "table.md", "accuracy_macs.png", "curve.png"}
     assert {path.name for path in folder.iterdir()} == files
     for name in files:
         assert name in WALKS

@@ -47,13 +47,13 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "test_gated.py::test_under_autocast_the_gate_is_the_same",
     ),
     "winners counted by gate != 0": (
-        "method/graph.py",
+        "method/liveness.py",
         "winner_mask(gate.saliency, gate.density)",
         "gate.gate != 0",
         "test_macs.py::test_a_winner_with_gate_0_counts_by_gates_but_not_by_zeros",
     ),
     "a residual sum is live only where both branches are": (
-        "method/graph.py",
+        "method/liveness.py",
         "(left | right)",
         "(left & right)",
         "test_networks.py::test_a_channel_of_a_residual_sum_is_empty_only_if_both_branches_are"
@@ -132,11 +132,71 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "model",
         "test_execution.py::test_the_model_is_not_changed",
     ),
+    "static: masked kernels are read as they are stored": (
+        "static/masks.py",
+        "return torch.where(mask, value, 0.0)",
+        "return value if value.is_leaf else torch.where(mask, value, 0.0)",
+        "test_masks.py::test_no_kernel_revives[sgd-older momentum]",
+    ),
+    "static: one kernel too many": (
+        "static/masks.py",
+        "fits = filled <= percent",
+        "fits = filled - sizes[order] <= percent",
+        "test_masks.py::test_percent_is_exact_to_one_kernel",
+    ),
+    "static: a removed channel keeps its shift": (
+        "static/slimming.py",
+        'for name in ("weight", "bias") if shifts else ("weight",):',
+        'for name in ("weight",):',
+        "test_slimming.py::test_masked_and_smaller_networks_agree[digitsnet]",
+    ),
+    "static: channels go although 0 would not stay 0": (
+        "static/channels.py",
+        "node.all_input_nodes == [value] and _keeps_zero(node, module)",
+        "node.all_input_nodes == [value]",
+        "test_slimming.py::test_stays[a function that is not 0 at 0]",
+    ),
+    "static: a filter without stripes leaves its constant": (
+        "static/stripes.py",
+        "for parameter in (norm.weight, norm.bias):",
+        "for parameter in (norm.weight,):",
+        "test_stripes.py::test_an_update_empties_entries_and_gradients",
+    ),
+    "static: a stride is forgotten": (
+        "static/stripes.py",
+        "rows = _places(row * self.dilation[0], self.stride[0], height)",
+        "rows = _places(row * self.dilation[0], 1, height)",
+        "test_stripes.py::test_kept_stripes_alone_give_the_same[0-stride 2]",
+    ),
+    "static: a rebuilt network forgets what it was": (
+        "static/structure.py",
+        'if "stripes" in structure:',
+        "if False:",
+        "test_stripes.py::test_what_a_file_has_to_say[digitsnet]",
+    ),
     "a stopped benchmark begins anew": (
         "bench/record.py",
         'self.results = {**old, "rows": rows, "left_out": left_out}',
         "pass",
         "test_bench.py::test_a_stopped_benchmark_keeps_its_rows_and_the_same_command_goes_on",
+    ),
+    "training: a distilled density starts from the density before": (
+        "training/train.py",
+        "0 if step.distilled else number - 1",
+        "number - 1",
+        "test_training.py::test_distilling_starts_every_density_from_the_plain_network",
+    ),
+    "training: the way to measure saliency is forgotten": (
+        "checkpoints.py",
+        "gates[name].reduce = reduce",
+        "pass",
+        "test_checkpoints.py::test_round_trip_is_exact[gated by max]",
+    ),
+    "training: a new option has no value for old run folders": (
+        "training/settings.py",
+        "return missing | record",
+        "return record",
+        "test_training.py::test_an_option_is_one_field",
     ),
 }
 

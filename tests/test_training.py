@@ -72,7 +72,7 @@ def finished(tmp_path_factory):
 
 def test_a_run_writes_its_weights_and_numbers(finished):
     assert set(contents(finished)) == {
-        "metrics.json", "table.md", "log.csv", "accuracy_macs.png",
+        "metrics.json", "table.md", "log.csv", "accuracy_macs.png", "curve.png",
         "plain.safetensors", "d1.safetensors", "d0.5.safetensors",
     }  # fmt: skip
     metrics = metrics_of(finished)
@@ -325,8 +325,20 @@ FROM = ["--from", PLAIN, "--density", "0.5"]
         (["--seed", "one"], "seed.*'one'"),
         (["--seed", "-1"], "seed.*-1"),
         (["--lr", "0.1"], "--lr goes with --from"),
-        (["--density", "0.5"], "--from or --pretrained, and --density or --any-density go"),
-        (["--from", PLAIN], "--from or --pretrained, and --density or --any-density go"),
+        (["--density", "0.5"], "--density goes with --from or --pretrained"),
+        (["--from", GATED], "--density or --any-density is missing: .*d0.5.safetensors has gates"),
+        (["--from", PLAIN, "--distill"], "--distill teaches networks with gates and small ones"),
+        (["--stripes", "--any-density"], "--plain and --stripes do not go together"),
+        ([*FROM, "--stripes"], "--stripes train new networks, and do not go with --from"),
+        (["--stripes", "--sr", "-1"], "--sr must be a number of at least 0, got -1"),
+        (
+            ["--stripes", "--threshold", "nan"],
+            "--threshold must be a number of at least 0, got nan",
+        ),
+        (["--sr", "1e-5"], "--sr and --threshold go with --stripes"),
+        (["--slimming", "1e-4"], "--slimming goes with --plain"),
+        (["--decay-skeletons"], "--decay-skeletons goes with --stripes"),
+        (["--stripes", "--penalty", "1"], "are for networks with gates, not for .*--stripes"),
         (["--from", PLAIN, "--density", "2"], "density.*got 2"),
         ([*FROM, "--lr", "0"], "lr.*0"),
         ([*FROM, "--lr", "-0.1"], "lr.*-0.1"),
@@ -334,10 +346,13 @@ FROM = ["--from", PLAIN, "--density", "0.5"]
         ([*FROM, "--lr", "inf"], "lr.*inf"),
         ([*FROM, "--lr", "fast"], "lr.*'fast'"),
         ([*FROM, "--model", "mcifarnet"], "holds digitsnet, not mcifarnet"),
-        ([*FROM, "--any-density"], "--density or --any-density"),
-        ([*FROM, "--static"], "--static .* not go with --from"),
+        ([*FROM, "--any-density"], "--density goes with --from .*, and not with --any-density"),
+        ([*FROM, "--static"], "--static.* not go with --from"),
         (["--plain", "--distill"], "--distill does not go with --plain"),
-        (["--plain", "--densities", "0.5"], "--plain with none, not with --densities"),
+        (
+            ["--plain", "--densities", "0.5"],
+            "--plain and --stripes with none, not with --densities",
+        ),
         (["--from", "nowhere", "--density", "0.5"], "nowhere"),
         (["--from", __file__, "--density", "0.5"], "test_training.py is damaged"),
         (["--pretrained", "--density", "0.5"], "--pretrained goes with --model, one of resnet18"),
@@ -603,9 +618,11 @@ def test_the_command_of_any_settings_reads_back_as_these_settings(options):
 
 
 def test_the_library_speaks_of_its_arguments():
-    with pytest.raises(RunError, match=r"^any_density, static and plain do not go together"):
+    with pytest.raises(RunError, match=r"^any_density, static, plain and stripes do not go"):
         train(any_density=True, static=True)
-    with pytest.raises(RunError, match=r"^densities must be .* several that differ, got 0\.5"):
+    with pytest.raises(
+        RunError, match=r"^densities must be a list of numbers .* differ.*, got 0\.5"
+    ):
         train(densities=0.5)
     with pytest.raises(TypeError, match="speed"):
         train(speed=9)

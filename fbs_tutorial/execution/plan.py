@@ -69,7 +69,11 @@ def check_model(model: nn.Module) -> None:
 
 
 def check_tensors(model: nn.Module) -> tuple[str, set[torch.dtype]]:
-    """The type of device that all of the model is on, and its floating-point dtypes."""
+    """The one type of device that a model is on, and its floating-point dtypes.
+
+    Raises:
+        ValueError: its parts are on several devices.
+    """
     tensors = [*model.parameters(), *model.buffers()]
     devices = {tensor.device for tensor in tensors}
     if len(devices) > 1:

@@ -15,6 +15,8 @@ from ..checkpoints import CheckpointError
 from ..data import Files, Part, augment, batches, draw_moves, in_order
 from ..method.calibrate import forget_statistics
 from ..method.gated import evaluating, gates_of, saliency_penalty, set_density
+from ..static.slimming import slimming_penalty
+from ..static.stripes import skeleton_penalty, update_skeletons
 from .losses import distillation_loss, lowered_density
 from .parallel import Team
 from .recipes import Recipe, Step
@@ -157,6 +159,8 @@ def prepare(network: nn.Module, step: Step, recipe: Recipe) -> None:
                 module.p = recipe.dropout
     if step.kind == "gated":
         set_density(network, step.density)
+    if step.kind == "stripes":
+        update_skeletons(network, recipe.threshold)
     if not recipe.freeze_norms:
         forget_statistics(network)
     network.to(memory_format=torch.channels_last)  # the layout of the images, see `augment`
@@ -273,6 +277,8 @@ class Update:
         (loss * weight).backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
         self.optimizer.step()
+        if self.step.kind == "stripes":
+            update_skeletons(self.network, self.recipe.threshold)
         self.total += loss.detach() * len(batch.labels)
         # Nothing of this batch lives on: it would be in the memory of the graph.
         self.optimizer.zero_grad()
@@ -297,6 +303,10 @@ class Update:
             loss = F.cross_entropy(outputs, labels, label_smoothing=smoothing)
         if self.step.gates:
             loss = loss + recipe.penalty * saliency_penalty(self.network)
+        if self.step.kind == "plain" and recipe.slimming:
+            loss = loss + recipe.slimming * slimming_penalty(self.network)
+        if self.step.kind == "stripes":
+            loss = loss + recipe.sr * skeleton_penalty(self.network)
         return loss
 
     def record(self, batch: Batch) -> None:
@@ -434,6 +444,7 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     decayed, free = [], []
     for name, parameter in network.named_parameters():
         matrix = parameter.ndim > 1 and "predictor" not in name
+        matrix &= recipe.decay_skeletons or not name.endswith("skeleton")
         (decayed if matrix else free).append(parameter)
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free}]
     return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True, fused=True)

@@ -12,7 +12,7 @@ class Recipe:
     epochs: int  # at each density of the schedule
     any_epochs: int  # of the any-density network
     distilled_epochs: int  # at each density, from the plain network on
-    batch: int  # images a step, of all processes together
+    batch: int  # images per update, of all processes together
     plain_lr: float
     lr: float
     any_lr: float
@@ -33,6 +33,10 @@ class Recipe:
     saliency: str = "l1"  # how gated layers measure their inputs, see `channel_saliency`
     temperature: float = 4.0  # distillation: of teacher and student
     teacher_weight: float = 0.7  # distillation: of the teacher's outputs, the labels have the rest
+    slimming: float = 0.0  # of the norms' scales in plain networks, see `slimming_penalty`
+    sr: float = 1e-5  # of the skeletons, see `skeleton_penalty`
+    threshold: float = 0.01  # below it a stripe is pruned, see `update_skeletons`
+    decay_skeletons: bool = False  # at 1 that is ten times ``sr``, or more
     ramp: float = 0.3  # share of a distilled step in which the density falls from 1 to its target
 
 
@@ -119,7 +123,8 @@ class Step:
     """One network of a run: what it is called, and how it is trained."""
 
     name: str  # of its weights file: "plain", "d0.5", "any", "static0.5"
-    kind: str  # "plain", "small" (plain with fewer channels), "gated" or "any" (any density)
+    kind: str  # "plain", "small" (plain with fewer channels), "gated", "any" (any density),
+    # "stripes" (with skeletons), or "tuned" (a network that is given, as it is)
     density: float | None  # of a gated network; None where there is none or one is drawn per image
     epochs: int
     lr: float
@@ -132,7 +137,7 @@ class Step:
             return f"d = {self.density:g}"
         if self.kind == "small":
             return f"small plain, {self.width:g}"
-        return "any density" if self.kind == "any" else "plain"
+        return "any density" if self.kind == "any" else self.kind
 
     @property
     def gates(self) -> bool:

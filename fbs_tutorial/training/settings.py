@@ -63,7 +63,7 @@ def whole(least: int, most: float = math.inf, text: str = "") -> Takes:
     return Takes(text, lambda value: type(value) is int and least <= value <= most)
 
 
-def number(least: float, most: float = math.inf, text: str = "") -> Takes:
+def number(least: float, most: float, text: str) -> Takes:
     def test(value: object) -> bool:
         return isinstance(value, Real) and type(value) is not bool and least <= value <= most
 
@@ -134,7 +134,7 @@ class Settings:
         "of the schedule, or at which the any-density network is measured; 1.0 to 0.1 when not "
         "given",
         Takes(
-            "one number in (0, 1] or several that differ",
+            "a list of numbers in (0, 1] that differ, one or more",
             lambda value: (
                 isinstance(value, tuple) and 0 < len(value) == len({f"{d:g}" for d in value})
             ),
@@ -148,31 +148,34 @@ class Settings:
     static: bool = option(
         False, "small plain networks of the same MACs, to compare", YES_NO, before=False
     )
+    stripes: bool = option(
+        False, "a network with skeletons, whose small stripes are pruned", YES_NO, before=False
+    )
     checkpoint: str | None = option(
         None,
-        "gate and fine-tune this network: a file of this package, or with --model a plain torch "
-        "state dict",
+        "fine-tune this network, with gates where there is a density: a file of this package, or "
+        "with --model a plain torch state dict",
         TEXT,
         flag="--from",
         metavar="FILE",
     )
     pretrained: bool = option(
         False,
-        "gate and fine-tune torchvision's weights of --model, fetched when needed",
+        "fine-tune torchvision's weights of --model, fetched when needed",
         YES_NO,
         before=False,
     )
     density: float | None = option(
         None,
         "with --from or --pretrained, and without --any-density: the density to fine-tune at",
-        number(0, 1),
+        number(0, 1, "a number in (0, 1]"),
     )
     lr: float | None = option(None, "with --from or --pretrained: the highest learning rate", RATE)
     epochs: int | None = option(None, "of every step, instead of the recipe's", whole(1))
     plain_epochs: int | None = option(None, "of the plain steps, instead of --epochs", whole(1))
     batch: int | None = option(
         None,
-        "images per step of all processes together, instead of the recipe's; the recipe's "
+        "images per update, of all processes together, instead of the recipe's; the recipe's "
         "learning rates follow in proportion",
         whole(2),
     )
@@ -202,10 +205,33 @@ class Settings:
         "with --distill: the share of a step over which the density is lowered from 1",
         number(0, 1, "a number from 0 to 1"),
     )
+    teacher_weight: float | None = option(
+        None,
+        "with --distill: the teacher's share of the loss, the labels have the rest",
+        number(0, 1, "a number from 0 to 1"),
+    )
     penalty: float | None = option(
         None,
         "weight of the L1 norm of the predicted saliency in the loss",
         number(0, LARGEST, "a number of at least 0"),
+    )
+    slimming: float | None = option(
+        None,
+        "with --plain: weight of the L1 norm of the batch norms' scales in the loss",
+        number(0, LARGEST, "a number of at least 0"),
+    )
+    sr: float | None = option(
+        None,
+        "with --stripes: weight of the L1 norm of the skeletons in the loss",
+        number(0, LARGEST, "a number of at least 0"),
+    )
+    threshold: float | None = option(
+        None,
+        "with --stripes: skeleton entries up to it are pruned",
+        number(0, LARGEST, "a number of at least 0"),
+    )
+    decay_skeletons: bool = option(
+        False, "with --stripes: weight decay on skeletons too", YES_NO, before=False
     )
     saliency: str | None = option(
         None, f"how gated layers measure their inputs: {', '.join(SALIENCIES)}", one_of(*SALIENCIES)
@@ -242,12 +268,12 @@ class Settings:
 
     @property
     def kind(self) -> str:
-        """The kind of run: ``"any"``, ``"static"``, ``"plain"``, ``"finetune"`` (at one density)
-        or ``"schedule"``."""
-        for name, wanted in (("any", self.any_density), ("static", self.static)):
-            if wanted:
-                return name
-        return "plain" if self.plain else "finetune" if self.fine_tunes else "schedule"
+        """The kind of run: ``"any"``, ``"static"``, ``"plain"``, ``"stripes"``, ``"finetune"`` (at
+        one density), ``"tuned"`` (as it is given) or ``"schedule"``."""
+        wanted = {"any": self.any_density, "static": self.static, "plain": self.plain}
+        wanted["stripes"] = self.stripes
+        wanted["tuned" if self.density is None else "finetune"] = self.fine_tunes
+        return next((name for name, on in wanted.items() if on), "schedule")
 
     @property
     def folder(self) -> Path:
@@ -293,6 +319,10 @@ class Settings:
             return [step] if self.fine_tunes else [plain, step]
         if self.kind == "finetune":
             return [Step(f"d{self.density:g}", "gated", float(self.density), *how)]
+        if self.kind == "tuned":
+            return [Step("tuned", "tuned", None, *how)]
+        if self.kind == "stripes":
+            return [plain, replace(plain, name="stripes", kind="stripes")]
         if self.kind == "static":
             taught = self.distill and self.teacher is None  # by a plain network of this run
             steps = [replace(small, name=f"static{d:g}", width=float(d)) for d in densities]
@@ -301,7 +331,7 @@ class Settings:
 
     def record(self) -> dict:
         """What the run is, for ``metrics.json``: every recorded option, and what follows of it."""
-        one = self.kind in ("finetune", "plain")
+        one = self.kind in ("finetune", "plain", "stripes", "tuned")
         densities = None if one else self.densities or DENSITIES
         complete = replace(self, model=self.model or self.recipe.model, densities=densities)
         record = {entry.name: getattr(complete, entry.name) for entry in self.recorded()}
@@ -360,12 +390,13 @@ class Settings:
 
 RULES: tuple[tuple[Callable[[Settings], bool], str], ...] = (
     (
-        lambda s: s.any_density + s.static + s.plain > 1,
-        "{any_density}, {static} and {plain} do not go together",
+        lambda s: s.any_density + s.static + s.plain + s.stripes > 1,
+        "{any_density}, {static}, {plain} and {stripes} do not go together",
     ),
     (
-        lambda s: s.fine_tunes and (s.static or s.plain),
-        "{static} and {plain} train new networks, and do not go with {checkpoint} or {pretrained}",
+        lambda s: s.fine_tunes and (s.static or s.plain or s.stripes),
+        "{static}, {plain} and {stripes} train new networks, and do not go with {checkpoint} or "
+        "{pretrained}",
     ),
     (
         lambda s: s.checkpoint is not None and s.pretrained,
@@ -380,12 +411,23 @@ RULES: tuple[tuple[Callable[[Settings], bool], str], ...] = (
         "{freeze_norms} goes with {checkpoint}: new norms have no statistics to keep",
     ),
     (
-        lambda s: s.kind in ("finetune", "plain") and s.densities is not None,
-        "{checkpoint} goes with one {density}, and {plain} with none, not with {densities}",
+        lambda s: s.kind in ("finetune", "plain", "stripes", "tuned") and s.densities is not None,
+        "{checkpoint} goes with one {density}, {plain} and {stripes} with none, not with "
+        "{densities}",
     ),
     (
-        lambda s: (s.kind == "finetune") != (s.density is not None),
-        "{checkpoint} or {pretrained}, and {density} or {any_density} go together",
+        lambda s: s.kind != "finetune" and s.density is not None,
+        "{density} goes with {checkpoint} or {pretrained}, and not with {any_density}",
+    ),
+    (
+        lambda s: not s.stripes and (s.sr is not None or s.threshold is not None),
+        "{sr} and {threshold} go with {stripes}",
+    ),
+    (lambda s: s.slimming is not None and not s.plain, "{slimming} goes with {plain}"),
+    (lambda s: s.decay_skeletons and not s.stripes, "{decay_skeletons} goes with {stripes}"),
+    (
+        lambda s: s.kind in ("stripes", "tuned") and s.distill,
+        "{distill} teaches networks with gates and small ones",
     ),
     (lambda s: s.lr is not None and not s.fine_tunes, "{lr} goes with {checkpoint}"),
     (
@@ -398,10 +440,18 @@ RULES: tuple[tuple[Callable[[Settings], bool], str], ...] = (
     ),
     (lambda s: s.teacher is not None and not s.distill, "{teacher} goes with {distill}"),
     (lambda s: s.ramp is not None and not s.distill, "{ramp} goes with {distill}"),
+    (
+        lambda s: s.teacher_weight is not None and not s.distill,
+        "{teacher_weight} goes with {distill}",
+    ),
     (lambda s: s.plain and s.distill, "{distill} does not go with {plain}, which teaches itself"),
     (
-        lambda s: (s.static or s.plain) and not (s.ramp is s.penalty is s.saliency is None),
-        "{ramp}, {penalty} and {saliency} are for networks with gates, not for {static} or {plain}",
+        lambda s: (
+            s.kind in ("static", "plain", "stripes", "tuned")
+            and not (s.ramp is s.penalty is s.saliency is None)
+        ),
+        "{ramp}, {penalty} and {saliency} are for networks with gates, not for {static}, {plain} "
+        "or {stripes}",
     ),
     (
         lambda s: s.size is not None and usual_recipe(s.data).size is None,

@@ -21,6 +21,7 @@ from ..checkpoints import (
 from ..method.convert import convert, random_predictor
 from ..method.gated import evaluating, gated_layers, is_gated
 from ..models import MODELS
+from ..static.stripes import add_skeletons, prune_stripes
 from .loop import fit, threads
 from .measure import measure, measure_step
 from .parallel import Team, join_team
@@ -101,12 +102,12 @@ def _given(
     given, width, teacher = None, 1.0, None
     if settings.fine_tunes:
         given, width = team.from_first(lambda: _network_to_tune(settings, model, classes))
-        _check_fit(given, splits, model)
+        check_fit(given, splits, model)
     else:  # whether the model takes these images
-        _check_fit(_new(run, splits, 1.0), splits, model)
+        check_fit(_new(run, splits, 1.0), splits, model)
     if settings.teacher is not None:
         teacher = team.from_first(lambda: load_weights(settings.teacher, model)[0])
-        _check_fit(teacher, splits, settings.teacher)
+        check_fit(teacher, splits, settings.teacher)
     elif settings.distill and given is not None and is_gated(given):
         raise RunError("{distill} needs a {teacher}: the network to fine-tune has gates already")
     return given, width, teacher
@@ -120,6 +121,8 @@ def _network_to_tune(settings: Settings, model: str, num_classes: int) -> tuple[
     network, header = load_weights(path, model)
     if header["model"] != model:
         raise CheckpointError(f"{path} holds {header['model']}, not {model}")
+    if is_gated(network) and settings.kind == "tuned":
+        raise RunError("{density} or {any_density} is missing: {file} has gates", {"file": path})
     kinds = set(structure_of(network)["gates"].values())
     if settings.saliency is not None and kinds and kinds != {settings.saliency}:
         text = "{saliency} must be that of the trained gates of {file}, {its}, got {got}"
@@ -163,6 +166,8 @@ def _train_step(work: Work, number: int, bar: tqdm) -> None:
         bar=bar,
         team=team,
     )
+    if step.kind == "stripes":
+        network = prune_stripes(network, run.recipe.threshold)
     rows = measure_step(network, step, settings["densities"] or (), splits, team)
     rows = [row | {"precision": precision} for row in rows]
     team.from_first(partial(_finish_step, work, network, step, rows))
@@ -172,8 +177,11 @@ def _start(work: Work, number: int) -> nn.Module:
     """The network that a step begins with: a new one; or the one given, the plain one where it
     teaches, or that of the step before, with gates."""
     step = work.run.steps[number]
+    if step.kind == "tuned":
+        return copy.deepcopy(work.given)
     if not step.gates:
-        return _new(work.run, work.splits, step.width)
+        network = _new(work.run, work.splits, step.width)
+        return add_skeletons(network) if step.kind == "stripes" else network
     if work.given is not None:
         network = copy.deepcopy(work.given)
     else:
@@ -200,7 +208,7 @@ def _saved(work: Work, number: int) -> nn.Module:
         return network
 
     network = work.team.from_first(load)
-    _check_fit(network, work.splits, str(path))
+    check_fit(network, work.splits, str(path))
     return network
 
 
@@ -209,6 +217,7 @@ def _finish_step(work: Work, network: nn.Module, step: Step, rows: list[dict]) -
     width = step.width if work.given is None else work.width
     facts = {key: run.metrics["settings"][key] for key in ("data", "seed")}
     facts |= {"density": _density_in_header(step), "distilled": step.distilled}
+    facts |= {} if run.recipe.size is None else {"size": run.recipe.size}
     save_network(network, run.weights(step.name), run.recipe.model, num_classes, width, **facts)
     run.finish_step(step.name, rows)
 
@@ -231,7 +240,7 @@ def _gate(network: nn.Module, run: Run) -> nn.Module:
     return network
 
 
-def _check_fit(network: nn.Module, splits: Splits, name: str) -> None:
+def check_fit(network: nn.Module, splits: Splits, name: str) -> None:
     """Move the network to the device; raise unless it takes these images and their classes."""
     image = splits.reference[:1]
     network.to(image.device)

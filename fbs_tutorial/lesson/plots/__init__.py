@@ -2,7 +2,14 @@
 
 import matplotlib.pyplot as plt
 
-from .accuracy import LOOKS, accuracy_and_macs, accuracy_lines, at_density, beside_published
+from .accuracy import (
+    LOOKS,
+    accuracy_and_macs,
+    accuracy_lines,
+    at_density,
+    beside_published,
+    learning_curve,
+)
 from .cost import layer_shares, roofline, time_and_macs, time_bars, time_by_density
 from .simple import depth_lines, image_row, layer_bars, number_line
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
@@ -11,6 +18,7 @@ from .winners import class_heat_maps, weight_reads, winner_bars, winner_maps, wi
 __all__ = [
     "BLACK", "BLUE", "GREEN", "GREY", "LOOKS", "ORANGE", "PURPLE", "accuracy_and_macs",
     "accuracy_lines", "at_density", "beside_published", "class_heat_maps", "depth_lines",
-    "image_row", "layer_bars", "layer_shares", "number_line", "plt", "roofline", "time_and_macs",
-    "time_bars", "time_by_density", "weight_reads", "winner_bars", "winner_maps", "winners_of_two",
+    "image_row", "layer_bars", "layer_shares", "learning_curve", "number_line", "plt", "roofline",
+    "time_and_macs", "time_bars", "time_by_density", "weight_reads", "winner_bars", "winner_maps",
+    "winners_of_two",
 ]  # fmt: skip

@@ -1,0 +1,131 @@
+"""The static relatives on the command line: prune, train --from, train --stripes."""
+
+import json
+
+import pytest
+import torch
+
+from fbs_tutorial import count_macs, prune_kernels, slim, slimming_penalty
+from fbs_tutorial.__main__ import main
+from fbs_tutorial.checkpoints import ASSETS, load_network
+from fbs_tutorial.static.masks import mask_of, masked_layers
+from fbs_tutorial.static.stripes import StripeConv2d, StripewiseConv2d
+
+PLAIN, GATED = ASSETS / "digits" / "plain.safetensors", ASSETS / "digits" / "d0.5.safetensors"
+X = torch.rand(2, 1, 16, 16)
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def pruned(tmp_path, method, percent, *more):
+    out = tmp_path / f"{method}.safetensors"
+    options = ["--method", method, "--percent", percent, "--from", PLAIN, "--out", out]
+    assert run("prune", *options, *more) == 0
+    return out
+
+
+def rows_of(folder):
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return {row["step"]: row for row in metrics["rows"]}
+
+
+def test_prune_kernels_and_train_on(tmp_path, capsys):
+    file = pruned(tmp_path, "kernels", 60, "--data", "digits", "--score", "l1")
+    said = capsys.readouterr().out
+    assert "convolution weights" in said and "kernels " in said
+    assert said.count("validation accuracy") == 2
+    network, header = load_network(file)
+    expected, _ = load_network(PLAIN)
+    prune_kernels(expected, 60, "l1")
+    assert torch.equal(network(X), expected(X)) and header["method"] == "kernels"
+
+    folder = tmp_path / "tuned"
+    assert run("train", "--from", file, "--epochs", 2, "--out", folder) == 0
+    tuned, _ = load_network(folder / "tuned.safetensors")
+    assert masked_layers(tuned) == masked_layers(network) != []
+    for name in masked_layers(network):
+        before, after = network.get_submodule(name), tuned.get_submodule(name)
+        assert torch.equal(mask_of(before), mask_of(after))
+        assert not after.weight[~mask_of(after)].any()
+        assert not torch.equal(before.weight, after.weight)
+    rows = rows_of(folder)
+    assert list(rows) == ["given", "tuned"]
+    assert rows["tuned"]["test_accuracy"] > rows["given"]["test_accuracy"]
+    assert rows["tuned"]["macs_gates"] < 0.7 * rows["tuned"]["macs_dense"]
+    assert "| tuned" in capsys.readouterr().out
+
+
+def test_slim_then_fbs_is_one_command_more(tmp_path, capsys):
+    file = pruned(tmp_path, "slimming", 40, "--data", "digits")
+    said = capsys.readouterr().out
+    for words in ("parameters", "before:", "without the smallest scales:", "pruned:"):
+        assert words in said
+    network, _ = load_network(file)
+    assert torch.equal(network(X), slim(load_network(PLAIN)[0], 40)(X))
+
+    folder = tmp_path / "fbs"
+    options = ["--from", file, "--density", 0.5, "--epochs", 1, "--out", folder]
+    assert run("train", *options) == 0
+    gated, _ = load_network(folder / "d0.5.safetensors")
+    assert gated.conv1.out_channels == network.conv1.out_channels < 16
+    assert count_macs(gated, X).dense == count_macs(network, X).dense
+
+
+def test_the_penalty_of_slimming_shrinks_scales(tmp_path):
+    sums = []
+    for weight in (0, 0.1):
+        folder = tmp_path / str(weight)
+        options = ["--plain", "--epochs", 3, "--slimming", weight, "--out", folder]
+        assert run("train", *options) == 0
+        sums.append(slimming_penalty(load_network(folder / "plain.safetensors")[0]).item())
+    assert sums[1] < 0.9 * sums[0]
+
+
+def test_train_stripes(tmp_path, capsys):
+    folder = tmp_path / "run"
+    options = ["--stripes", "--sr", 1e-2, "--threshold", 0.7, "--epochs", 8, "--out", folder]
+    assert run("train", *options) == 0
+    network, _ = load_network(folder / "stripes.safetensors")
+    kinds = {type(module) for module in network.modules()}
+    assert StripewiseConv2d in kinds and StripeConv2d not in kinds
+    rows = rows_of(folder)
+    assert list(rows) == ["plain", "stripes"] and rows["stripes"]["method"] == "stripes"
+    assert rows["stripes"]["macs_dense"] == rows["plain"]["macs_dense"]
+    assert rows["stripes"]["macs_gates"] < 0.95 * rows["stripes"]["macs_dense"]
+    assert rows["stripes"]["test_accuracy"] > 0.7
+    assert "| stripes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--method", "magic"], "method must be one of kernels, slimming, got 'magic'"),
+        (["--percent", "120"], "percent must be a number from 0 to 100, got 120.0"),
+        (["--percent", "few"], "--percent.*'few'"),
+        (["--score", "l3"], "score must be one of max, l1, l2, got 'l3'"),
+        (["--from", "nowhere"], "nowhere"),
+        (["--from", GATED], "has gates; prune the plain network"),
+        (["--pretrained"], "one network: --from, or --pretrained with --model"),
+        (["--data", "nowhere"], "nowhere"),
+    ],
+    ids=str,
+)
+def test_refused(options, says, tmp_path, capfd):
+    usual = {"--method": "kernels", "--percent": "30", "--from": PLAIN}
+    usual["--out"] = tmp_path / "net.safetensors"
+    arguments = [word for pair in usual.items() if pair[0] not in options for word in pair]
+    try:
+        assert run("prune", *arguments, *options) == 2
+    except SystemExit as error:
+        assert error.code == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: ") and says.split(".*")[0] in line
+    assert not any(tmp_path.iterdir())
+
+
+def test_pretrained_needs_a_model(tmp_path, capfd):
+    options = ["--method", "kernels", "--percent", 30, "--pretrained", "--out", tmp_path / "net"]
+    assert run("prune", *options) == 2
+    assert "model must be one of resnet18" in capfd.readouterr().err
