@@ -99,6 +99,24 @@ def test_a_run_writes_its_weights_and_numbers(finished):
     assert [line.split("|")[1].strip() for line in table[2:]] == ["plain", "1", "0.5"]
 
 
+def test_the_digits_are_trained_and_measured_in_one_thread(tmp_path, monkeypatch):
+    module, seen = sys.modules["fbs_tutorial.training.train"], []
+    measure = module.measure_step
+
+    def watched(*arguments):
+        seen.append(torch.get_num_threads())
+        return measure(*arguments)
+
+    monkeypatch.setattr(module, "measure_step", watched)
+    torch.set_num_threads(2)
+    try:
+        assert run("--plain", "--epochs", 1, "--out", tmp_path / "run") == 0
+        assert seen == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert metrics_of(tmp_path / "run")["threads"] == 1
+
+
 def log_of(folder):
     with (folder / "log.csv").open(newline="") as file:
         return list(csv.DictReader(file))

@@ -22,7 +22,7 @@ from ..method.convert import convert, random_predictor
 from ..method.gated import evaluating, gated_layers, is_gated
 from ..models import MODELS
 from ..static.stripes import add_skeletons, prune_stripes
-from .loop import fit
+from .loop import fit, threads
 from .measure import measure, measure_step
 from .parallel import Team, join_team
 from .recipes import Step
@@ -76,7 +76,7 @@ def train(
     else:
         settings = Settings(data, out=out, **options)
     _check_widths(settings)
-    with join_team() as team:
+    with join_team() as team, threads(settings.recipe.threads):  # measuring, too
         run = team.from_first(lambda: Run(settings, team.device, team.size))
         splits = load_splits(settings.data, run.recipe, settings.seed, settings.download, team)
         work = Work(run, splits, team, *_given(settings, run, splits, team))
