@@ -1,20 +1,25 @@
-"""``python -m fbs_tutorial train`` and ``bench``: the command line."""
+"""``python -m fbs_tutorial``: the commands ``train``, ``prune``, ``evaluate`` and ``bench``."""
 
 import argparse
+import os
 import shlex
 import sys
 import time
 from pathlib import Path
 
 from .bench.cases import NETWORKS
+from .bench.evaluate import evaluate, evaluation
 from .bench.report import tables
-from .bench.run import DENSITIES, bench
+from .bench.run import bench
 from .data import DamagedImageError
+from .models import MODELS
 from .training.parallel import number
 from .training.prune import METHODS, prune
-from .training.runs import markdown_table
+from .training.runs import markdown_table, read_log
 from .training.settings import RunError, Settings, numbers
 from .training.train import train
+
+WEIGHTS = "a network: a file of this package, or with --model a plain torch state dict"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,23 +47,45 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from .lesson.plots import accuracy_and_macs  # here, so that a bad option fails at once
+    from .lesson.plots import accuracy_and_macs, learning_curve  # here: a bad option fails at once
 
     metrics = train(Settings.from_options(options))
     if number("RANK") != 0:
         return 0
-    folder = Path(metrics["folder"])
-    print(markdown_table(metrics["rows"]))
-    if any(row["method"] in ("fbs", "any") for row in metrics["rows"]):
-        figure, sentence = accuracy_and_macs([metrics["rows"]])
+    folder, rows, said = Path(metrics["folder"]), metrics["rows"], []
+    if any(row["method"] in ("fbs", "any") for row in rows):
+        figure, sentence = accuracy_and_macs([rows])
         figure.savefig(folder / "accuracy_macs.png", dpi=150)
-        print(sentence)
-    print(f"the weights and all numbers are in {folder}")
+        said.append(sentence)
+    if log := read_log(folder):
+        figure, sentence = learning_curve(log)
+        figure.savefig(folder / "curve.png", dpi=150)
+        said.append(sentence)
+    said.append(f"the weights and all numbers are in {folder}")
+    _say("\n".join([markdown_table(rows), *said]))
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    results = evaluate(
+        options.weights,
+        options.data,
+        model=options.model,
+        densities=options.density,
+        batch=options.batch,
+        size=options.size,
+        device=options.device,
+        out=None if options.out is None else _json(options.out),
+        command=_command(options),
+        say=_progress,
+    )
+    where = "" if options.out is None else f"\n\nthe numbers are in {options.out}"
+    _say(evaluation(results) + where)
     return 0
 
 
 def _prune(options: argparse.Namespace) -> int:
-    for line in prune(
+    lines = prune(
         options.method,
         options.percent,
         options.out,
@@ -67,19 +94,19 @@ def _prune(options: argparse.Namespace) -> int:
         pretrained_weights=options.pretrained,
         score=options.score,
         data=options.data,
-    ):
-        print(line)
+    )
+    _say("\n".join(lines))
     return 0
 
 
 def _bench(options: argparse.Namespace) -> int:
     from .lesson.plots import time_and_macs
 
-    out = Path(options.out or f"build/bench-{options.device}.json")
-    if out.suffix != ".json":
-        raise ValueError(f"--out takes the name of a .json file, got {str(out)!r}")
+    out = _json(options.out or f"build/bench-{options.device}.json")
     results = bench(
         options.model,
+        weights=options.weights,
+        data=options.data,
         layers=options.layers,
         device=options.device,
         batches=options.batch,
@@ -88,14 +115,42 @@ def _bench(options: argparse.Namespace) -> int:
         threads=options.threads,
         anyway=options.anyway,
         out=out,
-        command=f"python -m fbs_tutorial {shlex.join(options.arguments)}",
-        say=lambda line: print(line, file=sys.stderr, flush=True),
+        command=_command(options),
+        say=_progress,
     )
-    figure, sentence = time_and_macs(results)
-    figure.savefig(out.with_suffix(".png"), dpi=130)
-    print(tables(results))
-    print(f"\n{sentence}\nthe numbers are in {out}, the plot in {out.with_suffix('.png')}")
+    said = [f"the numbers are in {out}"]
+    if results["densities"]:
+        figure, sentence = time_and_macs(results)
+        figure.savefig(out.with_suffix(".png"), dpi=130)
+        said = [sentence, f"{said[0]}, the plot in {out.with_suffix('.png')}"]
+    _say("\n".join([tables(results), "", *said]))
     return 0
+
+
+def _say(text: str) -> None:
+    """Print what a command has found, once all of it is stored.
+
+    A reader who wants no more, such as ``head``, has closed the output, and that is no error.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _command(options: argparse.Namespace) -> str:
+    return f"python -m fbs_tutorial {shlex.join(options.arguments)}"
+
+
+def _json(name: str) -> Path:
+    """A name for numbers, checked."""
+    if Path(name).suffix != ".json":
+        raise ValueError(f"--out takes the name of a .json file, got {name!r}")
+    return Path(name)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -113,8 +168,25 @@ def _parser() -> argparse.ArgumentParser:
     Settings.add_options(train_command)
     train_command.set_defaults(run=_train, when_stopped="the same command goes on from here")
     _add_prune(commands)
+    _add_evaluate(commands)
     _add_bench(commands)
     return parser
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "evaluate", help="measure a network from a file: accuracies, costs, controls, milliseconds"
+    )
+    add = command.add_argument
+    add("--weights", required=True, metavar="FILE", help=WEIGHTS)
+    add("--data", metavar="NAME", help="whose test images; what it was trained on if it tells")
+    add("--model", choices=MODELS, metavar="NAME", help=f"of {', '.join(MODELS)}")
+    add("--density", type=numbers(float), metavar="0.5,0.3", help="of a gated network; one or more")
+    add("--batch", type=int, default=1, help="images per call that is timed (default: 1)")
+    add("--size", type=int, help="of photographs in pixels")
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--out", metavar="FILE.json", help="all numbers (default: they are printed only)")
+    command.set_defaults(run=_evaluate, when_stopped="nothing was written")
 
 
 def _add_prune(commands: argparse._SubParsersAction) -> None:
@@ -137,10 +209,12 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     )
     add = command.add_argument
     add("--model", type=_words, metavar="NAME,...", help=f"of {', '.join(NETWORKS)}; default: all")
+    add("--weights", metavar="FILE", help=f"in place of them, {WEIGHTS}")
+    add("--data", metavar="NAME", help="its images, with --weights (default: random ones)")
     add("--layers", action="store_true", help="single layers; with --model, as well")
     add("--device", default="cpu", help="cpu or cuda")
     add("--batch", type=numbers(int), metavar="1,32", help="images at a time")
-    add("--densities", type=numbers(float), metavar="0.5,0.25", default=DENSITIES)
+    add("--densities", type=numbers(float), metavar="0.5,0.25")
     add("--quick", action="store_true", help="a part of it, in less than a minute")
     add("--threads", type=int, help="of PyTorch on the CPU (default: all)")
     add(

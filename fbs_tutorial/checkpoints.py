@@ -106,19 +106,21 @@ def load_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, str]]:
         CheckpointError: no such file, damaged, or not written by this package.
     """
     header, state = _read_safetensors(path)
+    missing = [key for key in ("model", "num_classes", "width", "gated") if key not in header]
+    if missing:
+        raise CheckpointError(f"{path} was not written by fbs_tutorial: no {missing[0]!r} in it")
+    model = header["model"]
+    if model not in MODELS:
+        raise CheckpointError(f"{path} does not hold a known model: {model!r}")
     try:
-        model, classes, width = header["model"], int(header["num_classes"]), float(header["width"])
+        classes, width = int(header["num_classes"]), float(header["width"])
         if "structure" in header:
             network = build(model, classes, json.loads(header["structure"]))
         else:  # as 0.1.0 wrote it
             network = MODELS[model](classes, width)
             network = convert(network) if header["gated"] == "True" else network
-    except KeyError as error:
-        raise CheckpointError(
-            f"{path} was not written by fbs_tutorial: no {error} in it"
-        ) from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} does not fit {header['model']}: {error}") from error
+    except (ValueError, TypeError, LookupError, AttributeError) as error:  # of an edited header
+        raise CheckpointError(f"{path} does not fit {model}: {error}") from error
     return _filled(network, state, path, model), header
 
 
@@ -278,10 +280,14 @@ def load_metrics(name: str, kind: str = "schedule") -> list[dict]:
     """The ``metrics.json`` of the shipped networks' training, one of each seed, seed 0 first.
 
     Args:
-        kind: ``"schedule"`` (one network a density), ``"any"`` (one for all) or ``"static"``
+        name: as in `load_pretrained`.
+        kind: ``"schedule"`` (one network per density), ``"any"`` (one for all) or ``"static"``
             (small plain networks, with as many channels as win at each density). Of ``"cifar10"``
             the rows of ``"schedule"`` and ``"static"`` come from several runs; each tells how its
             network was ``"made"``.
+
+    Raises:
+        ValueError: unknown name or kind.
     """
     if name not in PRETRAINED:
         raise ValueError(f"name must be one of {', '.join(PRETRAINED)}, got {name!r}")

@@ -3,11 +3,14 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from zlib import crc32
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from .files import damaged
 
 NAMES = ("digits", "cifar10", "fashion_mnist", "imagenette")
 TEST_DIGITS = 500
@@ -32,7 +35,7 @@ def load_data(
         name: ``"digits"``: 1,797 handwritten digits that come with scikit-learn, enlarged from 8x8
             to ``[1, 16, 16]``, 500 of them for test; ``"cifar10"``, ``"fashion_mnist"`` or
             ``"imagenette"`` as torchvision stores them under ``root``; or the path of a folder with
-            ``train/`` and ``val/`` (or ``test/``), each with one folder of images a class.
+            ``train/`` and ``val/`` (or ``test/``), each with one folder of images per class.
         root: where torchvision's sets lie; the environment variable ``FBS_DATA`` when None.
         size: of photographs (imagenette and folders): the shorter side is scaled to 8/7 of it, and
             the middle ``[3, size, size]`` cut out. None: 128 for imagenette, and the images of a
@@ -88,6 +91,10 @@ class Files:
         """The images ``[n, C, H, W]`` of each index tensor ``[n]`` of ``order``.
 
         A random crop depends on ``seed`` and on the image alone, not on who reads it when.
+
+        Raises:
+            DamagedImageError: a picture that cannot be read, by its name.
+            OSError: a process that reads has died.
         """
         loader = DataLoader(
             _Reader(self.dataset, seed),
@@ -109,7 +116,7 @@ class Files:
 
 
 class _Reader(Dataset):
-    """The images of ``dataset``, random numbers of an image from ``seed`` and its index."""
+    """The images of ``dataset``; how one is cropped follows from ``seed`` and its index alone."""
 
     def __init__(self, dataset: Dataset, seed: int):
         self.dataset, self.seed = dataset, seed
@@ -119,7 +126,7 @@ class _Reader(Dataset):
 
     def __getitem__(self, index: int) -> Tensor:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(hash((self.seed, index)) % 2**63)
+            torch.manual_seed(crc32(f"{self.seed} {index}".encode()))
             try:
                 return self.dataset[index][0]
             except Exception as error:  # PIL raises many kinds for a damaged picture
@@ -127,8 +134,8 @@ class _Reader(Dataset):
                     raise  # the system's trouble, not the picture's
                 path = getattr(self.dataset, "imgs", getattr(self.dataset, "_samples", None))
                 name = path[index][0] if path else f"image {index}"
-                text = f"{name} is damaged ({error}): replace it, or delete it and start again"
-                raise DamagedImageError(" ".join(text.split())) from error
+                text = damaged(name, error, "replace it, or delete it and start again")
+                raise DamagedImageError(text) from error
 
 
 Part = tuple[Tensor | Files, Tensor]  # images [N, C, H, W] and labels [N]
@@ -179,7 +186,7 @@ def augment(images: Tensor, moves: Tensor, shift: int) -> Tensor:
 
 
 def spread(part: Part, count: int) -> tuple[Tensor, Tensor]:
-    """At most ``count`` images of a part in memory, evenly spread over it, and their labels."""
+    """At most ``count`` images of a part, evenly spread over it, in memory, and their labels."""
     total = len(part[1])
     chosen = torch.linspace(0, total - 1, min(count, total)).round().long()
     parts = list(batches(part, chosen.split(100)))
@@ -263,7 +270,7 @@ def _root(name: str, root: str | os.PathLike | None) -> tuple[str | os.PathLike,
     root = root or os.environ.get("FBS_DATA")
     remedy = (
         f"give the folder that holds it as root, or in FBS_DATA. To download it there once: "
-        f"load_data({name!r}, folder, download=True), or train with --download"
+        f"load_data({name!r}, folder, download=True), or give the training its option download"
     )
     if not root:
         raise FileNotFoundError(f"{name} needs a folder: {remedy}")
@@ -311,7 +318,7 @@ def _folder(folder: Path, size: int | None, augment: bool) -> tuple[Dataset, Dat
     test = next((folder / part for part in ("val", "test") if (folder / part).is_dir()), None)
     if test is None or not (folder / "train").is_dir():
         raise FileNotFoundError(
-            f"{folder} needs train/ and val/ (or test/), each with one folder of images a class"
+            f"{folder} needs train/ and val/ (or test/), each with one folder of images per class"
         )
     try:
         train = datasets.ImageFolder(folder / "train", photograph_transform(size, augment))

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and the words for one that cannot be read."""
 
 import os
 import tempfile

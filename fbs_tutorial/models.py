@@ -2,12 +2,13 @@
 
 from collections import OrderedDict
 from functools import partial
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
 from .method.convert import copy_with_chains
-from .method.gated import ChannelPruning
+from .method.gated import ChannelPruning, check_sizes
 from .method.graph import replace
 from .method.wta import active_channels
 
@@ -15,7 +16,7 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std of red, 
 
 
 class Normalize(nn.Module):
-    """Shift and scale images: ``(x - mean) / std``, one pair a channel or one for all."""
+    """Shift and scale images: ``(x - mean) / std``, one pair per channel or one for all."""
 
     def __init__(self, mean: tuple[float, ...] = (0.5,), std: tuple[float, ...] = (0.25,)):
         super().__init__()
@@ -69,7 +70,7 @@ def resnet56(num_classes: int = 10, width: float = 1.0) -> nn.Sequential:
     """
     from torchvision.models.resnet import BasicBlock  # here: it takes a second to import
 
-    check_num_classes(num_classes)
+    check_arguments(num_classes, width)
     channels = active_channels(16, width)
     layers: OrderedDict[str, nn.Module] = OrderedDict(normalize=Normalize())
     layers["conv1"] = nn.Conv2d(3, channels, 3, padding=1, bias=False)
@@ -98,7 +99,7 @@ def _chain(
     halve_after: tuple[int, ...] = (),
 ) -> nn.Sequential:
     """3x3 convolutions of ``(channels, stride, padding)``, batch norm, ReLU; then one linear."""
-    check_num_classes(num_classes)
+    check_arguments(num_classes, width)
     layers: OrderedDict[str, nn.Module] = OrderedDict(normalize=Normalize())
     for i, (channels, stride, padding) in enumerate(blocks, start=1):
         channels = active_channels(channels, width)
@@ -121,23 +122,25 @@ def torchvision_network(name: str, num_classes: int = 10, width: float = 1.0) ->
 
     Made for 224 x 224 pixels; smaller images work from 32 x 32 on. Images of one channel are taken
     as grey ones, three equal channels. There is no narrow form: ``width`` must be 1.
+
+    Raises TypeError or ValueError as `mcifarnet`, and ValueError for a ``width`` below 1.
     """
     from torchvision.models import get_model  # here: it takes a second to import
 
-    check_num_classes(num_classes)
-    active_channels(1, width)  # refuses what is no width of any network
+    check_arguments(num_classes, width)
     if width != 1:
         raise ValueError(f"width must be 1, as {name} has no narrow form here, got {width}")
     network = get_model(name, num_classes=num_classes)
     return nn.Sequential(OrderedDict(normalize=Normalize(*IMAGENET), network=network))
 
 
-def check_num_classes(num_classes: int) -> None:
-    """Raise unless ``num_classes`` is an int of at least 2."""
-    if not isinstance(num_classes, int) or isinstance(num_classes, bool):
-        raise TypeError(f"num_classes must be an int >= 2, got {num_classes!r}")
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be an int >= 2, got {num_classes}")
+def check_arguments(num_classes: int, width: float) -> None:
+    """Raise unless ``num_classes`` is an int of at least 2 and ``width`` a number in (0, 1]."""
+    check_sizes(smallest=2, num_classes=num_classes)
+    if not isinstance(width, Real) or isinstance(width, bool):
+        raise TypeError(f"width must be a number in (0, 1], got {width!r}")
+    if not 0 < width <= 1:
+        raise ValueError(f"width must be a number in (0, 1], got {width}")
 
 
 def wrap(model: nn.Module, density: float | Tensor = 1.0, *, normalize: bool = True) -> nn.Module:

@@ -516,7 +516,7 @@ class Recorded(torch.nn.Module):
 
 
 def test_layers_and_the_second_table_are_measured_as_graphs(small, monkeypatch):
-    monkeypatch.setattr("fbs_tutorial.execution.cuda.graphed", Recorded)
+    monkeypatch.setattr("fbs_tutorial.execution.graphs.graphed", Recorded)
     monkeypatch.setattr(run, "ROUNDS", {"cuda": (0, 1)})
     monkeypatch.setattr(run, "with_compiled", lambda variants: (variants, {"compiled": "no"}))
 
@@ -574,7 +574,7 @@ def test_of_two_oracles_the_faster_one_counts(monkeypatch):
     made = [variants.Variant("dense", None, [], 8.0)]
     for d in (0.5, 0.25):
         made += [variants.Variant(k, None, [], 8 * d, d) for k in ("oracle", variants.OTHER_ORACLE)]
-    results = run._race(made, "cpu", False, True)["variants"]
+    results = run.time_variants(made, "cpu", False, True)["variants"]
     assert [(v["variant"], v["median_ms"]) for v in results] == [
         ("dense", 4000),
         ("oracle", 1500),

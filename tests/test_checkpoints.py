@@ -5,7 +5,8 @@ from statistics import median
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fbs_tutorial import (
@@ -192,6 +193,30 @@ def test_an_unusable_file_is_refused_in_one_line_that_names_it(spoil, tmp_path):
     ) as e:
         load_network(path)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model", "resnet99"),
+        ("num_classes", "ten"),
+        ("width", "wide"),
+        ("structure", "[]"),
+        ("structure", "{"),
+        ("structure", "{}"),
+        ("structure", '{"width": 1, "blocks": [1], "gates": []}'),
+        ("structure", '{"width": "1", "blocks": {}, "gates": {}}'),
+    ],
+)
+def test_a_header_that_someone_has_edited_is_refused_in_one_line(key, value, tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_network(digitsnet(), path, "digitsnet", 10)
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    save_file(load_file(path), path, header | {key: value})
+    with pytest.raises(CheckpointError, match=r"net\.safetensors does not") as error:
+        load_network(path)
+    assert "\n" not in str(error.value)
 
 
 def test_writes_over_an_old_file(tmp_path):

@@ -88,11 +88,11 @@ def test_an_unknown_part_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_real_trainings_on_digits(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "DENSITIES", (0.5,))
-    monkeypatch.setattr(gpu, "SEEDS", (0,))
-    words = ["--only", "train", "--data", "digits", "--epochs", "1", "--device", "cpu"]
-    assert main([*words, "--out", str(tmp_path), "--at-once", "2", "--seconds", "600"]) == 0
-    assert set(states(json.loads((tmp_path / "report.json").read_text())).values()) == {"finished"}
+def test_every_part_once_without_a_gpu(tmp_path):
+    assert main(["--rehearse", "--out", str(tmp_path), "--at-once", "2", "--seconds", "900"]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert set(states(report).values()) == {"finished"} and len(report["jobs"]) == 3 + 5
+    assert json.loads((tmp_path / "cpu.json").read_text())["rows"]
     rows = json.loads((tmp_path / "fbs0.5-seed0" / "metrics.json").read_text())["rows"]
     assert rows[-1]["density"] == 0.5
+    assert (tmp_path / "03_winner_take_all.ipynb").exists()

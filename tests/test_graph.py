@@ -14,7 +14,6 @@ from torch import nn
 from fbs_tutorial import ChannelPruning, GatedConv2d, convert, count_macs
 from fbs_tutorial.method.gated import evaluating, gated_layers
 from fbs_tutorial.method.graph import (
-    Liveness,
     UntraceableError,
     chains,
     last_convolution,
@@ -22,6 +21,7 @@ from fbs_tutorial.method.graph import (
     trace,
     traceable_parts,
 )
+from fbs_tutorial.method.liveness import Liveness
 from fbs_tutorial.models import wrap
 
 CHANNELS = 8

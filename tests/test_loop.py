@@ -1,5 +1,8 @@
 import copy
 import math
+import platform
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -285,6 +288,29 @@ def test_a_small_network_trains_in_one_thread(digits):
         assert set(seen) == {2}
     finally:
         torch.set_num_threads(1)
+
+
+MEMORY = """
+import resource, torch
+from fbs_tutorial.training.loop import keep_freed_memory
+
+keep_freed_memory()
+faults = []
+for _ in range(10):
+    maps = [torch.ones(1, 16, 256, 256) for _ in range(5)]  # 20 MB, which is 5,120 pages
+    del maps
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[-1] - faults[0])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about the memory of glibc")
+def test_the_memory_of_feature_maps_is_kept():
+    def pages(program):
+        return int(subprocess.check_output([sys.executable, "-c", program], text=True))
+
+    assert pages(MEMORY) < 2000
+    assert pages(MEMORY.replace("\nkeep_freed_memory()", "")) > 20_000
 
 
 CPU = torch.device("cpu")

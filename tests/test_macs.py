@@ -90,7 +90,7 @@ def fixed(ins, outs, k=None, *, ranking="first", kernel=1, **options):
     return layer
 
 
-def live_inputs_behind(*modules, image=(3, 4, 4)):
+def live_inputs_after(*modules, image=(3, 4, 4)):
     """How many inputs of the last module, which has one output, are live."""
     last = count_macs(nn.Sequential(*modules), torch.randn(1, *image)).layers[-1]
     return last.active.item() / last.dense * modules[-1].weight.numel()
@@ -114,7 +114,7 @@ def live_inputs_behind(*modules, image=(3, 4, 4)):
     ids=lambda module: type(module).__name__,
 )
 def test_winners_stay_alone_through(between):
-    assert live_inputs_behind(fixed(3, 8, 3), between, nn.Conv2d(8, 1, 1)) == 3
+    assert live_inputs_after(fixed(3, 8, 3), between, nn.Conv2d(8, 1, 1)) == 3
 
 
 @pytest.mark.parametrize(
@@ -122,12 +122,12 @@ def test_winners_stay_alone_through(between):
     [nn.BatchNorm2d(8), nn.BatchNorm2d(8, affine=False), nn.GroupNorm(2, 8), nn.Sigmoid()],
     ids=["batch norm", "without scale and shift", "group norm", "sigmoid"],
 )
-def test_every_channel_is_live_behind(between):
-    assert live_inputs_behind(fixed(3, 8, 3), between, nn.Conv2d(8, 1, 1)) == 8
+def test_every_channel_is_live_after(between):
+    assert live_inputs_after(fixed(3, 8, 3), between, nn.Conv2d(8, 1, 1)) == 8
 
 
 def test_a_linear_layer_reads_the_columns_of_live_channels():
-    assert live_inputs_behind(fixed(3, 8, 3), nn.Flatten(), nn.Linear(8 * 16, 1)) == 3 * 16
+    assert live_inputs_after(fixed(3, 8, 3), nn.Flatten(), nn.Linear(8 * 16, 1)) == 3 * 16
 
 
 class Joined(nn.Module):
@@ -161,7 +161,7 @@ def cat(*parts):
 def test_where_branches_meet(join, ranking, live):
     branches = Joined(join, fixed(3, 8, 3), fixed(3, 8, 4, ranking=ranking))
     reader = nn.Conv2d(16 if join is cat else 8, 1, 1)
-    assert live_inputs_behind(branches, reader) == live
+    assert live_inputs_after(branches, reader) == live
 
 
 def test_a_shuffle_moves_winners_between_groups():

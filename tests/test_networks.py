@@ -121,9 +121,9 @@ def test_images_are_normalised_inside():
     ("arguments", "error", "says"),
     [
         ((10, 0.5), ValueError, "width must be 1, as resnet18 has no narrow form here, got 0.5"),
-        ((10, 1.5), ValueError, "got 1.5"),
-        ((10, True), TypeError, "got True"),
-        ((10, "1"), TypeError, "got '1'"),
+        ((10, 1.5), ValueError, r"width must be a number in \(0, 1\], got 1.5"),
+        ((10, True), TypeError, r"width must be a number in \(0, 1\], got True"),
+        ((10, "1"), TypeError, r"width must be a number in \(0, 1\], got '1'"),
         ((1,), ValueError, "num_classes must be an int >= 2, got 1"),
         ((True,), TypeError, "num_classes must be an int >= 2, got True"),
         (("10",), TypeError, "num_classes must be an int >= 2, got '10'"),
@@ -132,6 +132,12 @@ def test_images_are_normalised_inside():
 def test_bad_arguments_are_refused(arguments, error, says):
     with pytest.raises(error, match=says):
         MODELS["resnet18"](*arguments)
+
+
+@pytest.mark.parametrize("name", ["digitsnet", "mcifarnet", "resnet56"])
+def test_a_width_that_is_none_is_called_a_width(name):
+    with pytest.raises(ValueError, match=r"width must be a number in \(0, 1\], got 0"):
+        MODELS[name](10, 0)
 
 
 # Gating

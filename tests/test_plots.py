@@ -107,6 +107,42 @@ def test_winners_of_two_counts_the_differences():
     assert sentence.endswith("images only: 2 of 4 in first; 0 of 3 in last.")
 
 
+def a_log():
+    nan = float("nan")
+    rows = [("plain", 2.0, 0.4, nan), ("plain", 0.5, 0.9, nan), ("d0.5", 0.6, 0.875, 0.5)]
+    return [
+        {"step": step, "loss": loss, "val_accuracy": right, "density": density}
+        for step, loss, right, density in rows
+    ]
+
+
+def test_the_learning_curve_marks_the_steps_and_says_where_each_ends():
+    figure, sentence = plots.learning_curve(a_log(), "title")
+    assert sentence == (
+        "3 epochs, loss from 2 to 0.6; validation accuracy at the end of each step: plain 90.0 %, "
+        "d0.5 87.5 %."
+    )
+    top, bottom = figure.axes
+    lines = {line.get_label(): line for line in (*top.lines, *bottom.lines)}
+    assert list(lines["training loss"].get_ydata()) == [2.0, 0.5, 0.6]
+    assert list(lines["validation accuracy"].get_ydata()) == pytest.approx([40, 90, 87.5])
+    assert list(lines["density"].get_ydata())[2] == 50
+    pair = [lines["validation accuracy"], lines["density"]]
+    assert len({(line.get_color(), line.get_linestyle()) for line in pair}) == 2
+    assert [text.get_text() for text in top.texts] == ["plain", "d0.5"]
+    ends = [line.get_xdata()[0] for line in bottom.lines if len(set(line.get_xdata())) == 1]
+    assert ends == [0.5, 2.5], "a line before the first epoch of each step"
+    assert top.get_ylabel() and bottom.get_xlabel() == "epoch" and "%" in bottom.get_ylabel()
+    assert {text.get_text() for text in figure.legends[0].get_texts()} >= {"density"}
+
+
+def test_the_learning_curve_of_one_epoch_without_a_density():
+    figure, sentence = plots.learning_curve(a_log()[:1])
+    assert sentence.startswith("1 epoch, loss 2;")
+    labels = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert labels == {"training loss", "validation accuracy"}
+
+
 def test_accuracy_lines_say_the_median_at_half_density():
     lines = {"one": [[0.9, 0.5]], "three": [[0.8, 0.1], [0.8, 0.3], [0.9, 0.2]]}
     figure, sentence = plots.accuracy_lines([1.0, 0.5], lines)
@@ -227,14 +263,14 @@ def test_image_row_says_the_size_and_the_captions():
 def test_layer_shares_say_the_range_of_each_kind():
     figure, sentence = plots.layer_shares(
         ["a", "b", "c"],
-        ["in a block", "behind a sum", "behind a sum"],
+        ["in a block", "after a sum", "after a sum"],
         [0.25, 0.4, 0.444],
         [0.24, 0.39, 0.44],
         level=0.25,
     )
-    assert sentence == "MACs left by gates: in a block 25 %; behind a sum 40 to 44 %."
+    assert sentence == "MACs left by gates: in a block 25 %; after a sum 40 to 44 %."
     bars = {c.get_label(): c for c in figure.axes[0].containers}
-    assert [bar.get_width() for bar in bars["behind a sum"]] == pytest.approx([40, 44.4])
+    assert [bar.get_width() for bar in bars["after a sum"]] == pytest.approx([40, 44.4])
     assert len({(c[0].get_facecolor(), c[0].get_hatch()) for c in bars.values()}) == 2
     assert "%" in figure.axes[0].get_xlabel()
 

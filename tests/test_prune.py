@@ -107,7 +107,7 @@ def test_train_stripes(tmp_path, capsys):
         (["--score", "l3"], "score must be one of max, l1, l2, got 'l3'"),
         (["--from", "nowhere"], "nowhere"),
         (["--from", GATED], "has gates; prune the plain network"),
-        (["--pretrained"], "one network: --from FILE, or --pretrained"),
+        (["--pretrained"], "one network: --from, or --pretrained with --model"),
         (["--data", "nowhere"], "nowhere"),
     ],
     ids=str,

@@ -1,10 +1,11 @@
 """The README's walks are true: the code runs, files it names exist, a run leaves what it says."""
 
 import re
+import shlex
 from pathlib import Path
 
 import fbs_tutorial
-from fbs_tutorial.__main__ import main
+from fbs_tutorial.__main__ import _parser, main
 from fbs_tutorial.checkpoints import load_network
 
 ROOT, PACKAGE = Path(__file__).parents[1], Path(fbs_tutorial.__file__).parent
@@ -36,12 +37,19 @@ def test_the_tree_has_every_wing():
     assert wings == set(re.findall(r"^  (\w+)/  ", WALKS, re.M))
 
 
+def test_every_command_of_the_readme_can_be_read():
+    section = README[README.index("## Commands") : README.index("## Is it faster?")]
+    commands = re.findall(r"^python -m fbs_tutorial (.*?)(?:  +#|$)", section, re.M)
+    kinds = [_parser().parse_args(shlex.split(command)).run.__name__ for command in commands]
+    assert set(kinds) == {"_train", "_prune", "_evaluate", "_bench"}
+
+
 def test_a_run_leaves_the_files_that_the_readme_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--data", "digits", "--densities", "1.0,0.9", "--epochs", "1"]) == 0
     folder = tmp_path / re.search(r"makes the folder `(.*?)`", WALKS)[1]
     weights = re.search(r"weights are written \((.*?), …\)", WALKS)[1].replace("`", "").split(", ")
-    files = {*weights, "metrics.json", "log.csv", "table.md", "accuracy_macs.png"}
+    files = {*weights, "metrics.json", "log.csv", "table.md", "accuracy_macs.png", "curve.png"}
     assert {path.name for path in folder.iterdir()} == files
     for name in files:
         assert name in WALKS

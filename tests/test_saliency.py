@@ -51,6 +51,12 @@ def test_keeps_the_dtype(reduce, dtype):
 
 
 @every_reduction
+def test_a_large_map_in_half_precision(reduce):
+    x = torch.full((1, 1, 300, 300), 2.0, dtype=torch.float16)  # whose sum float16 cannot hold
+    assert channel_saliency(x, reduce).tolist() == [[2.0]]
+
+
+@every_reduction
 def test_does_not_depend_on_the_memory_format(reduce):
     x = torch.randn(2, 4, 5, 5)
     other = x.to(memory_format=torch.channels_last)

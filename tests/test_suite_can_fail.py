@@ -47,13 +47,13 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "test_gated.py::test_under_autocast_the_gate_is_the_same",
     ),
     "winners counted by gate != 0": (
-        "method/graph.py",
+        "method/liveness.py",
         "winner_mask(gate.saliency, gate.density)",
         "gate.gate != 0",
         "test_macs.py::test_a_winner_with_gate_0_counts_by_gates_but_not_by_zeros",
     ),
     "a residual sum is live only where both branches are": (
-        "method/graph.py",
+        "method/liveness.py",
         "(left | right)",
         "(left & right)",
         "test_networks.py::test_a_channel_of_a_residual_sum_is_empty_only_if_both_branches_are"
@@ -173,6 +173,54 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         'if "stripes" in structure:',
         "if False:",
         "test_stripes.py::test_what_a_file_has_to_say[digitsnet]",
+    ),
+    "a GPU takes the slower way": (
+        "execution/roofline.py",
+        "gathers, gpu) < dense_time(",
+        "gathers, gpu) > dense_time(",
+        "test_cuda.py::test_the_rule_depends_on_sizes_in_the_right_sense",
+    ),
+    "numbers are cut off to TF32": (
+        "execution/cuda.py",
+        "(x.view(torch.int32) + 0x1000)",
+        "x.view(torch.int32)",
+        "test_cuda.py::test_numbers_are_rounded_to_the_nearest_of_tf32",
+    ),
+    "a kernel cuts weights off to TF32": (
+        "execution/triton_conv.py",
+        "(x.to(tl.int32, bitcast=True) + 0x1000)",
+        "x.to(tl.int32, bitcast=True)",
+        "test_cuda.py::test_in_the_interpreter[small_kernels]",
+    ),
+    "on a GPU ties go to the higher index": (
+        "execution/triton_conv.py",
+        "(p[:, None] < o[None, :])",
+        "(p[:, None] > o[None, :])",
+        "test_cuda.py::test_in_the_interpreter[small_kernels]",
+    ),
+    "a later sum reads what has changed since": (
+        "execution/rows.py",
+        "self.settle_reader()\n        maps = super().fill_in()",
+        "maps = super().fill_in()",
+        "test_cuda.py::test_in_the_interpreter[small_kernels]",
+    ),
+    "the norms of a network from a file are fitted anew": (
+        "bench/variants.py",
+        "if gated is not case.network:",
+        "if True:",
+        "test_evaluate.py::test_bench_runs_the_network_itself_on_real_images",
+    ),
+    "top-5 of four": (
+        "bench/evaluate.py",
+        "min(5, ",
+        "min(4, ",
+        "test_evaluate.py::test_accuracies_of_a_network_whose_answers_are_known",
+    ),
+    "a learning curve in the wrong place": (
+        "lesson/plots/accuracy.py",
+        "begin = end + 1",
+        "begin = end",
+        "test_plots.py::test_the_learning_curve_marks_the_steps_and_says_where_each_ends",
     ),
     "a stopped benchmark begins anew": (
         "bench/record.py",

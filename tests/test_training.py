@@ -1,6 +1,7 @@
 import argparse
 import csv
 import json
+import math
 import os
 import pickle
 import re
@@ -27,6 +28,7 @@ from fbs_tutorial.training.loop import (
     accuracy,
 )
 from fbs_tutorial.training.recipes import RECIPES, Recipe, Step
+from fbs_tutorial.training.runs import read_log
 from fbs_tutorial.training.settings import RunError, Settings, option, read_recipe, whole
 from fbs_tutorial.training.train import train
 
@@ -72,7 +74,7 @@ def finished(tmp_path_factory):
 
 def test_a_run_writes_its_weights_and_numbers(finished):
     assert set(contents(finished)) == {
-        "metrics.json", "table.md", "log.csv", "accuracy_macs.png",
+        "metrics.json", "table.md", "log.csv", "accuracy_macs.png", "curve.png",
         "plain.safetensors", "d1.safetensors", "d0.5.safetensors",
     }  # fmt: skip
     metrics = metrics_of(finished)
@@ -97,6 +99,24 @@ def test_a_run_writes_its_weights_and_numbers(finished):
     assert [line.split("|")[1].strip() for line in table[2:]] == ["plain", "1", "0.5"]
 
 
+def test_the_digits_are_trained_and_measured_in_one_thread(tmp_path, monkeypatch):
+    module, seen = sys.modules["fbs_tutorial.training.train"], []
+    measure = module.measure_step
+
+    def watched(*arguments):
+        seen.append(torch.get_num_threads())
+        return measure(*arguments)
+
+    monkeypatch.setattr(module, "measure_step", watched)
+    torch.set_num_threads(2)
+    try:
+        assert run("--plain", "--epochs", 1, "--out", tmp_path / "run") == 0
+        assert seen == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert metrics_of(tmp_path / "run")["threads"] == 1
+
+
 def log_of(folder):
     with (folder / "log.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -111,6 +131,10 @@ def test_the_log_has_a_row_per_epoch(finished):
     for row in log:
         assert float(row["loss"]) > 0 and float(row["lr"]) > 0 and float(row["seconds"]) > 0
     last = {row["step"]: float(row["val_accuracy"]) for row in log}
+    again = read_log(finished)
+    assert [row["val_accuracy"] for row in again] == [float(row["val_accuracy"]) for row in log]
+    assert math.isnan(again[0]["density"]) and again[-1]["density"] == 0.5
+    assert read_log(finished.parent) == []
     for row in metrics_of(finished)["rows"]:
         assert last[row["step"]] == pytest.approx(row["val_accuracy"], abs=1e-9)
 
@@ -602,7 +626,9 @@ def test_the_command_of_any_settings_reads_back_as_these_settings(options):
 def test_the_library_speaks_of_its_arguments():
     with pytest.raises(RunError, match=r"^any_density, static, plain and stripes do not go"):
         train(any_density=True, static=True)
-    with pytest.raises(RunError, match=r"^densities must be .* several that differ, got 0\.5"):
+    with pytest.raises(
+        RunError, match=r"^densities must be a list of numbers .* differ.*, got 0\.5"
+    ):
         train(densities=0.5)
     with pytest.raises(TypeError, match="speed"):
         train(speed=9)

@@ -46,10 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default=",".join(PARTS), help="parts, in this order")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu")
     parser.add_argument("--at-once", type=int, default=4, help="trainings side by side")
-    parser.add_argument("--data", default="cifar10")
-    parser.add_argument("--epochs", type=int, help="of each training step, to rehearse")
     parser.add_argument("--quick", action="store_true", help="the short benchmark")
-    parser.add_argument("--device", default="cuda", help="of the benchmark")
+    parser.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="without a GPU: one test, one small benchmark, trainings of digits, on the CPU",
+    )
     options = parser.parse_args(arguments)
     parts = options.only.split(",")
     if unknown := set(parts) - set(PARTS):
@@ -57,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     jobs = sorted(all_jobs(options), key=lambda job: PARTS.index(job.part))
     jobs = [job for part in parts for job in jobs if job.part == part]
-    report = Queue(jobs, options.out, options.at_once, options.device).run(options.seconds)
+    device = "cpu" if options.rehearse else "cuda"
+    report = Queue(jobs, options.out, options.at_once, device).run(options.seconds)
     print(table(report["jobs"]))
     return int(any(job["state"] == "failed" for job in report["jobs"].values()))
 
@@ -66,25 +69,40 @@ def all_jobs(options: argparse.Namespace) -> Iterator[Job]:
     """Every job, those of one part in the order of their worth."""
     python, out = sys.executable, options.out
     workers = str(max(1, min(6, (os.cpu_count() or 1) - 2)))
-    yield Job("tests", "tests", [python, "-m", "pytest", "-q", "-n", workers, "tests/test_cuda.py"])
-    bench = [python, "-m", "fbs_tutorial", "bench", "--device", options.device]
-    bench += ["--out", str(out / f"{options.device}.json"), *["--quick"] * options.quick]
-    yield Job("bench", "bench", bench)
-    yield from trainings(options.data, out, options.epochs)
-    for name in ("08_skipping_on_a_gpu", "09_real_networks"):
+    tests = ["-n", workers, "tests/test_cuda.py"]
+    bench = ["--device", "cuda", "--out", str(out / "cuda.json"), *["--quick"] * options.quick]
+    train = ["cifar10", out]
+    notebooks = ("08_skipping_on_a_gpu", "09_real_networks")
+    if options.rehearse:
+        tests = ["tests/test_cuda.py", "-k", "test_tiles_fit"]
+        bench = ["--device", "cpu", "--out", str(out / "cpu.json"), "--quick", "--anyway"]
+        bench += ["--model", "mcifarnet", "--batch", "1", "--densities", "0.5"]
+        train = ["digits", out, 1, (0.5,), (0,)]
+        notebooks = ("03_winner_take_all",)
+    yield Job("tests", "tests", [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests])
+    yield Job("bench", "bench", [python, "-m", "fbs_tutorial", "bench", *bench])
+    yield from trainings(*train)
+    for name in notebooks:
         command = [python, "tools/run_notebooks.py", "--out", str(out), f"notebooks/{name}.ipynb"]
         yield Job(name, "notebooks", command)
 
 
-def trainings(data: str, out: Path, epochs: int | None = None) -> Iterator[Job]:
+def trainings(
+    data: str,
+    out: Path,
+    epochs: int | None = None,
+    densities: Sequence[float] = DENSITIES,
+    seeds: Sequence[int] = SEEDS,
+) -> Iterator[Job]:
     """The plain network, FBS at each density, and the small plain networks of the same MACs.
 
     Gated networks are distilled from the plain one and begin from it; a small one is trained for
-    as many epochs as the plain and the gated network together.
+    as many epochs as the plain and the gated network together. ``epochs``: of each step, instead
+    of the recipe's.
     """
     train = [sys.executable, "-m", "fbs_tutorial", "train", "--data", data, "--no-progress"]
     length = [] if epochs is None else ["--epochs", str(epochs)]
-    for seed in SEEDS:
+    for seed in seeds:
 
         def job(name: str, *words: object, after: Sequence[str] = (), seed: int = seed) -> Job:
             name = f"{name}-seed{seed}"
@@ -96,13 +114,13 @@ def trainings(data: str, out: Path, epochs: int | None = None) -> Iterator[Job]:
         distilled = ["--distill", "--teacher", plain]
         yield job("plain", "--plain", *length)
         twice = ["--epochs", 2 * (epochs or 45)]
-        for d in DENSITIES:
+        for d in densities:
             gated = ["--from", plain, "--density", d]
             yield job(f"fbs{d:g}", *gated, *distilled, *length, after=["plain"])
             small = ["--static", "--densities", d]
             yield job(f"small{d:g}-distilled", *small, *distilled, *twice, after=["plain"])
         yield job("any", "--from", plain, "--any-density", *distilled, *length, after=["plain"])
-        for d in DENSITIES:
+        for d in densities:
             yield job(f"small{d:g}", "--static", "--densities", d, *twice)
 
 

@@ -1,17 +1,23 @@
-"""What is timed: networks, and single layers inside a chain, with random weights."""
+"""What is timed: networks and single layers with random weights, and networks from files."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checkpoints import build
+from ..data import load_data
 from ..method.wta import active_channels
-from ..models import mcifarnet
+from ..models import TORCHVISION, mcifarnet
+from ..training.settings import RunError, Settings, usual_recipe
 
+IMAGES = 128  # of a data set, at most, that are timed
 QUICK_SIZE = 2**16  # numbers in one image, at most, of what a quick benchmark measures
 
 
@@ -19,7 +25,8 @@ QUICK_SIZE = 2**16  # numbers in one image, at most, of what a quick benchmark m
 class Case:
     """A network to measure, or the layer ``part`` inside one.
 
-    ``make(width)`` gives the plain network with that share of its channels, in (0, 1].
+    ``make(width)`` gives the plain network with that share of its channels, in (0, 1]. With
+    ``network``, plain or gated, that one is measured, where others have random weights.
     """
 
     name: str
@@ -27,6 +34,16 @@ class Case:
     shape: tuple[int, int, int]  # C, H, W of an image
     batches: dict[str, tuple[int, ...]]  # for each device
     part: str = ""
+    network: nn.Module | None = None
+    images: Tensor | None = None  # [M, C, H, W] that it reads in turn; None: random ones
+    narrow: bool = True  # whether make takes widths below 1
+
+    def inputs(self, batch: int, count: int, device: str) -> list[Tensor]:
+        """``count`` batches ``[batch, C, H, W]`` to measure with."""
+        if self.images is None:
+            return [smooth_images(batch, self.shape, device) for _ in range(count)]
+        turns = torch.arange(count * batch).remainder(len(self.images)).split(batch)
+        return [self.images[chosen].to(device) for chosen in turns]
 
 
 def vgg16(width: float = 1.0) -> nn.Sequential:
@@ -82,6 +99,69 @@ LAYERS = [
         (64, 112), (128, 56), (256, 28), (512, 14), (512, 7), (64, 32), (128, 16), (192, 8)
     )
 ]  # fmt: skip
+
+
+def from_file(
+    path: Path, network: nn.Module, header: Mapping[str, str], images: Tensor | None = None
+) -> Case:
+    """The case of a network that is there, called by its folder and file.
+
+    Args:
+        header: of its file, see `load_weights`. images: that it reads; random ones when None.
+    """
+    model, classes, own = header["model"], int(header["num_classes"]), float(header["width"])
+    structure = json.loads(header.get("structure", "{}")) | {"gates": {}, "blocks": {}}
+    static = structure.pop("static", {})
+    static.pop("masks", None)  # zeros take as long as other weights
+    narrow = model not in TORCHVISION and not static
+
+    def make(width: float) -> nn.Module:
+        return build(model, classes, structure | {"static": static, "width": own * width})
+
+    path, shape = Path(path).absolute(), usual_shape(model)
+    shape = shape if images is None else tuple(images.shape[1:])
+    large = prod(shape) > QUICK_SIZE
+    batches = {"cpu": (1,), "cuda": (64,)} if large else {"cpu": (1, 32), "cuda": (1, 256)}
+    name = f"{path.parent.name}/{path.stem}"
+    return Case(name, make, shape, batches, network=network, images=images, narrow=narrow)
+
+
+def usual_shape(model: str) -> tuple[int, int, int]:
+    """C, H, W of the images that a key of ``MODELS`` is made for."""
+    if model == "digitsnet":
+        return (1, 16, 16)
+    return (3, 224, 224) if model in TORCHVISION else (3, 32, 32)
+
+
+def settings_of(
+    header: Mapping[str, str], data: str | None = None, size: int | None = None
+) -> Settings:
+    """What a run would know of a network and its data; what is not given is read off the header.
+
+    Raises:
+        RunError: no data given, and none in the header; a name or a size that does not fit.
+    """
+    data = header.get("data") if data is None else data
+    if data is None:
+        raise RunError("{data} must be given: the weights do not tell what they were trained on")
+    if size is None and "size" in header and usual_recipe(data).size is not None:
+        size = int(header["size"])
+    return Settings(data, model=header["model"], size=size, seed=int(header.get("seed", 0)))
+
+
+def trained_density(header: Mapping[str, str]) -> float | None:
+    """The density that a gated network was trained at, None if it was at any, or does not tell."""
+    try:
+        return float(header["density"]) if header["gated"] == "True" else None
+    except (KeyError, ValueError):
+        return None
+
+
+def test_images(settings: Settings) -> Tensor:
+    """Some images of the test part, evenly spread over it, ``[M, C, H, W]``."""
+    test = load_data(settings.data, size=settings.recipe.size)[1]
+    chosen = torch.linspace(0, len(test) - 1, min(IMAGES, len(test))).round().int().tolist()
+    return torch.stack([test[i][0] for i in chosen])
 
 
 def choose(models: Sequence[str] | None, layers: bool, quick: bool) -> list[Case]:

@@ -5,10 +5,10 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..files import write_atomically
+from ..files import damaged, write_atomically
 from .report import case_name
 
-SAME = ("device", "dtype", "quick", "densities", "plan")  # or the rows of two runs do not compare
+SAME = ("device", "dtype", "quick", "densities", "weights", "plan")  # or rows do not compare
 SAME_MACHINE = ("device", "threads", "versions")
 
 
@@ -30,7 +30,7 @@ class Record:
         fresh = {"plan": list(plan), "missing": list(plan), "busy": None, "left_out": {}}
         self.results = {**facts, **fresh, "rows": []}
         if path is not None:
-            check_writable(path)
+            check_writable(path, path.with_suffix(".png"))
             if path.exists():
                 self._go_on(_read(path))
 
@@ -85,15 +85,15 @@ def _case(row: dict) -> str:
     return case_name(row["name"], row["batch"], row["precision"])
 
 
-def check_writable(path: Path) -> None:
-    """Make the folder of ``path`` and see whether a file can be written there, and a plot.
+def check_writable(path: Path, *others: Path) -> None:
+    """Make the folder of ``path``; see whether it can be written there, and ``others`` beside it.
 
     Raises:
         OSError: with the name of the file and the reason.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for file in (path, path.with_suffix(".png")):
+        for file in (path, *others):
             if file.is_dir():
                 raise IsADirectoryError(0, "a folder of this name is in the way", str(file))
         with tempfile.TemporaryFile(dir=path.parent):
@@ -109,7 +109,7 @@ def _read(path: Path) -> dict:
     try:
         results = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); move it away") from error
+        raise ValueError(damaged(path, error, "move it away")) from error
     if not isinstance(results, dict) or not {"machine", "rows"} <= results.keys():
         raise ValueError(f"{path} is not of a benchmark; move it away, or write to another file")
     return results

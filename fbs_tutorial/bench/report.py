@@ -64,7 +64,7 @@ def _two_tables(rows: Sequence[dict], densities: Sequence[float]) -> str:
     lines = []
     for row in rows:
         measured = [find(row, kind) for kind in (*DENSE, "compiled")]
-        lines.append([title(row), *(_milliseconds(m) if m else "" for m in measured)])
+        lines.append([title(row), *(milliseconds(m) if m else "" for m in measured)])
     dense = "Dense, milliseconds per call, median (quartiles):\n\n" + markdown(
         head, lines, padded=True
     )
@@ -76,6 +76,8 @@ def _two_tables(rows: Sequence[dict], densities: Sequence[float]) -> str:
         for d in densities
         if find(row, "masked", d) or find(row, "accelerated", d)
     ]
+    if not lines:  # of networks without gates
+        return dense
     shares = (
         "Time as a share of the best dense (not compiled), median (quartiles); MACs as a share of "
         "dense MACs; "
@@ -100,7 +102,8 @@ def _share(row: dict, measured: dict) -> str:
     return f"{measured['time_share']:.3f} ({low:.3f} to {high:.3f})"
 
 
-def _milliseconds(measured: dict) -> str:
+def milliseconds(measured: dict) -> str:
+    """Median and quartiles of one variant."""
     middle, low, high = (
         three_digits(measured[f"{which}_ms"])
         for which in ("median", "first_quartile", "third_quartile")

@@ -1,6 +1,7 @@
 """Measure what skipping saves: ``python -m fbs_tutorial bench``.
 
-Networks and single layers with random weights run by turns in one process, in six ways:
+Networks and single layers with random weights, or a network from a file, run by turns in one
+process, in six ways:
 
 - *dense*: the plain network, in PyTorch's two layouts, as it is and with its batch norms folded
   into the convolutions. The fastest of these four is the *best dense*, and all shares refer to it.
@@ -22,13 +23,16 @@ as CUDA graphs; layers, and the second table, as graphs alone.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from math import inf
 from pathlib import Path
 
 import torch
 
+from ..checkpoints import load_weights
+from ..method.gated import is_gated
 from ..method.wta import check_density
-from .cases import Case, choose
+from .cases import Case, choose, from_file, settings_of, test_images, trained_density
 from .record import Record
 from .report import case_name, progress
 from .timing import Timing, busy, check_device, cpu_seconds_of_others, machine, race
@@ -36,6 +40,7 @@ from .variants import (
     DENSE,
     OTHER_ORACLE,
     Variant,
+    compile_kernels,
     executions,
     in_a_line,
     precision_of,
@@ -45,18 +50,25 @@ from .variants import (
 )
 
 DENSITIES = (0.8, 0.6, 0.5, 0.25)
+RANDOM = (
+    "random, seed 0; batch norms set by smooth random images: times and MACs count, accuracy does "
+    "not"
+)
 ROUNDS = {"cpu": (5.0, 20), "cuda": (1.0, 5)}  # of a race: at least so many seconds and rounds
 QUICK_ROUNDS = (1.0, 3)
 TIME = {"cuda": 390}  # seconds after which no other case begins
+QUICK_TIME = {"cuda": 30}
 
 
 def bench(
     models: Sequence[str] | None = None,
     *,
+    weights: Path | None = None,
+    data: str | None = None,
     layers: bool = False,
     device: str = "cpu",
     batches: Sequence[int] | None = None,
-    densities: Sequence[float] = DENSITIES,
+    densities: Sequence[float] | None = None,
     quick: bool = False,
     threads: int | None = None,
     anyway: bool = False,
@@ -68,7 +80,12 @@ def bench(
 
     Args:
         models: names from `NETWORKS`. Without ``models`` and ``layers``, all networks and layers.
+        weights: a file as `load_weights` takes it, whose network is measured, in place of those;
+            ``models`` then names the one it is of, if the file does not tell.
+        data: images for ``weights``, as `load_data` takes it; random ones when None.
         batches: images at a time, instead of each case's own.
+        densities: when None, those that ``weights`` were trained at, none if they have no gates,
+            and else 0.8, 0.6, 0.5 and 0.25. A plain network gets random gates for them.
         quick: less than a minute: M-CifarNet and the small layers, densities 0.5 and 0.25, few
             rounds, nothing compiled, on a GPU only the largest batch.
         threads: of PyTorch on the CPU; None leaves them as they are.
@@ -80,16 +97,17 @@ def bench(
 
     Raises:
         ValueError, TypeError: an unknown name or device, bad numbers, a busy machine, a file that
-            holds something else.
+            holds something else; CheckpointError is one for ``weights``.
         OSError: ``out`` cannot be written.
     """
     check_device(device)
-    densities = (0.5, 0.25) if quick and tuple(densities) == DENSITIES else tuple(densities)
     _check_numbers(batches or (), densities, threads)
-    plan = list(_plan(choose(models, layers, quick), batches, device, quick))
+    cases, own, about = _cases(models, weights, data, layers, quick)
+    densities = own if densities is None else tuple(densities)
+    plan = list(_plan(cases, batches, device, quick))
     with _threads(threads):
         facts = {"command": command} if command else {}
-        facts |= _provenance(device, quick) | {"densities": list(densities)}
+        facts |= _provenance(device, quick) | {"weights": about, "densities": list(densities)}
         record = Record(out, facts, [case_name(c.name, b, p) for p, c, b in plan])
         reason = busy(device)
         if reason and not anyway:
@@ -97,6 +115,30 @@ def bench(
         record.begin(reason, say)
         _measure(record, plan, device, densities, quick, say)
     return record.results
+
+
+def _cases(
+    models: Sequence[str] | None, weights: Path | None, data: str | None, layers: bool, quick: bool
+) -> tuple[list[Case], tuple[float, ...], str]:
+    """What to measure; at which densities if nobody says; what the weights are."""
+    usual = (0.5, 0.25) if quick else DENSITIES
+    if weights is None:
+        if data is not None:
+            raise ValueError(f"data is for a network from a file, got {data!r} without weights")
+        return choose(models, layers, quick), usual, RANDOM
+    if models and len(models) > 1:
+        raise ValueError(f"model must be the one network of weights, got {', '.join(models)}")
+    network, header = load_weights(weights, models[0] if models else None)
+    images = None if data is None else test_images(settings_of(header, data))
+    case = from_file(weights, network, header, images)
+    about = f"{weights}, sha256 {sha256(Path(weights).read_bytes()).hexdigest()}; images: "
+    about += "random" if data is None else f"test images of {data}"
+    own = trained_density(header)
+    if own is not None:
+        usual = (own,)
+    elif not is_gated(network) and not layers:
+        usual = ()
+    return [case, *(choose(None, True, quick) if layers else [])], usual, about
 
 
 def _measure(
@@ -108,13 +150,15 @@ def _measure(
     say: Callable[[str], None],
 ) -> None:
     """Measure what the record lacks of the plan, and keep each row as it comes."""
-    began = time.monotonic()
+    began, limit = time.monotonic(), (QUICK_TIME if quick else TIME).get(device, inf)
+    if device == "cuda" and torch.cuda.is_available():
+        compile_kernels(plan, densities)
     for precision, case, batch in plan:
         name = case_name(case.name, batch, precision)
         if not record.lacks(name):
             continue
-        if time.monotonic() - began > TIME.get(device, inf):
-            record.leave_out(name, f"{TIME[device]} s were over")
+        if time.monotonic() - began > limit:
+            record.leave_out(name, f"{limit} s were over")
             continue  # still missing: the same command goes on from here
         for row in _or_why(device, _rows(case, batch, device, densities, quick, precision)):
             if isinstance(row, str):
@@ -131,12 +175,20 @@ def _plan(
     """What to measure one after the other: the precision, the case, the batch.
 
     What does not belong to the first precision has only its largest batch; a quick benchmark has
-    one batch, on a GPU the largest.
+    one batch, on a GPU the largest. There it begins with what tensor cores multiply.
     """
+    if quick and device == "cuda":
+        whole, layers = ([case for case in cases if bool(case.part) == x] for x in (False, True))
+        for part in whole, layers:
+            for precision in (*precisions(device)[1:], *precisions(device)[:1]):
+                for case in part:
+                    for batch in batches or case.batches[device][-1:]:
+                        yield precision, case, batch
+        return
     for i, precision in enumerate(precisions(device)):
         for case in cases:
             own = case.batches[device]
-            if i or (quick and device == "cuda"):
+            if i:
                 own = own[-1:]
             for batch in batches or (own[:1] if quick else own):
                 yield precision, case, batch
@@ -152,10 +204,12 @@ def _or_why(device: str, rows: Iterator[dict]) -> Iterator[dict | str]:
         yield in_a_line(error)
 
 
-def _check_numbers(batches: Sequence[int], densities: Sequence[float], threads: int | None) -> None:
-    if not densities:
+def _check_numbers(
+    batches: Sequence[int], densities: Sequence[float] | None, threads: int | None
+) -> None:
+    if densities is not None and not densities:
         raise ValueError("densities must hold at least one number in (0, 1], got none")
-    for density in densities:
+    for density in densities or ():
         check_density(density)
     for name, number in [*(("batch", b) for b in batches), ("threads", threads)]:
         if number is not None and number < 1:
@@ -184,8 +238,6 @@ def _provenance(device: str, quick: bool) -> dict:
         "backend": device,
         "dtype": "float32" if device == "cpu" else ", ".join(precisions(device)),
         "quick": quick,
-        "weights": "random, seed 0; batch norms set by smooth random images: times and MACs count, "
-        "accuracy does not",
         "shares": "of the best dense median; MACs of dense MACs",
         "macs_executed": "of the convolutions and linear layers that run, and the predictors",
         "efficiency": "speed-up / reduction of executed MACs = macs_share / time_share",
@@ -201,7 +253,7 @@ def _rows(
     with precision_of(precision):
         variants = variants_of(case, batch, device, densities, precision)
         ways = list(executions(variants, device))
-        if case.part or precision != "fp32":
+        if case.part or precision != "fp32" or (quick and device == "cuda"):
             ways = ways[-1:]  # the graph, where there is one
         for execution, ready, missing in ways:
             compiled = {}
@@ -215,11 +267,11 @@ def _rows(
                 "precision": precision,
                 "execution": execution,
                 "skipped": missing | compiled,
-                **_race(ready, device, bool(case.part), quick),
+                **time_variants(ready, device, bool(case.part), quick),
             }
 
 
-def _race(variants: list[Variant], device: str, layer: bool, quick: bool) -> dict:
+def time_variants(variants: list[Variant], device: str, layer: bool, quick: bool) -> dict:
     """Time the variants by turns; their times and MACs, absolute and as shares."""
     seconds, rounds = QUICK_ROUNDS if quick else ROUNDS[device]
     others, began = cpu_seconds_of_others(), time.perf_counter()

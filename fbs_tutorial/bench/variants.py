@@ -5,7 +5,10 @@ Each `Variant` holds a module, its inputs and what one image costs so.
 
 import copy
 import itertools
+import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -18,9 +21,9 @@ from ..execution import accelerate
 from ..execution.compact import Compact
 from ..execution.layers import SparseConv
 from ..method.convert import convert, random_predictor
-from ..method.gated import gated_layers, set_density
+from ..method.gated import gated_layers, is_gated, set_density
 from ..method.macs import count_macs
-from .cases import Case, fit_norms, smooth_images
+from .cases import Case, fit_norms
 
 GAIN = 0.3  # of the random predictors: larger gates would grow from layer to layer and overflow
 INPUTS = 4  # batches that every variant goes round, so that its winners change from call to call
@@ -75,26 +78,27 @@ def variants_of(
     """
     torch.manual_seed(0)
     dtype = DTYPES.get(precision, torch.float32)
-    images = [smooth_images(batch, case.shape, device) for _ in range(INPUTS)]
-    calibration = smooth_images(CALIBRATION, case.shape, device)
-    plain = fit_norms(case.make(1.0).to(device), calibration)
-    gated = convert(plain, gates="random")
-    for layer in gated_layers(gated).values():
-        random_predictor(layer, GAIN)
-    fit_norms(gated, calibration)
+    images = case.inputs(batch, INPUTS, device)
+    calibration = case.inputs(CALIBRATION, 1, device)[0]
+    plain = _plain(case, calibration)
     variants = list(_dense(plain, images, case.part, dtype))
+    gated = _gated(case, plain, calibration) if densities else None
     for d in densities:
-        masked = fit_norms(set_density(copy.deepcopy(gated), d), calibration)
+        masked = set_density(copy.deepcopy(gated), d)
+        if gated is not case.network:
+            fit_norms(masked, calibration)
         dense, ideal, overhead = count(masked, images, case.part)
         rounded = [x.to(dtype) for x in images]
         inputs = inputs_of(masked.to(dtype), rounded, case.part)
         module = masked.get_submodule(case.part)
         variants.append(Variant("masked", module, inputs, dense + overhead, d, ideal))
-        fast = set_kernels(accelerate(masked, device), precision)
+        fast = accelerate(masked, device)
         inputs = inputs_of(fast, rounded, case.part)
         module = fast.get_submodule(case.part)
         macs = executed_macs(module, inputs, batch)
         variants.append(Variant("accelerated", module, inputs, macs, d, ideal))
+        if not case.narrow:
+            continue
         small = fit_norms(case.make(d).to(device), calibration)
         *_, nchw, nhwc = _dense(small, images, case.part, dtype)
         variants.append(replace(nhwc, kind="oracle", density=d))
@@ -103,19 +107,46 @@ def variants_of(
     return variants
 
 
+def _plain(case: Case, calibration: Tensor) -> nn.Module:
+    """The network of the case if it has no gates, else a plain one whose norms fit these images."""
+    own = case.network
+    if own is not None and not is_gated(own):
+        return own.to(calibration.device).eval().requires_grad_(False)
+    return fit_norms(case.make(1.0).to(calibration.device), calibration)
+
+
+def _gated(case: Case, plain: nn.Module, calibration: Tensor) -> nn.Module:
+    """The network of the case if it has gates, else ``plain`` with random ones."""
+    own = case.network
+    if own is not None and is_gated(own):
+        return own.to(calibration.device).eval().requires_grad_(False)
+    gated = convert(plain, gates="random")
+    for layer in gated_layers(gated).values():
+        random_predictor(layer, GAIN)
+    return fit_norms(gated, calibration)
+
+
 def _dense(
     plain: nn.Module, images: list[Tensor], part: str, dtype: torch.dtype
 ) -> Iterator[Variant]:
-    """The plain network, or its part, in the four ways of `DENSE`."""
+    """The plain network, or its part, in the ways of `DENSE`; two if its norms stay unfolded."""
     macs = count(plain, images[:1], part)[0]
     inputs = [x.to(dtype) for x in inputs_of(plain, images, part)]
     as_it_is = copy.deepcopy(plain.get_submodule(part))
     nhwc = [x.contiguous(memory_format=torch.channels_last) for x in inputs]
     names = iter(DENSE)
-    for module in (as_it_is, fuse(as_it_is)):  # folded before they are rounded
+    for module in (as_it_is, *_folded(as_it_is)):  # folded before they are rounded
         yield Variant(next(names), module.to(dtype), inputs, macs)
         other = copy.deepcopy(module).to(memory_format=torch.channels_last)
         yield Variant(next(names), other, nhwc, macs)
+
+
+def _folded(module: nn.Module) -> list[nn.Module]:
+    """With batch norms folded; nothing where torch.fx cannot follow, as in pruned stripes."""
+    try:
+        return [fuse(module)]
+    except Exception:  # it raises many kinds
+        return []
 
 
 def count(model: nn.Module, images: list[Tensor], part: str = "") -> tuple[float, float, float]:
@@ -166,7 +197,7 @@ def inputs_of(model: nn.Module, images: list[Tensor], part: str) -> list:
 
 def with_compiled(variants: list[Variant]) -> tuple[list[Variant], dict[str, str]]:
     """With the last dense variant compiled, its weights made constants; or why that failed."""
-    dense = next(v for v in variants if v.kind == DENSE[-1])
+    dense = [v for v in variants if v.kind in DENSE][-1]
     torch.compiler.reset()  # what earlier cases compiled counts against a limit
     try:
         # under inference_mode, as in the race: another mode would compile again there
@@ -190,7 +221,7 @@ def executions(
     yield "eager", variants, {}
     if device != "cuda":
         return
-    from ..execution.cuda import graphed
+    from ..execution.graphs import graphed
 
     ready, missing = [], {}
     for v in variants:
@@ -228,12 +259,27 @@ class OnMaps(nn.Module):
         return y.maps if isinstance(y, Compact) else y
 
 
-def set_kernels(accelerated: nn.Module, precision: str) -> nn.Module:
-    """Tell its own kernels, which PyTorch's switches do not reach."""
-    for module in accelerated.modules():
-        if isinstance(module, SparseConv):
-            module.allow_tf32(precision == "tf32")
-    return accelerated
+def compile_kernels(plan: Sequence[tuple[str, Case, int]], densities: Sequence[float]) -> None:
+    """Let several processes compile Triton's kernels, which it keeps in files, all at once."""
+    jobs = [(*job, density) for job in plan for density in densities if not job[1].part]
+    workers = min(len(jobs), (os.cpu_count() or 1) // 2, 8)
+    if workers < 2:
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        for done in [pool.submit(run_once, *job) for job in jobs]:
+            done.exception()  # what fails here fails when it is measured, and is recorded there
+
+
+def run_once(precision: str, case: Case, batch: int, density: float) -> None:
+    """Run an accelerated network on images of the sizes that will be measured."""
+    gated = set_density(convert(case.make(1.0), gates="random"), density).cuda().eval()
+    dtype = DTYPES.get(precision, torch.float32)
+    images = torch.rand(batch, *case.shape, device="cuda").to(dtype)
+    with precision_of(precision), torch.no_grad():
+        torch.backends.cudnn.benchmark = False
+        accelerate(gated.to(dtype))(images)
+        torch.cuda.synchronize()
 
 
 def precisions(device: str) -> tuple[str, ...]:

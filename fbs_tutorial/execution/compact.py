@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_map_only
 
-from ..method.saliency import channel_saliency
+from ..method.saliency import reduce_channels
 
 aten = torch.ops.aten
 
@@ -37,7 +37,7 @@ RELUS = {
     **dict.fromkeys((aten.relu6.default, aten.relu6_.default), always),
     **dict.fromkeys((aten.hardtanh.default, aten.hardtanh_.default), from_0_to_6),
 }
-CHANNELWISE = {
+ON_MAPS = {
     **RELUS,
     **dict.fromkeys((aten.silu.default, aten.silu_.default, aten.gelu.default), always),
     **dict.fromkeys((aten.hardswish.default, aten.hardswish_.default), always),
@@ -91,7 +91,7 @@ class Compact(Tensor):
     @classmethod
     def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        applies, x = CHANNELWISE.get(operation), args[0]
+        applies, x = ON_MAPS.get(operation), args[0]
         if applies and applies(args) and (x.channels is not None or x.nonnegative):
             return x.on_maps(operation, args[1:], kwargs)
         result = operation(*map(full, args), **{name: full(x) for name, x in kwargs.items()})
@@ -100,8 +100,10 @@ class Compact(Tensor):
                 operation(*args, **kwargs)
         return result
 
-    def on_maps(self, operation, args: tuple, kwargs: dict) -> "Compact | tuple[Compact, Compact]":
-        """The result of one of `CHANNELWISE`, computed from the stored channels."""
+    def on_maps(
+        self, operation: Callable, args: tuple, kwargs: dict
+    ) -> "Compact | tuple[Compact, Compact]":
+        """The result of one of `ON_MAPS`, computed from the stored channels."""
         y = operation(self.maps, *args, **kwargs)
         nonnegative = self.nonnegative or operation in RELUS
         if y is self.maps:  # in place
@@ -147,7 +149,7 @@ class Compact(Tensor):
         dtype = float32_or_finer(self.maps.dtype)
         if self.nonnegative and reduce in ("l1", "avg"):
             return self.maps.mean(dim=(2, 3), dtype=dtype)  # |x| would be a copy of all maps
-        return channel_saliency(self.maps.to(dtype), reduce)
+        return reduce_channels(self.maps.to(dtype), reduce)
 
     def among_all(self, values: Tensor) -> Tensor:
         """One number per stored channel, ``[N, k]``, among zeros for the others: ``[N, C]``."""

@@ -1,40 +1,35 @@
-"""Skipping on a GPU: a plain form in PyTorch, one fused Triton kernel, and CUDA graphs.
+"""Skipping on a GPU: three Triton launches a layer or cuDNN's dense convolution, whichever is less.
 
 A GPU is slow to answer: asking it how many channels are empty would cost more than skipping those
 saves. So nothing here looks at a value. All shapes follow from the densities alone, which is also
-what a CUDA graph asks for.
+what a CUDA graph asks for; and so does the choice between the two ways.
 """
 
 import os
-from math import ceil, prod
-from typing import NamedTuple
+from math import ceil, gcd, prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..method.gated import Gated
-from .compact import Compact, full
+from ..method.wta import active_channels
+from .compact import Compact
 from .layers import SparseConv
-
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # there are no wheels for macOS and Windows
-    triton = None
+from .roofline import Layer, Tile, choose_tile, gpu_like, power_of_2, skipping_is_faster
+from .rows import Rows, kernels, mask, padded, rows_of_pixels, spread, sums_of, triton
 
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels run in numpy, on a CPU
-KERNELS_AT_ONCE = 2**28  # weights that `TorchCudaConv` gathers at a time, 1 GiB of float32
-PROGRAMS = 256  # that a launch of `TritonConv` should have, some two for each multiprocessor
+GATHERED = 2**30  # bytes of weights that are gathered at a time; a batch of more goes in parts
 
 # The least compute capability of a GPU for which Triton has instructions for these products, and
-# numbers of no other dtype go into the kernel. On older ones it would make 16 bits out of float32,
+# numbers of no other dtype go into the kernels. On older ones it would make 16 bits out of float32,
 # while PyTorch's convolutions use tensor cores for float16.
 KERNEL_FROM = {torch.float32: (7, 5), torch.float16: (8, 0), torch.bfloat16: (8, 0)}
 
 
 def cuda_conv(conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> SparseConv:
-    """The backend ``"cuda"``: the Triton kernel where it can run, else the form in PyTorch."""
+    """The backend ``"cuda"``: the Triton kernels where they can run, else the form in PyTorch."""
     dtype, gpu = conv.weight.dtype, capability(conv.weight)
     if gpu is None:  # the interpreter's products of bfloat16 are wrong
         runs = INTERPRETING and dtype in (torch.float32, torch.float16)
@@ -53,11 +48,21 @@ def capability(tensor: Tensor) -> tuple[int, int] | None:
     return torch.cuda.get_device_capability(tensor.device) if tensor.is_cuda else None
 
 
+def tf32_allowed() -> bool:
+    """PyTorch's own switch for convolutions: whether factors of float32 are read as TF32."""
+    conv = getattr(torch.backends.cudnn, "conv", None)  # since PyTorch 2.9
+    if hasattr(conv, "fp32_precision"):
+        return conv.fp32_precision == "tf32"
+    return torch.backends.cudnn.allow_tf32
+
+
 class TorchCudaConv(SparseConv):
     """Gathers the kernels of every image, then one convolution whose groups are the images.
 
-    The plain form of `TritonConv`. It runs on any device, and multiplies in its weight's dtype.
+    The plain form of skipping. It runs on any device, and multiplies in its weight's dtype.
     """
+
+    reads_saliency = False
 
     def forward(
         self, x: Compact, s: Tensor, winners: Tensor, pi: Tensor | None = None, relu: bool = False
@@ -69,7 +74,7 @@ class TorchCudaConv(SparseConv):
             maps = self.pad(x.maps).to(dtype)
             n, width = maps.shape[:2]
             one = winners.shape[1] * width * prod(self.kernel_size)
-            step = max(1, KERNELS_AT_ONCE // one)
+            step = max(1, GATHERED // (one * dtype.itemsize))
             channels = [None] * n if x.channels is None else x.channels.split(step)
             parts = zip(maps.split(step), channels, winners.split(step), strict=False)
             y = [self.convolve(*part) for part in parts]
@@ -115,318 +120,267 @@ def pick(maps: Tensor, channels: Tensor) -> Tensor:
 
 
 class TritonConv(SparseConv):
-    """One fused kernel for gathering, convolution, shift, gate and ReLU; one group.
+    """A convolution of one group in three launches, or by cuDNN with gate and sums in one pass.
 
-    In float32, float16 or bfloat16. Sums, shift and gate are in float32; only maps and weights are
-    in 16 bits. Its maps are in channels_last memory: the inputs of a pixel lie side by side.
+    In float32, TF32 (where PyTorch's switch for convolutions allows it and the GPU has it), float16
+    or bfloat16. Sums, bias and gate are in float32; only maps and weights are in 16 bits. Its maps
+    are `Rows`.
 
     Attributes:
-        precision: of the products of float32 numbers; ``"ieee"``, or ``"tf32"``, which is faster
-            and reads 10 bits behind the point of a factor.
         tile: how the work is divided; None for what `choose_tile` says.
+        way: ``"skip"`` or ``"dense"``; None for what `skipping_is_faster` says.
     """
 
-    precision = "ieee"
-    tile: "Tile | None" = None
+    reads_saliency = False
+    tile: Tile | None = None
+    way: str | None = None
 
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None):
         if conv.groups > 1:
             raise ValueError(f"TritonConv takes convolutions of one group, got {conv.groups}")
         super().__init__(conv, norm)
-        self.weight = self.weight.flatten(2).permute(2, 1, 0).contiguous()  # [k * k, C_in, C_out]
+        # [C_out, C_in, k, k], in memory [C_out, k, k, C_in]
+        self.weight = self.weight.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        self.forms: dict[str, tuple[Tensor, Tensor]] = {}  # of a tensor: itself and another form
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "forms": {}}
+
+    @property
+    def products(self) -> str:
+        """``"fp16"``, ``"bf16"``, ``"tf32"`` or ``"fp32"``: what products are made of now."""
+        if self.weight.dtype != torch.float32:
+            return "fp16" if self.weight.dtype == torch.float16 else "bf16"
+        gpu = capability(self.weight)
+        return "tf32" if tf32_allowed() and (gpu is None or gpu >= (8, 0)) else "fp32"
+
+    def form(self, name: str, of: Tensor | None = None) -> Tensor:
+        """A weight in another form, made when first needed; ``of``: a predictor's weight."""
+        source = self.weight if of is None else of
+        if name not in self.forms or self.forms[name][0] is not source:
+            self.forms[name] = source, FORMS[name](source)
+        return self.forms[name][1]
+
+    def size(self, x: Compact) -> tuple[int, int]:
+        """Rows and columns of the output."""
+        return self.output_size(self.pad(x.maps[:1, :1]))
+
+    def skips(self, x: Compact, k: int) -> bool:
+        """Whether to compute ``k`` outputs each in three launches, or all of them by cuDNN."""
+        if self.way is not None:
+            return self.way == "skip"
+        n, width, *size = x.maps.shape
+        sizes = self.in_channels, self.out_channels, prod(self.kernel_size)
+        layer = Layer(n, width, k, *sizes, prod(self.size(x)), prod(size))
+        gpu = gpu_like(capability(self.weight))
+        return skipping_is_faster(layer, self.products, x.channels is not None, gpu)
+
+    def select(
+        self, gate: Gated, x: Compact
+    ) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor]:
+        """As `SparseConv.select`; no winners, and the gates of all, where all are computed."""
+        if gate.forced is not None or isinstance(gate.density, Tensor) or not self.takes(x):
+            return super().select(gate, x)
+        k = active_channels(self.out_channels, gate.density)
+        everything = not self.skips(x, k)
+        with torch.cuda.device_of(x.maps):
+            sums, pixels = x.sums if isinstance(x, Rows) else None, prod(x.maps.shape[2:])
+            if gate.reduce != "l1":
+                sums, pixels = x.saliency(gate.reduce)[:, None], 1
+            elif sums is None:
+                sums = sums_of(x.maps)
+            weight, bias = self.form("transposed", gate.predictor.weight), gate.predictor.bias
+            return None, *select(weight, bias, sums, x.channels, pixels, k, everything)
+
+    def takes(self, x: Compact) -> bool:
+        return x.maps.dtype == self.weight.dtype and x.maps.dtype in KERNEL_FROM
 
     def forward(
-        self, x: Compact, s: Tensor, winners: Tensor, pi: Tensor | None = None, relu: bool = False
+        self,
+        x: Compact,
+        s: Tensor | None,
+        winners: Tensor | None,
+        pi: Tensor | None = None,
+        relu: bool = False,
     ) -> Compact:
-        if x.maps.dtype != self.weight.dtype or x.maps.dtype not in KERNEL_FROM:
+        """As `SparseConv.forward`; ``winners`` None stands for all outputs."""
+        if not self.takes(x):
             raise TypeError(
                 f"TritonConv takes maps of its weight's dtype {self.weight.dtype}, not float64; "
                 f"got {x.maps.dtype}"
             )
-        maps = self.pad(x.maps).contiguous(memory_format=torch.channels_last)
-        n, k = winners.shape
-        if k == self.out_channels:  # all win, and winners come in ascending order
-            winners = None
-        size = (n, k, *self.output_size(maps))
-        y = torch.empty(
-            size, dtype=maps.dtype, device=maps.device, memory_format=torch.channels_last
-        )
-        self.launch(maps, x.channels, winners, pi, relu, y)
-        return self.output(y, winners, relu)
+        if winners is not None:  # in ascending order
+            winners = None if winners.shape[1] == self.out_channels else winners.contiguous()
+        pi = pi if pi is None else pi.contiguous()
+        k = self.out_channels if winners is None else winners.shape[1]
+        with torch.cuda.device_of(x.maps):  # Triton launches on the current device
+            if self.skips(x, k):
+                return self.skip(x, winners, pi, relu)
+            if winners is not None:
+                pi = winners.new_ones(winners.shape, dtype=torch.float32) if pi is None else pi
+                pi = pi.new_zeros(len(pi), self.out_channels).scatter_(1, winners, pi)
+            return self.dense(x, pi, relu)
 
-    def launch(
-        self,
-        maps: Tensor,
-        channels: Tensor | None,
-        winners: Tensor | None,
-        pi: Tensor | None,
-        relu: bool,
-        y: Tensor,
-    ) -> None:
-        """Write ``relu(pi * (W x + shift))`` into ``y``, ``[N, k, H', W']`` in channels_last."""
-        n, k_in, height, width = maps.shape
-        _, k_out, rows, columns = y.shape
-        tile = self.tile or choose_tile(n, rows * columns, k_out, k_in, self.tensor_cores())
-        programs = n * ceil(rows * columns / tile.pixels) * ceil(k_out / tile.outputs)
-        with torch.cuda.device_of(maps):  # Triton launches on the current device
-            sparse_conv_kernel[(programs,)](
-                maps,
-                maps if channels is None else channels.contiguous(),
-                self.weight,
-                self.bias,
-                maps if winners is None else winners.contiguous(),
-                maps if pi is None else pi.contiguous(),
-                y,
-                rows * columns,
-                columns,
-                height,
-                width,
-                k_in,
-                k_out,
-                self.in_channels,
-                self.out_channels,
-                *maps.stride(),
-                *self.stride,
-                *self.padding,
-                *self.dilation,
-                KERNEL_H=self.kernel_size[0],
-                KERNEL_W=self.kernel_size[1],
-                GATHER_INPUTS=channels is not None,
-                GATHER_OUTPUTS=winners is not None,
-                GATED=pi is not None,
-                RELU=relu,
-                PRECISION=self.precision,
-                FLAT=tile.flat,
-                BLOCK_M=tile.pixels,
-                BLOCK_N=tile.outputs,
-                BLOCK_K=tile.inputs,
-                num_warps=tile.warps,
-                num_stages=tile.stages if channels is not None else 3,
-                enable_fp_fusion=True,
+    def dense(self, x: Compact, pi: Tensor | None, relu: bool) -> Rows:
+        """All outputs by PyTorch's convolution; then bias, gate, ReLU and sums in one pass."""
+        images, weight, tf32 = self.pad(spread(x)), self.weight, self.products == "tf32"
+        if self.products != "fp32":
+            images = images.contiguous(memory_format=torch.channels_last)
+        elif images.is_contiguous():
+            weight = self.form("planes")
+        y = F.conv2d(images, weight, None, self.stride, self.padding, self.dilation)
+        sums = mask(y, self.bias, pi, relu, tf32)
+        return Rows(y, None, self.out_channels, relu, sums, tf32)
+
+    def skip(self, x: Compact, winners: Tensor | None, pi: Tensor | None, relu: bool) -> Rows:
+        """The winners only, in parts of the batch whose gathered weights are within a bound."""
+        maps, width = self.inputs(x)
+        n, k = len(maps), self.out_channels if winners is None else winners.shape[1]
+        size, own, products = self.size(x), x.channels is not None, self.products
+        tile = self.tile or choose_tile(n, prod(size), k, width, products)
+        y = maps.new_empty(n, *size, padded(k))
+        sums = y.new_empty(n, ceil(prod(size) / tile.pixels), k, dtype=torch.float32)
+        one = k * width * prod(self.kernel_size) * maps.element_size() if own else 1
+        step, weight = max(1, GATHERED // one) if own else n, self.shared(width)
+        exact = products != "tf32" or (isinstance(x, Rows) and x.rounded)
+        for first in range(0, n, step):
+            count = min(step, n - first)
+            if own:
+                weight = self.gather(x.channels, winners, width, first, count)
+            self.convolve(
+                (maps, weight, winners, pi, y, sums), (first, count), tile, own, relu, not exact
             )
+        maps = y[..., :k].permute(0, 3, 1, 2)
+        return Rows(maps, winners, self.out_channels, relu, sums, products == "tf32")
 
-    def allow_tf32(self, allow: bool) -> None:
-        self.precision = "tf32" if allow else "ieee"
+    def inputs(self, x: Compact) -> tuple[Tensor, int]:
+        """`rows_of_pixels`; a few channels, as of an image, are padded to 16 bytes."""
+        maps, width = rows_of_pixels(x, self.pad)
+        unit = 16 // maps.element_size()
+        if x.channels is None and width < 16 and width % unit and self.products != "fp32":
+            maps = F.pad(maps, (0, -width % unit))
+        return maps, maps.shape[3]
+
+    def shared(self, width: int) -> Tensor:
+        """The weight for images without channels of their own, whose pixels are rows of width."""
+        if self.products == "fp32":
+            return self.form("columns")
+        if width != self.in_channels:
+            return self.form("few rounded" if self.products == "tf32" else "few")
+        return self.form("rounded") if self.products == "tf32" else self.weight
 
     def uncounted_macs(self, x: Compact, y: Compact) -> int:
-        return x.maps.shape[1] * prod(self.kernel_size) * y.maps.numel()
+        k = y.maps.shape[1]
+        return x.maps.shape[1] * prod(self.kernel_size) * y.maps.numel() if self.skips(x, k) else 0
 
-    def tensor_cores(self) -> bool:
-        """Whether the products are a tensor core's, and not those of plain float32 arithmetic."""
-        return self.weight.dtype != torch.float32 or self.precision != "ieee"
-
-
-class Tile(NamedTuple):
-    """The part of an image's output that one program computes, and how it walks the inputs."""
-
-    pixels: int
-    outputs: int
-    inputs: int  # input channels in one step
-    flat: bool  # steps go over all pairs (tap, input), and not over the inputs of each tap
-    warps: int
-    stages: int  # steps under way at once, where a step waits for the index list first
-
-
-def choose_tile(
-    images: int, pixels: int, k_out: int, k_in: int, tensor_cores: bool = False
-) -> Tile:
-    """A tile for ``images`` products of ``[pixels, taps * k_in]`` and ``[taps * k_in, k_out]``.
-
-    It depends on sizes only, so that a layer's kernel is compiled once and can be captured.
-    """
-    inputs = 32 if tensor_cores and k_in % 32 == 0 else 16
-    flat = ceil(k_in / inputs) * inputs > 1.125 * k_in  # else every tap would end in a waste
-    m, n = block(pixels), block(k_out)
-    if flat and not tensor_cores:  # its bookkeeping would take registers from the sums
-        n = min(n, 64)
-    while images * ceil(pixels / m) * ceil(k_out / n) < PROGRAMS and max(m, n) > 32:
-        m, n = (m // 2, n) if m >= n else (m, n // 2)
-    largest = m * n == 128 * 128
-    # Where it is flat, more threads share the work: fewer would keep some of it in memory.
-    if tensor_cores:
-        warps = 8 if largest or (flat and m * n >= 64 * 64) else 4
-        return Tile(m, n, inputs, flat, warps, stages=5)
-    # A thread sums 32 numbers, which lets two programs share a multiprocessor, or else 64.
-    warps = m * n // (512 if flat else 1024)
-    return Tile(m, n, inputs, flat, min(8, max(2, warps)), 5 if largest else 3)
-
-
-def block(length: int) -> int:
-    """16, 32, 64 or 128: what covers ``length`` with little over, large ones preferred.
-
-    A block of ``b`` rows costs like ``b + 16``: what it reads does not grow with ``b`` alone.
-    """
-    return min((128, 64, 32, 16), key=lambda b: ceil(length / b) * (b + 16))
-
-
-if triton is not None:
-
-    @triton.jit
-    def sparse_conv_kernel(
-        x,  # [N, k_in, H, W]
-        channels,  # [N, k_in] int64: which inputs x has; not read unless GATHER_INPUTS
-        weight,  # [taps, in_channels, out_channels]
-        shift,  # [out_channels], like pi in float32 also where maps and weights are not
-        winners,  # [N, k_out] int64: the outputs to compute; not read unless GATHER_OUTPUTS
-        pi,  # [N, k_out]; not read unless GATED
-        y,  # [N, pixels, k_out]
-        pixels,  # H' * W'
-        columns,  # W'
-        height,
-        width,
-        k_in,
-        k_out,
-        in_channels,
-        out_channels,
-        x_n,  # strides of x
-        x_c,
-        x_h,
-        x_w,
-        stride_h,
-        stride_w,
-        padding_h,
-        padding_w,
-        dilation_h,
-        dilation_w,
-        KERNEL_H: tl.constexpr,  # noqa: N803 (Triton's custom: capitals are known when compiling)
-        KERNEL_W: tl.constexpr,  # noqa: N803
-        GATHER_INPUTS: tl.constexpr,  # noqa: N803
-        GATHER_OUTPUTS: tl.constexpr,  # noqa: N803
-        GATED: tl.constexpr,  # noqa: N803
-        RELU: tl.constexpr,  # noqa: N803
-        PRECISION: tl.constexpr,  # noqa: N803
-        FLAT: tl.constexpr,  # noqa: N803
-        BLOCK_M: tl.constexpr,  # noqa: N803
-        BLOCK_N: tl.constexpr,  # noqa: N803
-        BLOCK_K: tl.constexpr,  # noqa: N803
-    ):
-        """One tile of one image's ``y = relu(pi * (W x + shift))``, an implicit matrix product.
-
-        Rows are output pixels, columns winners; the sum goes over the kernel's taps and the inputs.
-        """
-        TAPS: tl.constexpr = KERNEL_H * KERNEL_W  # noqa: N806
-        tiles_n = tl.cdiv(k_out, BLOCK_N)
-        tiles = tl.cdiv(pixels, BLOCK_M) * tiles_n  # of one image, next to one another
-        n = (tl.program_id(0) // tiles).to(tl.int64)  # a batch may have more than 2 ** 31 values
-        tile = tl.program_id(0) % tiles
-        m = tile // tiles_n * BLOCK_M + tl.arange(0, BLOCK_M)
-        j = tile % tiles_n * BLOCK_N + tl.arange(0, BLOCK_N)
-        if GATHER_OUTPUTS:
-            out = tl.load(winners + n * k_out + j, mask=j < k_out, other=0).to(tl.int32)
-        else:
-            out = j
-
-        x += n * x_n
-        channels += n * k_in
-        top = m // columns * stride_h - padding_h  # of the window that a pixel is computed from
-        left = m % columns * stride_w - padding_w
-        steps = tl.cdiv(TAPS * k_in, BLOCK_K) if FLAT else TAPS * tl.cdiv(k_in, BLOCK_K)
-        total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-        for step in range(steps):
-            if FLAT:
-                pair = step * BLOCK_K + tl.arange(0, BLOCK_K)
-                tap = pair // k_in
-                i = pair % k_in
-                valid = tap < TAPS
-            else:
-                tap = tl.full((BLOCK_K,), step % TAPS, tl.int32)
-                i = step // TAPS * BLOCK_K + tl.arange(0, BLOCK_K)
-                valid = i < k_in
-            row = top[:, None] + (tap // KERNEL_W * dilation_h)[None, :]
-            column = left[:, None] + (tap % KERNEL_W * dilation_w)[None, :]
-            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            a = tl.load(
-                x + (row * x_h + column * x_w + i[None, :] * x_c),
-                mask=inside & (m < pixels)[:, None] & valid[None, :],
-                other=0.0,
-            )
-            source = tl.load(channels + i, mask=valid, other=0).to(tl.int32) if GATHER_INPUTS else i
-            b = tl.load(
-                weight + ((tap * in_channels + source) * out_channels)[:, None] + out[None, :],
-                mask=valid[:, None] & (j < k_out)[None, :],
-                other=0.0,
-            )
-            total = tl.dot(a, b, total, input_precision=PRECISION)
-
-        total += tl.load(shift + out, mask=j < k_out, other=0.0).to(tl.float32)[None, :]
-        if GATED:
-            gate = tl.load(pi + n * k_out + j, mask=j < k_out, other=0.0)
-            total *= gate.to(tl.float32)[None, :]
-        if RELU:
-            total = tl.where(total < 0.0, 0.0, total)  # and NaN stays NaN
-        tl.store(
-            y + n * pixels * k_out + (m[:, None] * k_out + j[None, :]),
-            total.to(y.dtype.element_ty),
-            mask=(m < pixels)[:, None] & (j < k_out)[None, :],
+    def gather(
+        self, channels: Tensor, winners: Tensor | None, width: int, first: int, count: int
+    ) -> Tensor:
+        """The weights of some images, between their inputs and their winners."""
+        taps, by_rows = prod(self.kernel_size), self.products != "fp32"
+        channels, winners = (
+            channels.contiguous(),
+            winners if winners is None else winners.contiguous(),
         )
+        k_in, k = channels.shape[1], self.out_channels if winners is None else winners.shape[1]
+        lists = [(winners, k, self.out_channels, k), (channels, k_in, self.in_channels, width)]
+        if not by_rows:
+            lists = [lists[1], (winners, k, self.out_channels, padded(k))]
+        (rows, n_rows, all_rows, height), (columns, n_columns, all_columns, length) = lists
+        out = self.weight.new_empty(count * height * taps * length)
+        some, block = 16 if height * count >= 2048 else 4, power_of_2(length)
+        kernels.gather_kernel[(ceil(height / some), taps, count)](
+            self.weight if by_rows else self.form("columns"),
+            channels if rows is None else rows,
+            channels if columns is None else columns,
+            out, first, all_rows, all_columns, n_rows, n_columns, height, length,
+            TAPS=taps, BY_ROWS=by_rows, HAS_ROWS=rows is not None,
+            HAS_COLUMNS=columns is not None, ROUND=self.products == "tf32",
+            BLOCK_R=some, BLOCK_C=block, num_warps=max(1, min(4, block // 64)),
+        )  # fmt: skip
+        return out
+
+    def convolve(
+        self,
+        tensors: tuple[Tensor | None, ...],
+        images: tuple[int, int],
+        tile: Tile,
+        own: bool,
+        relu: bool,
+        rounds: bool,
+    ) -> None:
+        """Write ``relu(pi * (W x + bias))`` into ``y``, and its sums.
+
+        Args:
+            tensors: ``maps, weight, winners, pi, y, sums``.
+            images: the first, and how many.
+            own: whether each image has a weight of its own.
+            rounds: whether the maps are to be rounded to TF32.
+        """
+        maps, weight, winners, pi, y, sums = tensors
+        (_, height, columns, width), (_, rows_out, columns_out, row) = maps.shape, y.shape
+        (first, count), k, pixels = images, sums.shape[2], rows_out * columns_out
+        tf32, unit = self.products == "tf32", gcd(width, 8)
+        programs = count * ceil(pixels / tile.pixels) * ceil(k / tile.outputs)
+        newer = (capability(y) or (9, 0)) >= (9, 0)  # older tensor cores keep factors in registers
+        kernels.convolve_kernel[(programs,)](
+            maps, weight, maps if winners is None else winners, self.bias,
+            maps if pi is None else pi, y, sums, first, pixels, columns_out, height, columns,
+            width // unit, row // 8, k, self.out_channels,
+            *self.stride, *self.padding, *self.dilation,
+            KERNEL_H=self.kernel_size[0], KERNEL_W=self.kernel_size[1], UNIT=unit, UNIT_Y=8,
+            OWN=own, HAS_WINNERS=winners is not None, GATED=pi is not None, RELU=relu,
+            K_MAJOR=self.products != "fp32", FLAT=tile.flat, EVEN=width % tile.inputs == 0,
+            ROUND_X=rounds, ROUND_Y=tf32, PRECISION="tf32" if tf32 else "ieee",
+            BLOCK_M=tile.pixels, BLOCK_N=tile.outputs, BLOCK_K=tile.inputs,
+            num_warps=tile.warps, num_stages=tile.stages,
+            maxnreg=tile.registers if newer else None,
+        )  # fmt: skip
 
 
-def graphed(model: nn.Module, images: Tensor) -> "Graphed":
-    """``model`` as one CUDA graph: the same outputs, without the time to launch each kernel.
-
-    Args:
-        model: a network on a CUDA device whose operations do not depend on values, such as
-            ``accelerate(model.cuda().eval())``.
-        images: ``[N, C, H, W]`` on the same device, to record the graph with.
-
-    Raises:
-        ValueError: no CUDA device; a model in training mode; gates that are forced, or a tensor of
-            densities, for which the shapes depend on values.
-    """
-    return Graphed(model).capture(images)
+def to_tf32(x: Tensor) -> Tensor:
+    """float32 numbers rounded to the nearest of TF32, which have 10 bits after the point."""
+    return ((x.view(torch.int32) + 0x1000) & -8192).view(torch.float32)
 
 
-class Graphed(nn.Module):
-    """A model that is recorded once and replayed; recorded anew for other shapes or densities."""
+def few(weight: Tensor) -> Tensor:
+    """``[C_out, k, k, C_in]``, its rows padded to 16 bytes."""
+    rows = weight.permute(0, 2, 3, 1)
+    return F.pad(rows, (0, -rows.shape[3] % (16 // weight.element_size()))).contiguous()
 
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-        self.gates = [module for module in model.modules() if isinstance(module, Gated)]
-        self.recorded: tuple | None = None  # what the graph is good for
 
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        if self.conditions(images) != self.recorded:
-            self.capture(images)
-        self.load(images)
-        self.replay()
-        return self.outputs.clone()  # the next replay writes over the graph's own outputs
+FORMS = {
+    "columns": lambda weight: weight.flatten(2).permute(2, 1, 0).contiguous(),  # taps, C_in, C_out
+    "rounded": to_tf32,
+    "few": few,
+    "few rounded": lambda weight: to_tf32(few(weight)),
+    "planes": lambda weight: weight.contiguous(),  # in PyTorch's own order
+    "transposed": lambda weight: weight.detach().t().contiguous(),  # of a predictor
+}
 
-    def load(self, images: Tensor) -> None:
-        """Put images of the recorded shape where the graph reads them."""
-        self.images.copy_(images)
 
-    def replay(self) -> None:
-        """Compute ``outputs`` from the images that were loaded."""
-        self.graph.replay()
-
-    @torch.inference_mode(False)  # else nothing outside that mode could write to `images` later
-    @torch.no_grad()
-    def capture(self, images: Tensor) -> "Graphed":
-        """Record the graph for images of this shape and the densities of now."""
-        recorded = self.conditions(images)
-        self.recorded = self.graph = self.outputs = None  # gives the last graph's memory back
-        self.images = images.clone()
-        with torch.cuda.device(images.device):
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(3):  # kernels are compiled and libraries choose theirs
-                    self.model(self.images)
-            torch.cuda.current_stream().wait_stream(side)
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                self.outputs = full(self.model(self.images))
-        self.recorded = recorded
-        return self
-
-    def conditions(self, images: Tensor) -> tuple:
-        """What the recorded kernels depend on; raise where that is values."""
-        if not images.is_cuda:
-            raise ValueError(f"a CUDA graph needs images on a CUDA device, got {images.device}")
-        if self.model.training:
-            raise ValueError("a CUDA graph is for inference only: call model.eval() first")
-        if any(g.forced is not None or isinstance(g.density, Tensor) for g in self.gates):
-            raise ValueError("a CUDA graph takes one density for all images and no forced gates")
-        return images.shape, images.dtype, images.device, *(gate.density for gate in self.gates)
+def select(
+    weight: Tensor,
+    bias: Tensor,
+    sums: Tensor,
+    channels: Tensor | None,
+    pixels: int,
+    k: int,
+    everything: bool,
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """``g`` ``[N, C]``, winners and gates ``[N, k]``; for everything, only gates ``[N, C]``."""
+    (n, parts, width), c = sums.shape, len(bias)
+    g = sums.new_empty(n, c)
+    winners = None if everything else torch.empty(n, k, dtype=torch.int64, device=g.device)
+    pi = sums.new_empty(n, c if everything else k)
+    block = max(16, power_of_2(c))
+    numbers, warps = (4096, 4) if block <= 128 else (8192, 8) if block <= 256 else (16384, 16)
+    inputs = max(1, min(power_of_2(width), numbers // block))
+    kernels.select_kernel[(n,)](
+        sums.contiguous(), sums if channels is None else channels.contiguous(), weight, bias, g,
+        g if everything else winners, pi, parts, 1.0 / pixels, width, width, c, k,
+        HAS_CHANNELS=channels is not None, DENSE=everything,
+        BLOCK_T=max(1, min(power_of_2(parts), 4096 // inputs)), BLOCK_I=inputs, BLOCK_C=block,
+        BLOCK_P=min(block, max(16, numbers // block)), num_warps=warps,
+    )  # fmt: skip
+    return g, winners, pi

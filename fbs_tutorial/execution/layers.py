@@ -41,6 +41,8 @@ class SparseConv(nn.Module):
             mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
             self.padding, self.extra_padding = (0, 0), ((left, right, top, bottom), mode)
 
+    reads_saliency = True  # whether `forward` looks at `s`
+
     def forward(
         self, x: Compact, s: Tensor, winners: Tensor, pi: Tensor | None = None, relu: bool = False
     ) -> Compact:
@@ -53,6 +55,15 @@ class SparseConv(nn.Module):
             pi: their gates ``[N, k]``; 1 when None.
         """
         raise NotImplementedError
+
+    def select(self, gate: Gated, x: Compact) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Measure, predict, choose: ``s`` ``[N, width]``, saliencies ``g`` ``[N, C_out]``, the
+        winners and their gates, ``[N, k]`` each."""
+        s = x.saliency(gate.reduce)
+        g = gate.predict(x.among_all(s))
+        if gate.reduce != "l1":  # which can be 0 where a map is not empty
+            s = x.saliency()
+        return s, g, *winners_and_gates(gate, g)
 
     def output(self, y: Tensor, winners: Tensor, relu: bool) -> Compact:
         """What `forward` returns: maps ``[N, k, H', W']`` of the winners among all outputs."""
@@ -76,12 +87,6 @@ class SparseConv(nn.Module):
                 f"kernel {self.kernel_size}"
             )
         return size
-
-    def allow_tf32(self, allow: bool) -> None:
-        """Let products of float32 numbers be rounded to TF32, in kernels of the backend's own.
-
-        Here there are none: PyTorch's own switches decide.
-        """
 
     def uncounted_macs(self, x: Compact, y: Compact) -> int:
         """MACs of ``forward(x, …) = y`` that PyTorch's ``FlopCounterMode`` does not see."""
@@ -158,13 +163,9 @@ class SparseGatedConv2d(Gated):
 
     def forward(self, x: Tensor) -> Tensor:
         x = check_input(self, x, self.in_channels)
-        s = x.saliency(self.reduce)  # [N, width]
-        g = self.saliency = self.predict(x.among_all(s))  # [N, C_out]
-        winners, pi = winners_and_gates(self, g)  # [N, k]
+        s, self.saliency, winners, pi = self.conv.select(self, x)
         if self.ratio is not None:
-            pi = pi * self.ratio[winners]
-        if self.reduce != "l1":  # which can be 0 where a map is not empty
-            s = x.saliency()
+            pi = pi * (self.ratio if winners is None else self.ratio[winners])
         y = self.conv(x, s, winners, pi, relu=self.activation is True)
         return self.activation(y) if isinstance(self.activation, nn.Module) else y
 
@@ -193,9 +194,9 @@ class SparseConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = check_input(self, x, self.conv.in_channels)
-        s, winners = x.saliency(), self.winners
+        s, winners = x.saliency() if self.conv.reads_saliency else None, self.winners
         if winners is None:
-            winners = torch.arange(self.conv.out_channels, device=s.device).expand(len(s), -1)
+            winners = torch.arange(self.conv.out_channels, device=x.device).expand(len(x), -1)
         return self.conv(x, s, winners)
 
 

@@ -69,7 +69,11 @@ def check_model(model: nn.Module) -> None:
 
 
 def check_tensors(model: nn.Module) -> tuple[str, set[torch.dtype]]:
-    """The type of device that all of the model is on, and its floating-point dtypes."""
+    """The one type of device that a model is on, and its floating-point dtypes.
+
+    Raises:
+        ValueError: its parts are on several devices.
+    """
     tensors = [*model.parameters(), *model.buffers()]
     devices = {tensor.device for tensor in tensors}
     if len(devices) > 1:
@@ -99,8 +103,12 @@ def check_dtypes(backend: str, dtypes: set[torch.dtype]) -> None:
 
 def replacements(model: nn.Module, backend: str) -> dict[nn.Module, nn.Module]:
     """Every module that is executed differently, and what by."""
+    pools = {}
     if backend == "cuda":
         from .cuda import cuda_conv as kind  # here, because Triton takes a while to import
+        from .rows import RowsMaxPool2d
+
+        pools = {nn.MaxPool2d: RowsMaxPool2d}
     else:
         kind = ReferenceConv if backend == "reference" else CpuConv
     plain, inside, new = plain_modules(model), inside_gated(model), {}
@@ -113,6 +121,8 @@ def replacements(model: nn.Module, backend: str) -> dict[nn.Module, nn.Module]:
             new[module] = SparseConv2d(module, kind)
         elif type(module) is nn.Linear and backend != "cuda":  # where shapes cannot follow values
             new[module] = SparseLinear(module)
+        elif type(module) in pools:
+            new[module] = pools[type(module)](module)
         elif type(module) in (nn.Dropout, nn.Dropout2d):  # which do nothing in eval mode
             new[module] = nn.Identity()
     for block in plain:

@@ -103,7 +103,7 @@ def how_dynamic(
     return Dynamics(accuracy(own), accuracy(shuffled), accuracy(mean), accuracy(mean_winners), sets)
 
 
-def _gates(model, images):
+def _gates(model: nn.Module, images: Tensor) -> tuple[dict[str, Tensor], dict[str, int], Tensor]:
     """Every layer's gates ``[N, C]``, its number of distinct winner sets, and the outputs."""
     layers = gated_layers(model)
     gates, winners, outputs = {n: [] for n in layers}, {n: [] for n in layers}, []

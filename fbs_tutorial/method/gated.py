@@ -302,7 +302,7 @@ def set_density(
     `calibrate` has seen, each layer then normalises with the statistics of the nearest density.
 
     Args:
-        density: a number in ``(0, 1]``, a tensor ``[N]`` with one density an image, or
+        density: a number in ``(0, 1]``, a tensor ``[N]`` with one density per image, or
             ``{layer name: density}`` with names as in ``model.named_modules()``.
 
     Raises:

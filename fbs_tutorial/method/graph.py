@@ -1,7 +1,8 @@
-"""The data flow of a network: what follows what, and which entries can be other than 0.
+"""The data flow of a network: which operations it is made of, and what follows what.
 
-`convert`, `count_macs` and `accelerate` all judge a network with the tables and rules of this file.
-The flow is traced with ``torch.fx``: a graph with one node for each operation.
+`convert`, `count_macs` and `accelerate` all judge a network with the tables of this file; which
+entries can be other than 0 is in `liveness.py`. The flow is traced with ``torch.fx``: a graph with
+one node for each operation.
 """
 
 import linecache
@@ -10,16 +11,14 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from .gated import ChannelPruning, Gated, GatedConv2d
-from .wta import winner_mask
+from .gated import ChannelPruning, Gated
 
 # The tables of operations. A module is known by its type, a function by itself, a method by its
 # name. What is in no table is unknown, and nothing is concluded about what it makes.
@@ -308,229 +307,3 @@ def last_convolution(block: ChannelPruning) -> nn.Conv2d | None:
         if node.op != "output" and (not known or (node.op == "call_module" and hooked(module))):
             return None
     return None
-
-
-# Liveness
-
-
-def winners(gate: Gated) -> Tensor:
-    """The outputs ``[N, C_out]`` that the gate's last run let through, forced ones included."""
-    if gate.forced is None:
-        return winner_mask(gate.saliency, gate.density)
-    pi = gate.select(gate.saliency)
-    return winner_mask(pi, gate.density) | (pi != 0)
-
-
-@dataclass
-class Step:
-    """One operation that has run: on which values, of which liveness, and what it made."""
-
-    node: fx.Node
-    module: nn.Module | None
-    values: dict[fx.Node, Any]
-    live: dict[fx.Node, Any]
-    value: Any
-
-    def again(self, stand_in: Callable[[fx.Node], Any]) -> Any:
-        """Do the operation once more, on other tensors in place of its inputs."""
-        args = fx.node.map_arg(self.node.args, stand_in)
-        kwargs = fx.node.map_arg(self.node.kwargs, stand_in)
-        if self.node.op == "call_module":
-            return self.module.forward(*args, **kwargs)
-        if self.node.op == "call_method":
-            return getattr(args[0], self.node.target)(*args[1:], **kwargs)
-        return self.node.target(*args, **kwargs)
-
-
-class Liveness(fx.Interpreter):
-    """Runs a traced network, and says beside every value which of its entries are live.
-
-    The liveness of a tensor is a bool tensor of its shape: False where the entry must be 0 because
-    channels lost their gates, whatever the values of the winners. Gated layers start it, and one
-    rule for each table of operations hands it on (`rule`). After an operation that is in no
-    table all is live. So what is not 0 is always live, as long as all numbers are finite.
-
-    Args:
-        model, graph: what is to run, and its `trace`.
-        reads: filled in: for each counted layer, the liveness of the input that it is about to
-            read. For `ChannelPruning` blocks that of the block's input, which this class reads
-            when it runs the block.
-    """
-
-    def __init__(self, model: nn.Module, graph: fx.Graph, reads: dict[nn.Module, Tensor]):
-        super().__init__(model, graph=graph)
-        self.extra_traceback = False
-        self.reads = reads
-        self.hooked = {module for module in model.modules() if hooked(module)}
-        self.live: dict[fx.Node, tuple[Any, Any]] = {}  # with the version of the value
-
-    def __call__(self, *args, **kwargs):
-        """Run the model, whose first argument has the liveness in ``reads``, else all is live."""
-        self.first = self.reads.pop(self.module, None)
-        inputs = [node for node in self.graph.nodes if node.op == "placeholder"]
-        if kwargs or len(args) != len(inputs):  # not the call that was traced
-            return type(self.module).forward(self.module, *args, **kwargs)
-        try:
-            return self.run(*args)
-        finally:
-            self.live.clear()
-
-    def run_node(self, node: fx.Node) -> Any:
-        live = {n: self.live_now(n) for n in node.all_input_nodes}  # the operation may change it
-        values = {n: self.env[n] for n in node.all_input_nodes}
-        module = self.fetch_attr(node.target) if node.op == "call_module" else None
-        if module is not None and module not in self.hooked:
-            self.announce(module, next(iter(live.values()), None))
-        value = super().run_node(node)
-        if node.op != "output":
-            result = self.rule(Step(node, module, values, live, value))
-            self.live[node] = (result, versions(value))
-        return value
-
-    def live_now(self, node: fx.Node) -> Any:
-        """The liveness of a value; all, if an operation has changed it in place since."""
-        live, noted = self.live[node]
-        value = self.env[node]
-        return live if noted == versions(value) else everything(value)
-
-    def announce(self, module: nn.Module, live: Any) -> None:
-        """Say what the counted layers of ``module`` will read."""
-        readers = [module] if is_counted(module) else []
-        if type(module) is GatedConv2d:
-            readers = [module.conv]
-        elif type(module) is ChannelPruning:
-            readers = [module.block]
-        for reader in readers:
-            if isinstance(live, Tensor) and reader not in self.hooked:
-                self.reads[reader] = live
-
-    def rule(self, step: Step) -> Any:
-        """The liveness of what one operation made."""
-        if step.node.op == "placeholder":
-            first, self.first = self.first, None
-            return everything(step.value) if first is None else first
-        if step.node.op == "get_attr":  # a constant
-            return each_tensor(step.value, nonzero_entries)
-        if step.module in self.hooked:
-            return everything(step.value)
-        if isinstance(step.module, Gated):
-            return gate_rule(step)
-        key = step.node.target if step.module is None else type(step.module)
-        for table, rule in RULES:
-            if key in table:
-                live = rule(step)
-                return everything(step.value) if live is None else live
-        return everything(step.value)
-
-
-def each_tensor(value: Any, function: Callable[..., Any], *others: Any) -> Any:
-    """``function`` of a tensor, or of each in a tuple or list; None in place of what is neither."""
-    if isinstance(value, Tensor):
-        return function(value, *others)
-    if isinstance(value, (tuple, list)):
-        others = [other or [None] * len(value) for other in others]
-        return tuple(each_tensor(v, function, *o) for v, *o in zip(value, *others, strict=True))
-    return None
-
-
-def nonzero_entries(x: Tensor) -> Tensor:
-    """Which entries are not 0, bool."""
-    return x != 0
-
-
-def everything(value: Any) -> Any:
-    """The liveness of a value of which nothing is known: all live."""
-    return each_tensor(value, lambda x: x.new_ones((), dtype=torch.bool).expand(x.shape))
-
-
-def versions(value: Any) -> Any:
-    """PyTorch's counts of how often the tensors were changed in place, views of them included."""
-    return each_tensor(value, lambda x: None if x.is_inference() else x._version)
-
-
-# One rule for each table. None: it does not know this use of the operation.
-
-
-def gate_rule(step: Step) -> Any:
-    """Gated layers: the winners."""
-    gate = step.module
-    known = type(gate).forward in (GatedConv2d.forward, ChannelPruning.forward)
-    act = getattr(gate, "activation", True)
-    keeps_empty = isinstance(act, bool) or (type(act) in ELEMENTWISE and not hooked(act))
-    if not (known and keeps_empty):
-        return everything(step.value)
-    return winners(gate)[:, :, None, None].expand(step.value.shape)
-
-
-def elementwise_rule(step: Step) -> Any:
-    """An empty entry becomes ``f(0)``: 0 for a ReLU, 0.5 for a sigmoid."""
-    tensors = [node for node, value in step.values.items() if isinstance(value, Tensor)]
-    if len(tensors) != 1 or not isinstance(step.value, Tensor):
-        return None
-    zeros = {n: torch.zeros_like(x) if n in tensors else x for n, x in step.values.items()}
-    at_0 = step.again(zeros.get)
-    return step.live[tensors[0]] | (at_0 != 0)
-
-
-def move_rule(step: Step) -> Any:
-    """The same operation done to marks, 1 for live and 0 for empty, says where live ones come to.
-
-    Marks are never below 0, so none cancel in a sum. Indices and sizes are what they are.
-    """
-
-    def marks(value: Any, live: Any) -> Any:
-        if isinstance(value, Tensor):
-            same_strides = torch.empty_like(value, dtype=torch.float32)  # which a view may need
-            return same_strides.copy_(live) if value.is_floating_point() else value
-        if isinstance(value, (tuple, list)) and isinstance(live, tuple):
-            return tuple(map(marks, value, live))
-        return value
-
-    try:
-        moved = step.again(lambda node: marks(step.values[node], step.live[node]))
-    except RuntimeError:  # marks are float32, which another argument may not go with
-        return None
-    return each_tensor(moved, nonzero_entries)
-
-
-def channel_map_rule(step: Step) -> Any:
-    """A channel is live everywhere if it was live anywhere."""
-    live = next(iter(step.live.values()), None)
-    if not isinstance(live, Tensor) or not isinstance(step.value, Tensor) or live.ndim != 4:
-        return None
-    return live.flatten(2).any(dim=2)[:, :, None, None].expand(step.value.shape)
-
-
-def sum_rule(step: Step) -> Any:
-    """A sum or difference is live where one of the two is; a number is, unless it is 0."""
-    left, right = operands(step)
-    return None if left is None or right is None else (left | right).expand(step.value.shape)
-
-
-def product_rule(step: Step) -> Any:
-    """A product is live where both factors are."""
-    left, right = operands(step)
-    return None if left is None or right is None else (left & right).expand(step.value.shape)
-
-
-def operands(step: Step) -> tuple[Tensor | bool | None, Tensor | bool | None]:
-    """The liveness of the two operands, None for what is not known."""
-
-    def live(operand: Any) -> Tensor | bool | None:
-        value = step.values[operand] if isinstance(operand, fx.Node) else operand
-        if isinstance(value, Tensor):
-            return step.live[operand]
-        return bool(value != 0) if isinstance(value, Real) else None
-
-    if len(step.node.args) != 2 or "out" in step.node.kwargs or not isinstance(step.value, Tensor):
-        return None, None
-    return live(step.node.args[0]), live(step.node.args[1])
-
-
-RULES = (
-    (ELEMENTWISE, elementwise_rule),
-    (MOVES, move_rule),
-    (CHANNEL_MAPS, channel_map_rule),
-    (SUMS, sum_rule),
-    (PRODUCTS, product_rule),
-)

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from .gated import ChannelPruning, Gated, GatedConv2d, evaluating, is_gated
-from .graph import Liveness, Parts, is_counted, last_convolution, traceable_parts, winners
+from .graph import Parts, is_counted, last_convolution, traceable_parts
+from .liveness import Liveness, winners
 from .saliency import check_feature_maps
 
 
@@ -173,7 +174,7 @@ def _run(model: nn.Module, images: Tensor, by: str, parts: Parts) -> list[_Call]
     predictors = {gate.predictor for gate in skipped}
     runs = {part: Liveness(part, graph, reads) for part, graph in parts.graphs.items()}
 
-    def hook(module, inputs, output, name):
+    def hook(module: nn.Module, inputs: tuple, output: Tensor, name: str) -> None:
         if isinstance(module, Gated):
             _add_gate(calls, module, name, output, len(images), skipped[module])
         elif module not in predictors:

@@ -31,7 +31,10 @@ def channel_saliency(x: Tensor, reduce: str = "l1") -> Tensor:
 def reduce_channels(x: Tensor, reduce: str) -> Tensor:
     """`channel_saliency` of feature maps that have been checked."""
     if reduce == "l1":
-        return x.abs().mean(dim=(2, 3))
+        # Not `mean`, whose gradient is divided by H * W in every place; this one once per channel.
+        # In float32 or finer: the sum of a large map may be more than float16 can hold.
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return (x.abs().sum(dim=(2, 3), dtype=dtype) / (x.shape[2] * x.shape[3])).to(x.dtype)
     if reduce == "l2":
         # Not the root of a mean of squares: its gradient at an all-zero channel would be NaN.
         return torch.linalg.vector_norm(x, dim=(2, 3)) / math.sqrt(x.shape[2] * x.shape[3])

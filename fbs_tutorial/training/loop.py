@@ -61,6 +61,7 @@ def fit(
         CheckpointError: the state is of another network.
     """
     team, bar = team or Team(), bar if bar is not None else tqdm(disable=True)
+    keep_freed_memory()
     with threads(recipe.threads):
         return _fit(network, step, recipe, data, validation, seed, teacher, state, save, bar, team)
 
@@ -78,6 +79,16 @@ def threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def keep_freed_memory() -> None:
+    """From here on the memory of a feature map that is done with is there for the next one.
+
+    The C library of Linux otherwise hands the memory of larger maps back to the system and asks for
+    it anew, page by page, which can take as long as computing the map. What it keeps grows with the
+    largest piece it has seen come back, up to 32 MB; so this gives it one.
+    """
+    torch.empty(30 * 2**20, dtype=torch.uint8)
 
 
 def _fit(
@@ -152,8 +163,7 @@ def prepare(network: nn.Module, step: Step, recipe: Recipe) -> None:
         update_skeletons(network, recipe.threshold)
     if not recipe.freeze_norms:
         forget_statistics(network)
-    if next(network.parameters()).is_cuda:  # the layout of the images, see `augment`
-        network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # the layout of the images, see `augment`
 
 
 def restore(network: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:

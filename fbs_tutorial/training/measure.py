@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from functools import partial
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from ..data import in_order, spread
+from ..data import Part, in_order, spread
 from ..method.dynamics import CONTROLS, how_dynamic
 from ..method.gated import evaluating, set_density
 from ..method.macs import count_macs
@@ -34,26 +35,28 @@ def measure(network: nn.Module, density: float | None, splits: Splits) -> dict:
     """
     if density is not None:
         set_density(network, density)
+    outputs, macs = outputs_and_macs(network, splits.test)
     row = {
         "density": density,
         "val_accuracy": accuracy(network, *splits.validation),
-        **_accuracy_and_macs(network, splits),
+        "test_accuracy": (outputs.argmax(dim=1) == splits.test[1]).sum().item() / len(outputs),
+        **macs,
         "parameters": sum(p.numel() for p in network.parameters()),
         "bytes": sum(t.numel() * t.element_size() for t in network.state_dict().values()),
     }
-    return row if density is None else row | _controls(network, splits)
+    return row if density is None else row | controls(network, splits)
 
 
-def _accuracy_and_macs(network: nn.Module, splits: Splits) -> dict:
-    count, right, macs = len(splits.test[1]), 0, {"gates": 0, "zeros": 0}
-    for images, labels in in_order(splits.test, EVALUATED_AT_ONCE):
+def outputs_and_macs(network: nn.Module, part: Part) -> tuple[Tensor, dict]:
+    """The outputs ``[N, classes]`` for a part of the data, and the mean MACs of one image."""
+    count, outputs, macs = len(part[1]), [], {"gates": 0, "zeros": 0}
+    for images, _ in in_order(part, EVALUATED_AT_ONCE):
         for by in macs:
             report = count_macs(network, images, by=by)
             macs[by] += report.active.sum().item()
         with evaluating(network):
-            right += (network(images).argmax(dim=1) == labels).sum().item()
-    return {
-        "test_accuracy": right / count,
+            outputs.append(network(images))
+    return torch.cat(outputs), {
         "macs_dense": report.dense,
         "macs_gates": macs["gates"] / count,
         "macs_zeros": macs["zeros"] / count,
@@ -61,8 +64,8 @@ def _accuracy_and_macs(network: nn.Module, splits: Splits) -> dict:
     }
 
 
-def _controls(network: nn.Module, splits: Splits) -> dict:
-    """The control of `how_dynamic` on ``control_images`` test images, evenly spread."""
+def controls(network: nn.Module, splits: Splits) -> dict:
+    """The controls of `how_dynamic` on ``control_images`` test images, evenly spread."""
     images, labels = spread(splits.test, CONTROL_IMAGES)
     found = how_dynamic(network, images, labels, reference=splits.reference)
     accuracies = {control.field: getattr(found, control.key) for control in CONTROLS}

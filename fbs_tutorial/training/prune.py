@@ -13,7 +13,7 @@ from ..static.masks import prune_kernels
 from ..static.slimming import mask_channels, slim
 from .loop import accuracy
 from .parallel import Team
-from .settings import usual_recipe
+from .settings import RunError, usual_recipe
 from .splits import load_splits
 
 METHODS = ("kernels", "slimming")
@@ -50,7 +50,7 @@ def prune(
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if (checkpoint is None) != pretrained_weights:
-        raise ValueError("prune takes one network: --from FILE, or --pretrained with --model")
+        raise RunError("prune takes one network: {checkpoint}, or {pretrained} with {model}")
     if pretrained_weights and model not in TORCHVISION:
         raise ValueError(f"model must be one of {', '.join(TORCHVISION)}, got {model!r}")
     if pretrained_weights:
@@ -59,7 +59,8 @@ def prune(
     else:
         network, header = load_weights(checkpoint, model)
     if is_gated(network):
-        raise ValueError(f"{checkpoint} has gates; prune the plain network, then train --density")
+        text = "{file} has gates; prune the plain network, then train at a {density}"
+        raise RunError(text, {"file": checkpoint})
     forms, said = {"before": network}, []
     if method == "kernels":
         pruned = copy.deepcopy(network)

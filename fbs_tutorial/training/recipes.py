@@ -12,7 +12,7 @@ class Recipe:
     epochs: int  # at each density of the schedule
     any_epochs: int  # of the any-density network
     distilled_epochs: int  # at each density, from the plain network on
-    batch: int  # images a step, of all processes together
+    batch: int  # images per update, of all processes together
     plain_lr: float
     lr: float
     any_lr: float

@@ -52,7 +52,11 @@ class Run:
             self.metrics["processes"] = processes  # those that end it, perhaps not all before
 
     def begin(self) -> None:
-        """Make the folder, if it is not there."""
+        """Make the folder, if it is not there.
+
+        Raises:
+            RunError: it holds other files, or cannot be made.
+        """
         if (self.folder / "metrics.json").exists():
             return
         try:
@@ -83,7 +87,11 @@ class Run:
         self._write_log(state)
 
     def load_state(self, step: str) -> dict | None:
-        """The state of ``step`` when it was last saved, None if it has not begun."""
+        """The state of ``step`` when it was last saved, None if it has not begun.
+
+        Raises:
+            CheckpointError: ``state.pt`` is damaged.
+        """
         path = self.folder / "state.pt"
         if not path.exists():
             return None
@@ -131,6 +139,18 @@ class Run:
         for name in ("metrics.json", "state.pt", "log.csv", "table.md", *weights):
             for path in self.folder.glob(f".{name}.*.tmp"):
                 path.unlink(missing_ok=True)
+
+
+def read_log(folder: Path) -> list[dict]:
+    """The rows of a run's ``log.csv``, one per epoch, with numbers; none of a run of 0.1.0."""
+    path = folder / "log.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [
+            {key: value if key == "step" else float(value or "nan") for key, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
 
 
 def markdown_table(rows: list[dict]) -> str:

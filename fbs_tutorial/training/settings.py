@@ -63,7 +63,7 @@ def whole(least: int, most: float = math.inf, text: str = "") -> Takes:
     return Takes(text, lambda value: type(value) is int and least <= value <= most)
 
 
-def number(least: float, most: float = math.inf, text: str = "") -> Takes:
+def number(least: float, most: float, text: str) -> Takes:
     def test(value: object) -> bool:
         return isinstance(value, Real) and type(value) is not bool and least <= value <= most
 
@@ -134,7 +134,7 @@ class Settings:
         "of the schedule, or at which the any-density network is measured; 1.0 to 0.1 when not "
         "given",
         Takes(
-            "one number in (0, 1] or several that differ",
+            "a list of numbers in (0, 1] that differ, one or more",
             lambda value: (
                 isinstance(value, tuple) and 0 < len(value) == len({f"{d:g}" for d in value})
             ),
@@ -168,14 +168,14 @@ class Settings:
     density: float | None = option(
         None,
         "with --from or --pretrained, and without --any-density: the density to fine-tune at",
-        number(0, 1),
+        number(0, 1, "a number in (0, 1]"),
     )
     lr: float | None = option(None, "with --from or --pretrained: the highest learning rate", RATE)
     epochs: int | None = option(None, "of every step, instead of the recipe's", whole(1))
     plain_epochs: int | None = option(None, "of the plain steps, instead of --epochs", whole(1))
     batch: int | None = option(
         None,
-        "images per step of all processes together, instead of the recipe's; the recipe's "
+        "images per update, of all processes together, instead of the recipe's; the recipe's "
         "learning rates follow in proportion",
         whole(2),
     )

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from ..data import (
     Files,
@@ -31,6 +32,7 @@ class Splits:
     validation: Part
     test: Part
     reference: Tensor  # training images, not augmented, whose gates make the mean gate
+    classes: list[str]  # their names
 
     @property
     def num_classes(self) -> int:
@@ -45,7 +47,7 @@ def load_splits(data: str, recipe: Recipe, seed: int, download: bool, team: Team
     """
     if download:
         _download(data, recipe, team)
-    images, augmented, labels, test = _read(data, recipe)
+    images, augmented, labels, test, classes = _read(data, recipe)
     rest, held_out = stratified_split(labels, held_out_count(labels, recipe.validation), seed)
     if team.size > 1 and min(len(rest), recipe.batch) < 2 * team.size:  # two each, for batch norms
         raise RunError(
@@ -64,6 +66,7 @@ def load_splits(data: str, recipe: Recipe, seed: int, download: bool, team: Team
         reference=spread(  # the first process alone measures; the others try one image
             on_device(images[rest], labels[rest]), CONTROL_IMAGES if team.first else 1
         )[0],
+        classes=classes,
     )
 
 
@@ -74,16 +77,25 @@ def _download(data: str, recipe: Recipe, team: Team) -> None:
     team.wait()
 
 
-def _read(data: str, recipe: Recipe) -> tuple[Tensor | Files, Tensor | Files, Tensor, Part]:
-    """Training images as they are and as they are trained on, their labels, and the test part."""
+def _read(
+    data: str, recipe: Recipe
+) -> tuple[Tensor | Files, Tensor | Files, Tensor, Part, list[str]]:
+    """Training images as they are and as they are trained on, their labels, the test part, and the
+    names of the classes."""
     train_set, test_set = load_data(data, size=recipe.size)
     if recipe.size is None:
         images, labels = as_tensors(train_set)
-        return images, images, labels, as_tensors(test_set)
+        return images, images, labels, as_tensors(test_set), _classes(test_set, labels)
     cropped = copy.copy(train_set)  # shares the list of files
     cropped.transform = photograph_transform(recipe.size, augment=True)
-    test = Files(test_set), labels_of(test_set)
-    return Files(train_set), Files(cropped), labels_of(train_set), test
+    labels, test = labels_of(train_set), (Files(test_set), labels_of(test_set))
+    return Files(train_set), Files(cropped), labels, test, _classes(test_set, labels)
+
+
+def _classes(dataset: Dataset, labels: Tensor) -> list[str]:
+    """What a data set calls its classes, or their numbers."""
+    names = getattr(dataset, "classes", range(int(labels.max()) + 1))
+    return [name[0] if isinstance(name, tuple) else str(name) for name in names]
 
 
 def held_out_count(labels: Tensor, wanted: int | float) -> int:

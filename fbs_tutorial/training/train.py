@@ -22,7 +22,7 @@ from ..method.convert import convert, random_predictor
 from ..method.gated import evaluating, gated_layers, is_gated
 from ..models import MODELS
 from ..static.stripes import add_skeletons, prune_stripes
-from .loop import fit
+from .loop import fit, threads
 from .measure import measure, measure_step
 from .parallel import Team, join_team
 from .recipes import Step
@@ -76,7 +76,7 @@ def train(
     else:
         settings = Settings(data, out=out, **options)
     _check_widths(settings)
-    with join_team() as team:
+    with join_team() as team, threads(settings.recipe.threads):  # measuring, too
         run = team.from_first(lambda: Run(settings, team.device, team.size))
         splits = load_splits(settings.data, run.recipe, settings.seed, settings.download, team)
         work = Work(run, splits, team, *_given(settings, run, splits, team))
@@ -102,12 +102,12 @@ def _given(
     given, width, teacher = None, 1.0, None
     if settings.fine_tunes:
         given, width = team.from_first(lambda: _network_to_tune(settings, model, classes))
-        _check_fit(given, splits, model)
+        check_fit(given, splits, model)
     else:  # whether the model takes these images
-        _check_fit(_new(run, splits, 1.0), splits, model)
+        check_fit(_new(run, splits, 1.0), splits, model)
     if settings.teacher is not None:
         teacher = team.from_first(lambda: load_weights(settings.teacher, model)[0])
-        _check_fit(teacher, splits, settings.teacher)
+        check_fit(teacher, splits, settings.teacher)
     elif settings.distill and given is not None and is_gated(given):
         raise RunError("{distill} needs a {teacher}: the network to fine-tune has gates already")
     return given, width, teacher
@@ -208,7 +208,7 @@ def _saved(work: Work, number: int) -> nn.Module:
         return network
 
     network = work.team.from_first(load)
-    _check_fit(network, work.splits, str(path))
+    check_fit(network, work.splits, str(path))
     return network
 
 
@@ -217,6 +217,7 @@ def _finish_step(work: Work, network: nn.Module, step: Step, rows: list[dict]) -
     width = step.width if work.given is None else work.width
     facts = {key: run.metrics["settings"][key] for key in ("data", "seed")}
     facts |= {"density": _density_in_header(step), "distilled": step.distilled}
+    facts |= {} if run.recipe.size is None else {"size": run.recipe.size}
     save_network(network, run.weights(step.name), run.recipe.model, num_classes, width, **facts)
     run.finish_step(step.name, rows)
 
@@ -239,7 +240,7 @@ def _gate(network: nn.Module, run: Run) -> nn.Module:
     return network
 
 
-def _check_fit(network: nn.Module, splits: Splits, name: str) -> None:
+def check_fit(network: nn.Module, splits: Splits, name: str) -> None:
     """Move the network to the device; raise unless it takes these images and their classes."""
     image = splits.reference[:1]
     network.to(image.device)

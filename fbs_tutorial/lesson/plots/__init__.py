@@ -9,6 +9,7 @@ from .accuracy import (
     accuracy_over_macs,
     at_density,
     beside_published,
+    learning_curve,
 )
 from .cost import layer_shares, roofline, time_and_macs, time_bars, time_by_density
 from .simple import depth_lines, image_row, layer_bars, number_line
@@ -18,7 +19,8 @@ from .winners import class_heat_maps, weight_reads, winner_bars, winner_maps, wi
 __all__ = [
     "BLACK", "BLUE", "GREEN", "GREY", "LOOKS", "ORANGE", "PURPLE", "accuracy_and_macs",
     "accuracy_lines", "accuracy_over_macs", "at_density", "beside_published", "class_heat_maps",
-    "depth_lines", "image_row", "layer_bars", "layer_shares", "number_line", "plt", "roofline",
+    "depth_lines", "image_row", "layer_bars", "layer_shares", "learning_curve", "number_line",
+    "plt", "roofline",
     "time_and_macs", "time_bars", "time_by_density", "weight_reads", "winner_bars", "winner_maps",
     "winners_of_two",
 ]  # fmt: skip

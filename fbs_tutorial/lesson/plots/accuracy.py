@@ -100,6 +100,57 @@ def _controls(
     return medians
 
 
+def learning_curve(log: Sequence[Mapping], title: str = "") -> tuple[Figure, str]:
+    """The loss, and below it validation accuracy and density, over all epochs of a run.
+
+    Args:
+        log: a row for each epoch, as `read_log` gives them: "step", "loss", "val_accuracy" in 0..1
+            and "density", which is NaN where there is none. Vertical lines divide the steps.
+    """
+    epochs = np.arange(1, len(log) + 1)
+    loss, accuracy, density = (
+        np.array([row[key] for row in log]) for key in ("loss", "val_accuracy", "density")
+    )
+    figure, (top, bottom) = plt.subplots(
+        2, 1, figsize=(7, 5), sharex=True, height_ratios=(1, 1.4), layout="constrained"
+    )
+    top.plot(epochs, loss, "-", color=BLACK, marker=".", label="training loss")
+    bottom.plot(epochs, 100 * accuracy, "-", color=BLUE, marker="o", markersize=3,
+                label="validation accuracy")  # fmt: skip
+    if not np.isnan(density).all():
+        bottom.plot(epochs, 100 * density, "--", color=ORANGE, marker="s", markersize=3,
+                    drawstyle="steps-mid", label="density")  # fmt: skip
+    ends = _mark_steps((top, bottom), [row["step"] for row in log])
+    top.set(ylabel="loss of an epoch", ylim=(0, None), title=title)
+    bottom.set(xlabel="epoch", ylabel="%", ylim=(0, 104), xlim=(0.5, len(log) + 0.5))
+    for ax in (top, bottom):
+        ax.grid(alpha=0.3)
+    legend_below(figure, ncols=3)
+    reached = ", ".join(f"{step} {100 * accuracy[i]:.1f} %" for step, i in ends.items())
+    went = (
+        f"s, loss from {loss[0]:.3g} to {loss[-1]:.3g}" if len(log) > 1 else f", loss {loss[0]:.3g}"
+    )
+    return figure, (
+        f"{len(log)} epoch{went}; validation accuracy at the end of each step: {reached}."
+    )
+
+
+def _mark_steps(axes: Sequence[Axes], steps: Sequence[str]) -> dict[str, int]:
+    """A line between steps, and their names above; returns the index of each step's last epoch."""
+    ends = {step: i for i, step in enumerate(steps)}
+    begin = 0
+    for step, end in ends.items():
+        for ax in axes:
+            ax.axvline(begin + 0.5, color=GREY, linewidth=0.8, zorder=0)
+        axes[0].annotate(
+            step, ((begin + end + 2) / 2, 1), (0, -3), xycoords=("data", "axes fraction"),
+            textcoords="offset points", ha="center", va="top", fontsize=7, color=DARK_GREY,
+            rotation=0 if len(ends) < 8 else 90,
+        )  # fmt: skip
+        begin = end + 1
+    return ends
+
+
 def accuracy_lines(
     densities: Sequence[float], lines: dict[str, Sequence[Sequence[float]]], title: str = ""
 ) -> tuple[Figure, str]:

@@ -1,0 +1,166 @@
+"""What a layer costs on a GPU, from its sizes alone: which way to take, and in which tiles.
+
+A kernel takes as long as the slowest of three: arithmetic, bytes between the chip and its memory,
+and bytes between the second-level cache and the multiprocessors. To that comes a launch. Constants
+of the H100 are fitted to ``benchmarks/h100/layers.json``; those of other GPUs follow from their
+data sheets in the same proportion.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+from typing import NamedTuple
+
+
+class Tile(NamedTuple):
+    """The part of an image's output that one program computes, and how it walks the inputs."""
+
+    pixels: int
+    outputs: int
+    inputs: int  # input channels in one step
+    flat: bool  # steps go over all pairs (tap, input), and not over the inputs of each tap
+    warps: int
+    stages: int  # steps under way at once
+    registers: int | None = None  # that a thread may take, so that more programs run at once
+
+
+def power_of_2(number: int) -> int:
+    """The least power of 2 that is not below a positive number."""
+    return 1 << (number - 1).bit_length()
+
+
+def choose_tile(images: int, pixels: int, k_out: int, k_in: int, products: str) -> Tile:
+    """A tile for ``images`` products of ``[pixels, taps * k_in]`` and ``[taps * k_in, k_out]``.
+
+    It depends on sizes only, so that a layer's kernel is compiled once and can be captured.
+    """
+    flat = k_in < 16
+    n = min(128, max(16, power_of_2(k_out)))
+    if products == "fp32":
+        n = 32 if k_out > 64 and 0 < k_out % 64 <= 32 else min(n, 64)
+        n = narrower(images, pixels, k_out, 64, n)
+        return Tile(64, n, 16, flat, 4 if n == 64 else 2, 3)
+    wide = products != "tf32"
+    inputs = 32 if flat else min(64 if wide else 32, max(16, power_of_2(k_in)))
+    if flat:
+        return Tile(128, min(n, 64), inputs, flat, 4, 2)
+    small = pixels <= 64
+    m = 64 if small or (n == 128 and pixels < 512) else 128
+    shrunk = narrower(images, pixels, k_out, 64, n)
+    if shrunk < n:
+        return Tile(64, shrunk, inputs, flat, 4, 4)
+    cap = None if k_in % inputs else 128  # masks at the end of rows take registers of their own
+    if (m, n) == (128, 128):
+        return Tile(m, n, inputs, flat, 8, 3, cap)
+    if n == 128:
+        return Tile(m, n, inputs, flat, 4, 4 if wide or small else 3)
+    if n == 64:
+        many = m == 128 and (wide or pixels >= 1024)
+        return Tile(m, n, inputs, flat, 4, 4 if m == 128 and not many else 3, cap if many else None)
+    return Tile(m, n, inputs, flat, 4, 3 if n == 32 else 4)
+
+
+def narrower(images: int, pixels: int, k_out: int, m: int, n: int) -> int:
+    """Fewer outputs in a tile, where there would not be a program for every other processor."""
+    while n > 16 and images * ceil(pixels / m) * ceil(k_out / n) < 64:
+        n //= 2
+    return n
+
+
+class Layer(NamedTuple):
+    """A layer's work: images, inputs and outputs that are live, those there are, and pixels."""
+
+    images: int
+    k_in: int
+    k_out: int
+    c_in: int
+    c_out: int
+    taps: int
+    pixels: int  # of the output
+    pixels_in: int
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Rates of one kind of GPU, in millions per microsecond: bytes, and MACs by `products`.
+
+    Attributes:
+        memory: of a kernel that reads and writes whole rows.
+        cache: of tiles that come from the second-level cache into registers.
+        own: MACs of this package's convolution.
+        dense: MACs of cuDNN's, which does not come near its peak on small maps.
+    """
+
+    memory: float
+    cache: dict[str, float]
+    own: dict[str, float]
+    dense: dict[str, float]
+
+    def times(self, memory: float, cache: float, arithmetic: float) -> "Gpu":
+        """One whose rates are so many times as high."""
+        tables = (self.cache, cache), (self.own, arithmetic), (self.dense, arithmetic)
+        scaled = ({name: rate * by for name, rate in table.items()} for table, by in tables)
+        return Gpu(self.memory * memory, *scaled)
+
+
+LAUNCH = 2.5  # microseconds from the end of one kernel to the first work of the next, in a graph
+H100 = Gpu(
+    memory=2.6,
+    cache={"fp32": 2.6, "tf32": 6.3, "bf16": 5.4, "fp16": 5.4},
+    own={"fp32": 18, "tf32": 120, "bf16": 220, "fp16": 220},
+    dense={"fp32": 26, "tf32": 160, "bf16": 300, "fp16": 300},
+)
+GPUS = {  # by compute capability; bandwidth and peaks of data sheets, as shares of the H100's
+    (7, 5): H100.times(0.096, 0.15, 0.065),  # T4
+    (8, 0): H100.times(0.6, 0.55, 0.32),  # A100
+    (8, 6): H100.times(0.28, 0.3, 0.14),  # RTX 3090
+    (8, 9): H100.times(0.3, 0.5, 0.25),  # RTX 4090
+    (9, 0): H100,
+}
+
+
+def gpu_like(capability: tuple[int, int] | None) -> Gpu:
+    """The constants of the newest GPU in the table that is not newer than this one."""
+    known = [c for c in GPUS if capability is None or c <= capability]
+    return GPUS[max(known, default=min(GPUS))]
+
+
+def skipping_is_faster(layer: Layer, products: str, gathers: bool, gpu: Gpu = H100) -> bool:
+    """Whether the winners alone will take less time than all outputs by cuDNN.
+
+    ``gathers``: images come with channels of their own, so that their weights are gathered, or
+    else their maps filled in. What both ways do, the selection, is left out.
+    """
+    return skip_time(layer, products, gathers, gpu) < dense_time(layer, products, gathers, gpu)
+
+
+def skip_time(layer: Layer, products: str, gathers: bool, gpu: Gpu) -> float:
+    """Microseconds of `gather` and `convolve`."""
+    n, k_in, k_out, *_, taps, pixels, pixels_in = layer
+    size = 4 if products in ("fp32", "tf32") else 2
+    tile = choose_tile(n, pixels, k_out, k_in, products)
+    programs = n * ceil(pixels / tile.pixels) * ceil(k_out / tile.outputs)
+    depth = taps * max(k_in, tile.inputs if not tile.flat else 1)
+    weights = n * taps * k_in * k_out * size if gathers else 0
+    maps = n * (pixels_in * k_in + pixels * k_out) * size
+    convolution = max(
+        programs * tile.pixels * tile.outputs * depth / gpu.own[products],
+        programs * (tile.pixels + tile.outputs) * taps * k_in * size / gpu.cache[products],
+        (maps + weights) / gpu.memory,
+    )
+    gather = LAUNCH + weights / 1e6 / gpu.memory if gathers else 0
+    return LAUNCH + convolution / 1e6 + gather
+
+
+def dense_time(layer: Layer, products: str, gathers: bool, gpu: Gpu) -> float:
+    """Microseconds of filling in, cuDNN's convolution and the pass that masks its outputs."""
+    n, k_in, _, c_in, c_out, taps, pixels, pixels_in = layer
+    size = 4 if products in ("fp32", "tf32") else 2
+    maps_in, maps_out = n * pixels_in * c_in * size, n * pixels * c_out * size
+    convolution = max(
+        n * pixels * c_in * c_out * taps / gpu.dense[products],
+        1.6 * (maps_in + maps_out) / gpu.memory,
+    )
+    mask = LAUNCH + 2 * maps_out / 1e6 / gpu.memory
+    rate = gpu.memory * (0.7 if size == 4 else 0.45)  # numbers are picked one by one
+    spread = LAUNCH + (1 + k_in / c_in) * maps_in / 1e6 / rate if gathers else 0
+    return LAUNCH + convolution / 1e6 + mask + spread
