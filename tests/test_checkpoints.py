@@ -432,7 +432,7 @@ def cifar10_cases():
 
 
 @pytest.mark.skipif(not os.environ.get("FBS_DATA"), reason="FBS_DATA is not set")
-@pytest.mark.parametrize(("name", "density", "expected"), cifar10_cases())
+@pytest.mark.parametrize(("name", "density", "expected"), list(cifar10_cases()))
 def test_the_cifar10_networks_do_what_their_metrics_say(name, density, expected):
     test = load_data("cifar10")[1]
     images, labels = spread((Files(test), labels_of(test)), 2000)
