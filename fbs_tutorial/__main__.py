@@ -13,7 +13,7 @@ from .bench.report import tables
 from .bench.run import bench
 from .data import DamagedImageError
 from .models import MODELS
-from .training.parallel import number
+from .training.parallel import rank_in
 from .training.prune import METHODS, prune
 from .training.runs import markdown_table, read_log
 from .training.settings import RunError, Settings, numbers
@@ -31,17 +31,17 @@ def main(arguments: list[str] | None = None) -> int:
         return options.run(options)
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
         # of several processes all fail alike, but for one that cannot read its own share
-        if number("LOCAL_RANK") == 0 or isinstance(error, DamagedImageError):
+        if rank_in("LOCAL_RANK") == 0 or isinstance(error, DamagedImageError):
             text = error.with_names(Settings.flags()) if isinstance(error, RunError) else str(error)
             line = f"error: {' '.join(text.split())}\n"
             # another process may have left a progress bar on the line
-            sys.stderr.write(line if number("LOCAL_RANK") == 0 else f"\n{line}")
+            sys.stderr.write(line if rank_in("LOCAL_RANK") == 0 else f"\n{line}")
             sys.stderr.flush()
         else:
             time.sleep(5)  # torchrun ends all as soon as one ends: let the first speak
         return 2
     except KeyboardInterrupt:
-        if number("LOCAL_RANK") == 0:
+        if rank_in("LOCAL_RANK") == 0:
             print(f"\nstopped; {options.when_stopped}", file=sys.stderr)
         return 130
 
@@ -50,7 +50,7 @@ def _train(options: argparse.Namespace) -> int:
     from .lesson.plots import accuracy_and_macs, learning_curve  # here: a bad option fails at once
 
     metrics = train(Settings.from_options(options))
-    if number("RANK") != 0:
+    if rank_in("RANK") != 0:
         return 0
     folder, rows, said = Path(metrics["folder"]), metrics["rows"], []
     if any(row["method"] in ("fbs", "any") for row in rows):

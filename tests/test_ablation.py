@@ -48,7 +48,7 @@ def test_the_table_gives_mean_and_range_and_leaves_out_what_has_not_finished(tmp
         run(tmp_path, "both", seed, accuracy)
     run(tmp_path, "neither", 0, 0.5, done=False)
     write(list(finished(tmp_path)), tmp_path)
-    table = (tmp_path / "ablation.md").read_text()
+    table = (tmp_path / "table.md").read_text()
     assert "| digits | 0.5 | 24 | both | 2 | 92.5 (90.0 to 95.0) |" in table
     assert "neither" not in table
-    assert len(json.loads((tmp_path / "ablation.json").read_text())) == 2
+    assert len(json.loads((tmp_path / "rows.json").read_text())) == 2

@@ -4,8 +4,8 @@
 
 Four arms from the same plain network: with and without its answers as targets, with and without a
 density that falls from 1 to its target over the first 30 % of the epochs. Stopped and called again
-it goes on (Fashion-MNIST in FBS_DATA). What has finished is written to benchmarks/ablation.json and
-benchmarks/ablation.md; choices are made by the column "validation".
+it goes on (Fashion-MNIST in FBS_DATA). What has finished is written to benchmarks/ablation:
+``rows.json`` and ``table.md``; choices are made by the column "validation".
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = Queue(list(jobs(options.out)), options.out, 1, "cpu").run(options.seconds)
     failed = any(job["state"] == "failed" for job in report["jobs"].values())
     if rows := list(finished(options.out)):
-        write(rows, ROOT / "benchmarks")
+        write(rows, ROOT / "benchmarks" / "ablation")
     return int(failed)
 
 
@@ -86,7 +86,8 @@ def finished(out: Path) -> Iterator[dict]:
 
 def write(rows: list[dict], folder: Path) -> None:
     """The rows as JSON, and their means over the seeds as a table."""
-    write_atomically(folder / "ablation.json", (json.dumps(rows, indent=1) + "\n").encode())
+    folder.mkdir(exist_ok=True)
+    write_atomically(folder / "rows.json", (json.dumps(rows, indent=1) + "\n").encode())
     groups = defaultdict(list)
     for row in rows:
         groups[row["data"], row["density"], row["epochs"], row["arm"]].append(row)
@@ -104,9 +105,9 @@ def write(rows: list[dict], folder: Path) -> None:
     text = (
         "Accuracy in percent: mean over the seeds, and their range. Made by `tools/ablation.py` on "
         f"{first['device']}, torch {first['versions']['torch']}, {first['date']}; every row and "
-        "its command is in `ablation.json`.\n\n"
+        "its command is in `rows.json`.\n\n"
     )
-    write_atomically(folder / "ablation.md", (text + markdown(head, lines) + "\n").encode())
+    write_atomically(folder / "table.md", (text + markdown(head, lines) + "\n").encode())
 
 
 def spread(values: list[float]) -> str:

@@ -2,7 +2,8 @@
 
 All rows of benchmarks/cpu.json go to benchmarks/cpu.md; those of whole networks stand in the README
 between the marks of ``bench cpu``. The same with ``cuda``, whose marks are put after the others
-when there is a first result.
+when there is a first result. What one H100 measured of whole networks, benchmarks/h100, stands
+between those of ``h100``.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 from readme import ROOT, between_marks, with_marks
 
 from fbs_tutorial.bench.report import tables
+from fbs_tutorial.tables import markdown
 
 
 def main() -> None:
@@ -20,7 +22,7 @@ def main() -> None:
         if set(results.get("missing", ())) - results.get("left_out", {}).keys():
             raise SystemExit(f"{path} is not finished; its command goes on: {results['command']}")
         path.with_suffix(".md").write_text(f"{provenance(results)}\n\n{tables(results)}\n")
-    readme.write_text(with_tables(readme.read_text()))
+    readme.write_text(with_h100(with_tables(readme.read_text())))
 
 
 def results_in(folder: Path) -> list[Path]:
@@ -36,6 +38,21 @@ def with_tables(readme: str, folder: Path = ROOT / "benchmarks") -> str:
         readme = with_marks(readme, name, "tools/ship_bench.py", after=r"bench \w+")
         readme = between_marks(readme, name, f"{provenance(results)}\n\n{tables(results)}")
     return readme
+
+
+def with_h100(readme: str, folder: Path = ROOT / "benchmarks" / "h100") -> str:
+    """The README's text with the times of whole networks on one H100."""
+    results = json.loads((folder / "networks.json").read_text())
+    columns = [f"accelerated {d}" for d in ("1.0", "0.5", "0.25")]
+    lines = []
+    for row in results["rows"]:
+        best = min(row["dense_nchw"], row["dense_nhwc"])
+        name = [row["network"], str(row["images"]), row["products"], f"{best / 1000:.2f} ms"]
+        lines.append([*name, *(f"{row[column] / best:.2f}" for column in columns)])
+    head = ["network", "batch", "products", "best dense", "d = 1", "d = 0.5", "d = 0.25"]
+    told = f"{results['machine']}; {results['date']}, {results['unit']}. {results['made by']}."
+    told = told.replace(". a script", ". Made by a script")
+    return between_marks(readme, "h100", f"{told}\n\n{markdown(head, lines)}")
 
 
 def provenance(results: dict) -> str:

@@ -77,9 +77,9 @@ class Team:
         return DistributedDataParallel(network)
 
 
-def number(name: str) -> int:
-    """``torchrun``'s variable ``RANK`` or ``LOCAL_RANK``; 0 for a process that is alone."""
-    return int(os.environ[name]) if started_by_torchrun() else 0
+def rank_in(variable: str) -> int:
+    """This process's rank in ``torchrun``'s ``RANK`` or ``LOCAL_RANK``; 0 for one that is alone."""
+    return int(os.environ[variable]) if started_by_torchrun() else 0
 
 
 def started_by_torchrun() -> bool:
@@ -101,7 +101,7 @@ def join_team() -> Iterator[Team]:
     importlib.import_module("torch.distributed.nn")
 
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # harmless
-    local_rank = number("LOCAL_RANK")
+    local_rank = rank_in("LOCAL_RANK")
     device, backend = CPU, "gloo"
     if torch.cuda.is_available():
         gpus = torch.cuda.device_count()
