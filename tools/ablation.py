@@ -78,10 +78,11 @@ def finished(out: Path) -> Iterator[dict]:
         settings, row = run["settings"], run["rows"][-1]
         how = settings["teacher_weight"], settings["ramp"]
         arm = next(name for name, values in ARMS.items() if values == how)
+        command = run["command"].replace(f"{out}/", "")  # whoever made it, wherever
         facts = {key: run[key] for key in ("device", "date", "versions", "threads")}
         facts |= {"data": settings["data"], "density": row["density"], "seed": run["seed"]}
         facts |= {"epochs": settings["steps"][-1]["epochs"], "arm": arm}
-        yield facts | {key: row[key] for key in KEPT} | {"command": run["command"]}
+        yield facts | {key: row[key] for key in KEPT} | {"command": command}
 
 
 def write(rows: list[dict], folder: Path) -> None:
