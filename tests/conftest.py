@@ -12,6 +12,7 @@ settings.load_profile("suite")
 torch.set_num_threads(1)  # threads of several processes wait for each other on a busy machine
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Every notebook runs twice in one kernel; a worker has all tests of a file, or of a group."""
     notebooks = dict.fromkeys(item.parent for item in items if hasattr(item, "cell_num"))

@@ -536,7 +536,7 @@ def test_layers_and_the_second_table_are_measured_as_graphs(small, monkeypatch):
 
 def test_a_recorded_graph_is_timed_without_its_inputs_being_put_in_place():
     inputs = [torch.rand(1), torch.rand(1)]
-    variant = variants.Variant("dense", Recorded(None, None), inputs, 1.0)
+    variant = variants.Variant("dense", Recorded(None, None), inputs, 1.0, graph=True)
     call = variant.call()
     for _ in range(3):
         call.prepare()

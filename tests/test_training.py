@@ -327,7 +327,7 @@ FROM = ["--from", PLAIN, "--density", "0.5"]
         (["--batch", "1"], "batch.*1"),
         (["--size", "64"], "--size is for photographs"),
         (["--freeze-norms"], "--freeze-norms goes with --from"),
-        (["--data", "imagenette"], "imagenette needs a folder.*--download"),
+        (["--data", "imagenette"], "imagenette needs a folder.*option download"),
         (["--seed", "one"], "seed.*'one'"),
         (["--seed", "-1"], "seed.*-1"),
         (["--lr", "0.1"], "--lr goes with --from"),

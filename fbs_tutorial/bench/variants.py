@@ -43,6 +43,7 @@ class Variant:
     macs: float
     density: float | None = None
     ideal: float | None = None
+    graph: bool = False  # the module is a recorded graph, see `graphed`
 
     @property
     def name(self) -> str:
@@ -51,7 +52,7 @@ class Variant:
     def call(self) -> Callable[[], object]:
         """A function that runs the module on its inputs, one after the other, for ever."""
         turn = itertools.cycle(self.inputs)
-        if hasattr(self.module, "replay"):
+        if self.graph:
             return Replay(self.module, turn)
         return lambda: self.module(next(turn))
 
@@ -227,7 +228,7 @@ def executions(
     for v in variants:
         try:
             v = on_maps(v) if isinstance(v.inputs[0], Compact) else v
-            ready.append(replace(v, module=graphed(v.module, v.inputs[0])))
+            ready.append(replace(v, module=graphed(v.module, v.inputs[0]), graph=True))
         except Exception as error:  # such as a module that a graph cannot record
             missing[v.name] = in_a_line(error)
     if any(v.kind in DENSE for v in ready):

@@ -51,6 +51,9 @@ class Gated(nn.Module):
         """``[N, C_in, H, W] -> [N, C_out]``: steps 1 to 3 of the layer.
 
         Never under autocast: in bfloat16 a third of the images would tie at the cut.
+
+        Raises:
+            TypeError, ValueError: ``x`` is not ``[N, in_channels, H, W]``.
         """
         check_feature_maps(x, "x")
         if x.shape[1] != self.in_channels:

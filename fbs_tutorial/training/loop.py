@@ -381,7 +381,7 @@ def _epoch(update: Update, epoch: int, data: Part, seed: int, bar: tqdm, team: T
     torch.manual_seed(seed + 7919 * team.rank)  # dropout
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(data[1]), generator=generator).split(recipe.batch)
-    if len(order) > 1 and len(order[-1]) < 2 * team.size:  # batch norms want two images a process
+    if len(order) > 1 and len(order[-1]) < 2 * team.size:  # batch norms want two images per process
         order = order[:-1]
     images = sum(map(len, order))
     # Drawn for all processes, whose number then changes nothing, and moved to the device at once.
@@ -423,7 +423,7 @@ def learning_rate_factor(progress: float) -> float:
 
 
 def draw_densities(count: int, lowest: float, generator: torch.Generator) -> Tensor:
-    """One density an image, ``[count]``: 1 for a tenth, the rest log-uniform in ``[lowest, 1]``."""
+    """One density per image, ``[count]``: 1 for a tenth, else log-uniform in ``[lowest, 1]``."""
     density = lowest ** torch.rand(count, generator=generator)
     density[torch.rand(count, generator=generator) < 0.1] = 1.0
     return density

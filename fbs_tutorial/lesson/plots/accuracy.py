@@ -234,7 +234,7 @@ def accuracy_over_macs(
     published: Mapping[str, Sequence[dict]] | None = None,
     title: str = "",
 ) -> tuple[Figure, str]:
-    """Test accuracy against the MACs of an image, one line or point for each kind of network.
+    """Test accuracy against MACs per image, one line or point for each kind of network.
 
     Args:
         lines: ``{name: rows}``, up to seven, with ``"macs"`` and ``"test_accuracy"`` in each row.
@@ -255,7 +255,7 @@ def accuracy_over_macs(
     ticks = [row["macs"] for row in max(lines.values(), key=len)]
     axes.set_xticks(ticks, [f"{tick / 1e6:.0f} M" for tick in ticks])
     axes.minorticks_off()
-    axes.set(xlabel="MACs of an image, predictors included", ylabel="test accuracy (%)")
+    axes.set(xlabel="MACs per image, predictors included", ylabel="test accuracy (%)")
     axes.set_title(title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="lower right")
