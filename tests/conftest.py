@@ -12,17 +12,13 @@ settings.load_profile("suite")
 torch.set_num_threads(1)  # threads of several processes wait for each other on a busy machine
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Every notebook runs twice in one kernel; a worker has all tests of a file, or of a group."""
+    """Every notebook runs twice in one kernel."""
     notebooks = dict.fromkeys(item.parent for item in items if hasattr(item, "cell_num"))
     for notebook in notebooks:
         first = [item for item in items if item.parent is notebook]
         end = items.index(first[-1]) + 1
         items[end:end] = [again(item, first[0]) for item in first]
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 ELSEWHERE = "import os, tempfile; os.chdir(tempfile.mkdtemp())\n"

@@ -292,12 +292,7 @@ def test_without_a_fault_these_tests_pass(exit_code):
     assert exit_code(*{tests for *_, tests in FAULTS.values()}) == 0
 
 
-def alone(name):
-    """The fault as a parameter; faults may be tested side by side."""
-    return pytest.param(*FAULTS[name], id=name, marks=pytest.mark.xdist_group(name))
-
-
-@pytest.mark.parametrize(("file", "text", "fault", "test"), [*map(alone, FAULTS)])
+@pytest.mark.parametrize(("file", "text", "fault", "test"), FAULTS.values(), ids=FAULTS)
 def test_notices(file, text, fault, test, exit_code, copy):
     path = copy / PACKAGE.name / file
     source = path.read_text()
