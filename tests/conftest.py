@@ -1,5 +1,5 @@
 import os
-from copy import copy
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ ELSEWHERE = "import os, tempfile; os.chdir(tempfile.mkdtemp())\n"
 
 def again(item, first):
     """The cell of a notebook once more, in a second round that begins in an empty folder."""
-    cell = copy(item.cell)
+    cell = deepcopy(item.cell)  # nbval joins the outputs of a cell in place
     if item is first:
         cell.source = ELSEWHERE + cell.source
     name = f"{item.name}, second round"
