@@ -68,7 +68,7 @@ FAULTS = {  # what: file, text, fault, tests that must notice
     "what no activation follows is left ungated": (
         "method/graph.py",
         "if norm is not None:",
-        "if norm is not None and sole_reader(norm, nn.ReLU, nn.ReLU6) is not None:",
+        "if norm is not None and reader(norm, nn.ReLU, nn.ReLU6) is not None:",
         "test_networks.py::test_every_convolution_with_a_norm_is_gated[resnet18]",
     ),
     "execution: no bias": (
@@ -128,7 +128,7 @@ FAULTS = {  # what: file, text, fault, tests that must notice
     ),
     "execution: works on the model itself": (
         "execution/plan.py",
-        "copy.deepcopy(model)",
+        "copied(model)",
         "model",
         "test_execution.py::test_the_model_is_not_changed",
     ),
