@@ -25,7 +25,7 @@ SIGNATURES = {
     "calibrate": "model, images, densities",
     "count_macs": "model, images, by='gates'",
     "how_dynamic": "model, images, labels",
-    "accelerate": "model, backend='auto'",
+    "accelerate": "model, backend='auto', *, check=True",
     "prune_kernels": "model, percent, score='max'",
     "slimming_penalty": "model",
     "slim": "model, percent",

@@ -23,7 +23,11 @@ class Net(nn.Module):
 
     def __init__(self, forward=None, **modules):
         super().__init__()
-        self.conv, self.norm, self.relu = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()
+        self.conv, self.norm, self.relu = (
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+        )
         self.conv2, self.norm2 = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
         self.relu2 = nn.ReLU()
         self.fc = nn.Linear(8, 5)
@@ -81,9 +85,17 @@ BOTH = ["conv", "conv2"]
 # 1. settings that are changed after construction
 
 
+SETTINGS = [
+    {"padding": (0, 0)},
+    {"dilation": (2, 2), "padding": (2, 2)},
+    {"padding": "same"},
+    {"stride": (2, 2)},
+    {"padding": 0, "stride": 2},
+]
+
+
 @pytest.mark.parametrize("mode", ["zeros", "reflect"])
-@pytest.mark.parametrize("setting", [{"padding": (0, 0)}, {"dilation": (2, 2), "padding": (2, 2)},
-                                     {"padding": "same"}, {"stride": (2, 2)}, {"padding": 0}])  # fmt: skip
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
 @pytest.mark.parametrize("kind", ["gated", "plain"])
 def test_settings_changed_after_construction(kind, setting, mode):
     first = GatedConv2d(3, 8, 3, padding=1, density=0.5)
@@ -316,7 +328,9 @@ def test_feature_extractors_of_torchvision():
 def test_tied_weights_stay_tied(capsys):
     net = Net(conv3=nn.Conv2d(8, 8, 3, padding=1), norm3=nn.BatchNorm2d(8))
     net.conv3.weight = net.conv2.weight
-    net.way = lambda self, x: self.norm3(self.conv3(self.norm2(self.conv2(self.relu(self.norm(self.conv(x)))))))
+    net.way = lambda self, x: self.norm3(
+        self.conv3(self.norm2(self.conv2(self.relu(self.norm(self.conv(x))))))
+    )
     lived_in(net)
     converted = assert_equal_or_left_alone(net, gated=["conv"])
     assert converted.conv3.weight is converted.conv2.weight
@@ -363,7 +377,9 @@ def reads_its_dtype(self, x):
 
 
 def test_dtypes_that_forward_reads():
-    assert_equal_or_left_alone(Net(lambda s, x: s.conv2(s.norm(s.conv(x.to(next(s.parameters()).dtype))))))
+    assert_equal_or_left_alone(
+        Net(lambda s, x: s.conv2(s.norm(s.conv(x.to(next(s.parameters()).dtype)))))
+    )
 
 
 # 10. one odd module
@@ -380,7 +396,9 @@ class Same(nn.Conv2d):
         return F.conv2d(F.pad(x, (0, 2, 0, 2)), self.weight, self.bias)
 
 
-@pytest.mark.parametrize("odd", [{"norm": MyNorm(8)}, {"conv": Same(3, 8, 3)}, {"relu": nn.PReLU()}])
+@pytest.mark.parametrize(
+    "odd", [{"norm": MyNorm(8)}, {"conv": Same(3, 8, 3)}, {"relu": nn.PReLU()}]
+)
 def test_one_odd_module_refuses_nothing_else(odd, capsys):
     (name,) = odd
     net = Net(**odd)
@@ -493,3 +511,153 @@ def test_a_network_that_keeps_a_feature_can_be_converted_counted_and_saved():
     torch.save(fast, io.BytesIO())
     fast(torch.rand(IMAGES))
     torch.save(fast, io.BytesIO())
+
+
+# What users of other tools have reported, tried here
+
+
+class TwoInputs(Net):
+    """pytorch #197539, #104593: the fuser of torch.fx changed a second use of a convolution."""
+
+    def forward(self, x, y):
+        z = self.norm2(self.conv2(self.relu(self.norm(self.conv(x)))))
+        return z, self.conv(y)
+
+
+def test_a_convolution_that_another_path_uses_without_its_norm(capsys):
+    x, y = torch.rand(IMAGES), torch.rand(IMAGES)
+    converted = assert_equal_or_left_alone(TwoInputs(), x, y, gated=["conv2"])
+    assert type(converted.conv) is nn.Conv2d
+    assert "conv with norm: it runs more than once" in capsys.readouterr().out
+
+
+def test_old_spectral_norm(capsys):
+    """pytorch #105445: torch.fx forgets hooks without a word."""
+    net = Net()
+    nn.utils.spectral_norm(net.conv)
+    net(torch.rand(IMAGES))
+    assert_equal_or_left_alone(net, gated=["conv2"])
+    assert "conv with norm: it has hooks" in capsys.readouterr().out
+
+
+class Counts(Net):
+    """pytorch #70449: following a model changed its attributes."""
+
+    attr = 4
+
+    def forward(self, x):
+        self.attr += 1
+        self.seen.append(x)
+        self.total += 1
+        return self.plainly(x) * self.attr
+
+
+def test_following_a_network_does_not_change_it():
+    net = Counts()
+    net.seen = []
+    net.register_buffer("total", torch.zeros(()))
+    converted = convert(net.eval())
+    fast = accelerate(converted)
+    count_macs(net, torch.rand(1, 3, 8, 8))
+    assert net.attr == 5 and len(net.seen) == 1  # it ran once, to be counted
+    for copied in (converted, fast):
+        assert copied.attr == 4 and copied.seen == [] and copied.total == 0
+
+
+def test_a_norm_that_is_an_activation(capsys):
+    """FANet #5: a class called BatchNorm2d, made from PyTorch's, that only activates."""
+
+    class BatchNorm2d(nn.BatchNorm2d):
+        def forward(self, x):
+            return F.leaky_relu(x, 0.3)
+
+    assert_equal_or_left_alone(Net(norm=BatchNorm2d(8)), gated=["conv2"])
+    assert "BatchNorm2d" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", [convert, wrap])
+def test_a_wrapper_inside_is_refused_with_its_name(form):
+    """fvcore #109, distiller #564: parts in DataParallel, as in torch's own example for VGG."""
+    net = nn.Sequential(nn.DataParallel(Net()), nn.Linear(5, 2))
+    with pytest.raises(ValueError, match=r"0 is a DataParallel.*0\.module"):
+        form(net)
+
+
+class PreActivation(Net):
+    """pytorch #44194: with inplace=True the skip connection is rectified, too."""
+
+    def forward(self, x):
+        x = self.norm(self.conv(x))
+        y = self.norm2(self.conv2(self.relu(x)))
+        return y + x, self.relu2(y) - y
+
+
+def test_skip_connections_that_an_activation_has_changed_in_place():
+    for inplace in (True, False):
+        relus = {name: nn.ReLU(inplace=inplace) for name in ("relu", "relu2")}
+        assert_equal_or_left_alone(PreActivation(**relus), gated=BOTH)
+
+
+class Times(Net):
+    """pytorch #44498: an argument that is a number."""
+
+    def forward(self, x, y=3, times=2, *, name="conv"):
+        x = self.relu(self.norm(getattr(self, name)(x + y)))
+        for _ in range(times):
+            x = self.norm2(self.conv2(x))
+        return x
+
+
+def test_numbers_and_names_as_arguments():
+    assert_equal_or_left_alone(Times(), gated=["conv"])
+    assert_equal_or_left_alone(Times(), torch.rand(IMAGES), 1, gated=["conv"])
+
+
+def test_old_weight_norm_can_be_copied(capsys):
+    """descript-audio-codec #81: what deepcopy refuses to copy."""
+    net = Net()
+    with pytest.warns(FutureWarning):
+        nn.utils.weight_norm(net.conv)
+    assert not net.conv.weight.is_leaf
+    assert_equal_or_left_alone(net, gated=["conv2"])
+
+
+def test_modules_that_are_registered_twice():
+    """pytorch_model_prune #1: a list of all modules beside the network's own names."""
+    net = Net()
+    net.modulelist = nn.ModuleList(net.layers)
+    converted = assert_equal_or_left_alone(net, gated=BOTH)
+    assert converted.modulelist[0] is converted.conv
+
+
+def test_dropout_by_function():
+    """pytorch #68190: the training flag of F.dropout was fixed when the model was followed."""
+    net = Net(lambda self, x: F.dropout(self.norm(self.conv(x)), 0.5, self.training))
+    x = torch.rand(IMAGES)
+    converted = convert(net)
+    assert (converted(x) == 0).float().mean() > 0.4
+    same(converted.eval()(x), net.eval()(x))
+
+
+class Fusing(Net):
+    """flexible-yolov5 #7: another method takes the place of forward, and a norm is gone."""
+
+    def forward_fuse(self, x):
+        return self.norm2(self.conv2(self.conv(x)))
+
+
+def test_a_method_that_took_the_place_of_forward():
+    net = nn.Sequential(Fusing())
+    net[0].forward = net[0].forward_fuse
+    del net[0].norm
+    converted = assert_equal_or_left_alone(net, gated=["0.conv2"])
+    assert converted[0].forward.__self__ is converted[0]
+
+
+def test_two_norms_for_one_weight():
+    """TNN #808: convolutions that share a weight, each with a norm of its own."""
+    net = Net(conv2=nn.Conv2d(3, 8, 3, padding=1))
+    net.conv2.weight = net.conv.weight
+    net.way = lambda self, x: self.norm(self.conv(x)) + self.norm2(self.conv2(x))
+    with pytest.raises(ValueError, match="another module has the same weights"):
+        convert(net)

@@ -132,6 +132,36 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "model",
         "test_execution.py::test_the_model_is_not_changed",
     ),
+    "what a network's own code does with new modules is not looked at": (
+        "method/rebuild.py",
+        "while made and (found",
+        "while not made and (found",
+        "test_convert_spellings.py::test_questions_for_types[features_after_each_relu]",
+    ),
+    "a network is followed with its defaults only": (
+        "method/graph.py",
+        "optional] if optional else []:",
+        "optional] if not optional else []:",
+        "test_convert_spellings.py::test_an_argument_that_decides_what_comes_between",
+    ),
+    "tied weights are torn apart": (
+        "method/convert.py",
+        "if not why and not tied_modules.isdisjoint(chain):",
+        "if False:",
+        "test_convert_spellings.py::test_tied_weights_stay_tied",
+    ),
+    "execution: the padding of when a convolution was made": (
+        "execution/layers.py",
+        "rows, columns = _pair(conv.padding)",
+        "rows, _, columns, _ = conv._reversed_padding_repeated_twice",
+        "test_convert_spellings.py::test_settings_changed_after_construction",
+    ),
+    "execution: what differs is not found": (
+        "execution/check.py",
+        "not differ(fast.output, masked.output, model)",
+        "True",
+        "test_accelerate_check.py::test_a_layer_that_differs_is_named_and_runs_masked",
+    ),
     "static: masked kernels are read as they are stored": (
         "static/masks.py",
         "return torch.where(mask, value, 0.0)",

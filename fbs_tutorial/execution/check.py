@@ -18,11 +18,13 @@ from ..method.gated import Gated, GatedConv2d
 from ..method.graph import memo_of, replace
 from ..method.liveness import winners
 from .compact import Compact
+from .layers import SparseConv2d, SparseGatedConv2d
 
 # By dtype, how far an output may be off, as a share of the largest; and in TF32.
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 TF32_TOLERANCE = 5e-3
 ROUNDED_ELSEWHERE = 0.01  # share of whole numbers, such as classes of pixels, that may differ
+DIFFERS = "gives other outputs than in the masked network"
 ATTEMPTS = 2  # to compare on images that the masked network refuses
 
 Inputs = tuple[tuple, dict[str, Any]]
@@ -36,13 +38,16 @@ class SelfCheck:
     that were replaced, which keep their settings and lose their weights here.
 
     Args:
+        model: the network.
         replaced: ``{module that is gone: module in its place}``.
     """
 
-    def __init__(self, replaced: dict[nn.Module, nn.Module]):
+    def __init__(self, model: nn.Module, replaced: dict[nn.Module, nn.Module]):
         self.replaced = replaced
-        for old in replaced:
+        for old, new in replaced.items():
             take_weights(old)
+            if new is model:
+                vars(model)["forward"] = Switch(model)
         self.attempts = ATTEMPTS  # that are left; 0 when all is done
         self.lock = threading.Lock()
 
@@ -58,7 +63,6 @@ class SelfCheck:
                 if self.attempts:
                     self.attempts -= 1
                     self.check(model, (args, kwargs))
-                    self.replaced = self.replaced if self.attempts else {}
 
     def check(self, model: nn.Module, inputs: Inputs) -> None:
         """Compare, and put masked modules in the place of those that differ, until none does."""
@@ -68,12 +72,13 @@ class SelfCheck:
             if not self.mask(model, name):
                 break
             differing[name] = how
+        if not self.attempts:
+            self.replaced = {}
         for name, how in differing.items():
             warnings.warn(
-                f"{name or 'the network'} {how} in the accelerated network than in the masked one "
-                "on the first image, so it runs masked. accelerate(..., check=False) would not "
-                "have looked",
-                stacklevel=5,
+                f"accelerate runs {name or 'the network'} masked: on the first image it {how} "
+                "(check=False would not have looked)",
+                stacklevel=6,
             )
 
     def compare(self, model: nn.Module, inputs: Inputs) -> tuple[str, str] | None:
@@ -93,15 +98,13 @@ class SelfCheck:
         self, model: nn.Module, inputs: Inputs, images: int | None, keep: bool = False
     ) -> tuple["Run", "Run"]:
         """The accelerated network and the masked one with the same winners, on these images."""
-        state, runs = torch.get_rng_state(), []
-        try:
-            for masked in (False, True):
-                torch.set_rng_state(state)  # for networks that draw numbers
-                run = Run(keep, runs[0].winners if masked else None)
+        runs: list[Run] = []
+        devices = [x.device for x in tree_leaves(inputs) if isinstance(x, Tensor) and x.is_cuda]
+        for masked in (False, True):
+            run = Run(keep, runs[0].winners if masked else None)
+            with torch.random.fork_rng(devices[:1]):  # a network that draws numbers draws the same
                 run(self.twin(model, masked), *take(inputs, images), images)
-                runs.append(run)
-        finally:
-            torch.set_rng_state(state)
+            runs.append(run)
         return tuple(runs)
 
     def twin(self, model: nn.Module, masked: bool) -> nn.Module:
@@ -130,23 +133,29 @@ class SelfCheck:
             for old, new in pairs.items():
                 give_weights(old, new)
                 if new is model:
-                    model.__dict__["forward"] = Masked(old, new)
+                    model.forward.masked = old
                 replace(model, new, old)
                 del self.replaced[old]
         return bool(pairs)
 
 
-class Masked:
-    """The masked form of a layer that is a network by itself, which remains what it is."""
+class Switch:
+    """The ``forward`` of a layer that is a network by itself: its own, or that of its masked form.
 
-    def __init__(self, old: Gated, new: Gated):
-        self.old, self.new = old, new
+    Such a layer cannot be replaced, because whoever called `accelerate` has it.
+    """
+
+    def __init__(self, layer: Gated):
+        self.layer, self.masked = layer, None
 
     def __call__(self, x: Tensor) -> Tensor:
-        self.old.take_density(self.new.density)
-        self.old.forced = self.new.forced
-        y = self.old(x)
-        self.new.saliency, self.new.gate = self.old.saliency, self.old.gate
+        layer, masked = self.layer, self.masked
+        if masked is None:
+            return type(layer).forward(layer, x)
+        masked.take_density(layer.density)
+        masked.forced = layer.forced
+        y = masked(x)
+        layer.saliency, layer.gate = masked.saliency, masked.gate
         return y
 
 
@@ -210,10 +219,11 @@ class Run:
     error: Exception | None = None
 
     def __call__(self, model: nn.Module, args: tuple, kwargs: dict, images: int | None) -> None:
+        parts = inner_parts(model)
         for name, module in model.named_modules():
             if isinstance(module, Gated):
                 self.watch_gate(name, module, images)
-            if self.keep:
+            if self.keep and module not in parts:
                 module.register_forward_pre_hook(lambda *_, name=name: self.running.append(name))
                 module.register_forward_hook(lambda _, __, y, name=name: self.done(name, y))
         try:
@@ -236,6 +246,13 @@ class Run:
     def done(self, name: str, y: Any) -> None:
         self.running.pop()
         self.outputs.append((name, contents(y)))
+
+
+def inner_parts(model: nn.Module) -> set[nn.Module]:
+    """The modules inside layers, which do other things in an accelerated network."""
+    kinds = (GatedConv2d, SparseGatedConv2d, SparseConv2d)
+    layers = [module for module in model.modules() if isinstance(module, kinds)]
+    return {part for layer in layers for part in layer.modules() if part is not layer}
 
 
 def contents(y: Any) -> Any:
@@ -300,18 +317,18 @@ def elsewhere(inputs: Inputs, function: Callable[[], Any]) -> Any:
 def first_difference(fast: Run, masked: Run, model: nn.Module) -> tuple[str, str]:
     """The first module to be done with another output, or that did not get done; and how."""
     if fast.error is not None:
-        return fast.running[-1] if fast.running else "", f"raises {fast.error!r} rather"
+        return fast.running[-1] if fast.running else "", f"raises {fast.error!r}"
     outputs = defaultdict(list)
     for name, y in masked.outputs:
         outputs[name].append(y)
     for name, y in fast.outputs:
         if outputs[name] and differ(y, outputs[name].pop(0), model):
-            return name, "gives other outputs"
-    return "", "gives other outputs"
+            return name, DIFFERS
+    return "", DIFFERS
 
 
 def differ(y: Any, expected: Any, model: nn.Module) -> bool:
-    """True unless the two hold tensors of the same shapes, whose values are equal but for rounding."""
+    """True unless the two hold tensors of the same shapes and values, but for rounding."""
     (y, shape), (expected, expected_shape) = tree_flatten(y), tree_flatten(expected)
     if shape != expected_shape:
         return True

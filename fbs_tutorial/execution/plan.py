@@ -25,10 +25,10 @@ def accelerate(model: nn.Module, backend: str = "auto", *, check: bool = True) -
     Every gated convolution computes its winners from the inputs that are not empty; other
     convolutions and linear layers leave out empty inputs too. Layers hand on the winners' maps
     alone, as a tensor that passes for the full maps (`Compact`): so do hooks and callers of a part
-    see it. What cannot be vouched for, as in `convert`, stays as it is, and a printed line names it
-    with the reason. Weights are as they were at this call; densities can be set later, with `set_density`.
-    Several threads may call it at the same time, but for networks with `ChannelPruning` blocks,
-    which serve one thread at a time.
+    see it. What cannot be vouched for, as in `convert`, stays as it is, and a printed line names
+    it with the reason. Weights are as they were at this call; densities can be set later, with
+    `set_density`. Several threads may call it at the same time, but for networks with
+    `ChannelPruning` blocks, which serve one thread at a time.
 
     Args:
         model: in eval mode, with gated layers; float32 or float64, on a GPU float16 or bfloat16
@@ -62,7 +62,7 @@ def accelerate(model: nn.Module, backend: str = "auto", *, check: bool = True) -
     note("accelerate", {names[module]: why for module, why in (left | went_back).items()})
     if check:
         replaced = {old: module for old, module in new.items() if old not in went_back}
-        model.register_forward_pre_hook(SelfCheck(replaced), with_kwargs=True)
+        model.register_forward_pre_hook(SelfCheck(model, replaced), with_kwargs=True)
     model.register_forward_pre_hook(detach, with_kwargs=True)
     model.register_forward_hook(fill_in)
     return model
@@ -149,9 +149,7 @@ def replacements(
     return new
 
 
-def plain_modules(
-    model: nn.Module, parts: Parts
-) -> tuple[list[nn.Module], dict[nn.Module, str]]:
+def plain_modules(model: nn.Module, parts: Parts) -> tuple[list[nn.Module], dict[nn.Module, str]]:
     """The modules that do what their type says and whose weights nothing else reads; and those
     that could be executed, were it not for a reason."""
     read, inside = read_directly(parts), inside_gated(model)

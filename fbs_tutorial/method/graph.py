@@ -9,9 +9,11 @@ import copy
 import inspect
 import linecache
 import operator
+import random
 import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,11 +95,16 @@ CHANNELWISE = (
 
 
 class UntraceableError(ValueError):
-    """``torch.fx`` cannot follow the data; ``where`` names the line that stopped it, and ``graph``
-    ends there."""
+    """``torch.fx`` cannot follow the data; ``where`` names the line that stopped it.
 
-    def __init__(self, error: Exception):
-        self.where, self.graph = _line_that_stopped(error), getattr(error, "graph", fx.Graph())
+    ``ways``: the graphs for all answers, where it is a question that the model's code asks about
+    values; else one that ends where the data cannot be followed any more.
+    """
+
+    def __init__(self, error: Exception, ways: Iterable[fx.Graph] = ()):
+        self.where, self.ways = _line_that_stopped(error), list(ways)
+        self.complete = bool(self.ways)
+        self.ways = self.ways or [getattr(error, "graph", fx.Graph())]
         super().__init__(
             f"torch.fx cannot follow the data through model: {error} ({self.where}). "
             "Put the layers before and after that line into modules of their own, such as "
@@ -141,13 +148,12 @@ class _AskedError(fx.proxy.TraceError):
 
     def __init__(self, error: Exception, node: fx.Node):
         super().__init__(str(error))
-        inputs, waiting = set(), [node]
+        seen, waiting = set(), {node}
         while waiting:
-            node = waiting.pop()
-            inputs |= {node} if node.op == "placeholder" else set()
-            waiting += node.all_input_nodes
-        first = next(iter(node.graph.nodes))
-        self.of_a_flag = bool(inputs) and first not in inputs  # and so not of the images
+            seen |= waiting
+            waiting = {n for node in waiting for n in node.all_input_nodes} - seen
+        images, *others = (n for n in node.graph.nodes if n.op == "placeholder")
+        self.of_a_flag = images not in seen and not seen.isdisjoint(others)
 
 
 class _Tracer(fx.Tracer):
@@ -198,7 +204,7 @@ class _Tracer(fx.Tracer):
         return lambda root: root.forward(*args, **kwargs), [self.root]
 
 
-MOST_QUESTIONS = 12  # of the model's code, until it counts as one that cannot be followed
+MOST_ANSWERS = 32  # to the questions of a model's code, until it counts as one without an end
 
 
 def ways(model: nn.Module, leaves: Collection[nn.Module] = ()) -> list[fx.Graph]:
@@ -239,18 +245,22 @@ def _follow(model: nn.Module, given: Collection, leaves: Collection, flags: bool
     Of two answers after one of which the model's code raises, the other is right. If both give the
     same graph, the question does not matter. With ``flags``, those among the arguments have both.
     """
+    traced, open_questions = [], []
 
     def follow(answers: tuple[bool, ...]) -> list[fx.Graph]:
+        traced.append(answers)
+        if len(traced) > MOST_ANSWERS:
+            raise fx.proxy.TraceError("there are too many questions for values")
         try:
             return [_traced(model, given, answers, leaves)]
         except _AskedError as asked:
-            if len(answers) == MOST_QUESTIONS:
+            graphs = [graph for a in (True, False) for graph in after((*answers, a), asked)]
+            if not graphs:
                 raise
-            found = [graph for a in (True, False) for graph in after((*answers, a), asked)]
-            graphs = {str(graph): graph for graph in found}
-            if len(graphs) == 1 or (graphs and flags and asked.of_a_flag):
-                return list(graphs.values())
-            raise
+            different = {str(graph): graph for graph in graphs}
+            if len(different) > 1 and not (flags and asked.of_a_flag):
+                open_questions.append(asked)
+            return list(different.values())
 
     def after(answers: tuple[bool, ...], asked: Exception) -> list[fx.Graph]:
         try:
@@ -261,9 +271,12 @@ def _follow(model: nn.Module, given: Collection, leaves: Collection, flags: bool
             raise asked from error  # the first line that cannot be followed
 
     try:
-        return follow(())
+        graphs = follow(())
     except Exception as error:  # fx raises many kinds, from inside the model's own code
         raise UntraceableError(error) from error
+    if open_questions:
+        raise UntraceableError(open_questions[-1], graphs) from open_questions[-1]
+    return graphs
 
 
 def _is_refusal(error: Exception) -> bool:
@@ -279,15 +292,18 @@ def _traced(model: nn.Module, given: Collection, answers: tuple, leaves: Collect
     is the ``owning_module`` of the graph."""
     tracer = _Tracer(given, answers, leaves)
     shared = [m for m in model.modules() if m is not model and tracer.is_leaf_module(m)]
-    try:
+    with suppress(Exception):  # of a class that cannot be copied; the graph is the same
         model = copied(model, [*shared, *model.parameters()])
-    except Exception:  # of a class that cannot be copied; the graph is the same
-        pass
+    drawn = random.getstate()
     try:
-        graph = tracer.trace(model)
+        with torch.random.fork_rng(devices=[]):  # code that draws numbers draws the same again
+            torch.default_generator.manual_seed(0), random.seed(0)
+            graph = tracer.trace(model)
     except Exception as error:
         error.graph = getattr(tracer, "graph", fx.Graph())
         raise
+    finally:
+        random.setstate(drawn)
     graph.owning_module = model
     return graph
 
@@ -323,16 +339,20 @@ class Parts:
     """The largest parts of a network that can be followed, and what stopped the rest.
 
     ``others``: the further ways through a part, see `ways`, where they were looked for.
+    ``asking``: the modules that were stopped by their own questions about values, with the graphs
+    of all answers.
     """
 
     graphs: dict[nn.Module, fx.Graph]
     stopped: list[UntraceableError]
     others: dict[nn.Module, list[fx.Graph]] = field(default_factory=dict)
+    asking: dict[nn.Module, list[fx.Graph]] = field(default_factory=dict)
     every_way: bool = False
 
     def all_ways(self) -> dict[nn.Module, list[fx.Graph]]:
-        """For each part, its graph and then the others."""
-        return {part: [graph, *self.others.get(part, [])] for part, graph in self.graphs.items()}
+        """For each part, its graph and then the others; and those of what is ``asking``."""
+        ways = {part: [graph, *self.others.get(part, [])] for part, graph in self.graphs.items()}
+        return ways | self.asking
 
     def stopped_at(self) -> str:
         """The lines that stopped ``torch.fx``, in one sentence."""
@@ -340,9 +360,7 @@ class Parts:
         return f"torch.fx cannot follow the data past {'; '.join(lines)}"
 
 
-def traceable_parts(
-    model: nn.Module, *, blocks: bool = False, every_way: bool = False
-) -> Parts:
+def traceable_parts(model: nn.Module, *, blocks: bool = False, every_way: bool = False) -> Parts:
     """``model`` itself if it can be traced, else its largest children that can.
 
     A module with hooks is a part of its own: what comes out of it may be anything. With ``blocks``
@@ -360,9 +378,11 @@ def traceable_parts(
             try:
                 graph, *others = ways(module) if every_way else [trace(module)]
                 parts.graphs[module], parts.others[module] = graph, others
-                inside = list(_modules_called(module, graph).values())
+                called = [_modules_called(module, way) for way in (graph, *others)]
+                inside = [child for way in called for child in way.values()]
             except UntraceableError as error:
                 parts.stopped.append(error)
+                parts.asking |= {module: error.ways} if error.complete else {}
         for child in inside:
             visit(child)
 
@@ -379,6 +399,9 @@ def _is_one_piece(module: nn.Module) -> bool:
     made_from = [kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.")]
     own = not issubclass(made_from[0], fx.GraphModule) and made_from[0] not in CONTAINERS
     return isinstance(module, Gated) or is_counted(module) or own
+
+
+OF_EVERY_MODULE = set(vars(nn.Module()))  # attributes
 
 
 def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
@@ -401,7 +424,7 @@ def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
             if child is old:
                 module._modules[name] = new
         for name, value in vars(module).items():
-            kept = type(value) in (list, tuple, dict) and not name.startswith("_")
+            kept = type(value) in (list, tuple, dict) and name not in OF_EVERY_MODULE
             if kept and any(part is old for part in tree_leaves(value)):
                 vars(module)[name] = other(value)
     return model
@@ -426,17 +449,15 @@ def pairs(parts: Parts) -> dict[Chain, str]:
     """Every convolution that only a batch norm reads, as in `chains`, and why that may not be
     replaced; the empty string where it may."""
     runs, read, found = Counter(), read_directly(parts), {}
-    for part, graphs in parts.all_ways().items():
-        called = [_modules_called(part, graph).values() for graph in graphs]
-        for modules in map(Counter, called):
-            runs |= modules  # the most of any way
-        ways = [_chains_of(part, graph) for graph in graphs]
-        for chain in dict.fromkeys(chain for way in ways for chain in way):
-            sure = all(
-                chain in way or set(chain).isdisjoint(modules)
-                for way, modules in zip(ways, called, strict=True)
-            )
-            found[chain] = "" if sure else "with other arguments other modules follow it"
+    ways = [(part, graph) for part, graphs in parts.all_ways().items() for graph in graphs]
+    ways = [(part, _chains_of(part, graph), _modules_called(part, graph)) for part, graph in ways]
+    for part, chains, called in ways:
+        runs |= Counter(called.values())  # the most of any way
+        found |= dict.fromkeys(chains, "") if part in parts.graphs else {}
+    for _, chains, called in ways:
+        for chain in found:
+            if not set(chain).isdisjoint(called.values()) and not _is_among(chain, chains):
+                found[chain] = "it does not always come before the same modules"
 
     def why_not(module: nn.Module) -> str:
         if runs[module] > 1:
@@ -447,7 +468,14 @@ def pairs(parts: Parts) -> dict[Chain, str]:
         del found[conv, norm, act]
         plain = act is not None and not why_not(act)
         found[conv, norm, act if plain else None] = why_not(conv) or why_not(norm) or why
-    return found
+    sure = {conv for (conv, *_), why in found.items() if not why}
+    return {chain: why for chain, why in found.items() if not why or chain[0] not in sure}
+
+
+def _is_among(chain: Chain, others: Collection[Chain]) -> bool:
+    """True if one of the others has these modules; what comes after them may be one more."""
+    *pair, act = chain
+    return any([*other[:2]] == pair and act in (None, other[2]) for other in others)
 
 
 def _chains_of(part: nn.Module, graph: fx.Graph) -> list[Chain]:

@@ -18,8 +18,8 @@ def rebuild(
     """``model`` with the exchanges made, in place, as far as its own code does not mind.
 
     New modules answer for the settings of the old ones, such as ``out_channels``. What a network
-    does may still depend on them, by ``isinstance`` for instance. So it is followed once more: where
-    other things happen than before, the modules go back that this piece of code calls.
+    does may still depend on them, by ``isinstance`` for instance. So it is followed once more:
+    where other things happen than before, the modules go back that this piece of code calls.
 
     Args:
         exchanges: each is made as a whole, in its order, or not.
@@ -79,7 +79,7 @@ def _follow_again(part: nn.Module, every_way: bool, leaves: Collection) -> list[
     try:
         return ways(part, leaves) if every_way else [trace(part, leaves)]
     except UntraceableError as error:
-        return [error.graph]
+        return error.ways
 
 
 def _first_difference(before: list[fx.Graph], now: list[fx.Graph]) -> fx.Node | None:

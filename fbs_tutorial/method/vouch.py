@@ -24,7 +24,8 @@ def hooked(module: nn.Module) -> bool:
 
 def altered(module: nn.Module) -> str:
     """What was done to this one module that its type does not tell; empty if nothing."""
-    if any(isinstance(hook, prune.BasePruningMethod) for hook in module._forward_pre_hooks.values()):
+    hooks = module._forward_pre_hooks.values()
+    if any(isinstance(hook, prune.BasePruningMethod) for hook in hooks):
         return "torch.nn.utils.prune masks its weights; prune.remove makes that permanent"
     if hooked(module):
         return "it has hooks"
@@ -91,13 +92,12 @@ def check_network(model: nn.Module) -> None:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-    kind = type(model).__name__
-    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        raise ValueError(f"model must be the network itself, got {kind}: give model.module")
-    if hasattr(model, "_orig_mod"):
-        raise ValueError(f"model must be the network itself, got {kind}: give model._orig_mod")
+    for name, module in model.named_modules():
+        if part := _wrapped(module):
+            name, kind = name or "model", type(module).__name__
+            raise ValueError(f"{name} is a {kind} around the network: give {name}.{part} instead")
     if isinstance(model, torch.jit.ScriptModule):
-        raise ValueError(f"model must be a network in Python, got {kind}: give what it was made of")
+        raise ValueError("model is a ScriptModule: give the module that it was made of")
     for name, weight in [*model.named_parameters(), *model.named_buffers()]:
         if isinstance(weight, UninitializedTensorMixin):
             raise ValueError(f"model has no {name} yet: run it once on a batch")
@@ -106,6 +106,13 @@ def check_network(model: nn.Module) -> None:
                 f"model must have weights with values, got {name} on the meta device: load them, "
                 "with load_state_dict(..., assign=True) for instance"
             )
+
+
+def _wrapped(module: nn.Module) -> str:
+    """The attribute of a wrapper that has what it wraps; empty for anything else."""
+    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return "module"
+    return "_orig_mod" if hasattr(module, "_orig_mod") else ""  # by torch.compile
 
 
 def note(doing: str, left: dict[str, str]) -> None:
