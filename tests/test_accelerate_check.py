@@ -136,7 +136,7 @@ class AsksForAType(nn.Module):
         )
 
     def forward(self, x):
-        if float(x.sum()) < -1e9:
+        if not list(x[0, 0, 0]):  # which nobody can follow
             return x
         for layer in self.layers:
             x = layer(x)
@@ -155,7 +155,7 @@ class KeepsALayer(nn.Module):
         self.run = [lambda x: layer(x)]
 
     def forward(self, x):
-        return self.run[0](x) if x.sum() > -1e9 else x
+        return self.run[0](x) if list(x[0, 0, 0]) else x
 
 
 @pytest.mark.parametrize("part", [AsksForAType, KeepsALayer])

@@ -661,3 +661,46 @@ def test_two_norms_for_one_weight():
     net.way = lambda self, x: self.norm(self.conv(x)) + self.norm2(self.conv2(x))
     with pytest.raises(ValueError, match="another module has the same weights"):
         convert(net)
+
+
+# What cannot be followed as a whole
+
+
+class Walks(nn.Module):
+    """Its code cannot be followed, and runs the layers of a part one by one, with more between."""
+
+    def __init__(self, stop, between):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+        self.rest = nn.Sequential(nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4))
+        self.stop, self.between = stop, between
+        lived_in(self)
+
+    def forward(self, x):
+        size = self.stop(x)
+        for layer in self.layers:
+            x = self.between(layer(x), layer)
+        return self.rest(x).reshape(size, -1)
+
+
+STOPS = {
+    "a value": lambda x: 1 if x.sum() < -1e9 else 4,
+    "a length": len,
+    "a number": lambda x: int(x.shape[0]),
+    "a range": lambda x: max(range(x.shape[0])) + 1,
+}
+BETWEEN = {
+    "tanh": lambda x, layer: torch.tanh(x),
+    "pooling after a convolution": lambda x, layer: (
+        F.max_pool2d(x, 2) if isinstance(layer, nn.Conv2d) else x
+    ),
+    "nothing": lambda x, layer: x,
+}
+
+
+@pytest.mark.filterwarnings("ignore:only parts")
+@pytest.mark.parametrize("stop", STOPS.values(), ids=STOPS)
+@pytest.mark.parametrize("between", BETWEEN)
+def test_code_that_cannot_be_followed_and_walks_through_a_part(stop, between):
+    gated = ["layers.0", "rest.0"] if between == "nothing" else ["rest.0"]
+    assert_equal_or_left_alone(Walks(stop, BETWEEN[between]), gated=gated)

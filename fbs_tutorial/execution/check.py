@@ -48,8 +48,8 @@ class SelfCheck:
             take_weights(old)
             if new is model:
                 vars(model)["forward"] = Switch(model)
-        self.attempts = ATTEMPTS  # that are left; 0 when all is done
-        self.lock = threading.Lock()
+        self.attempts = ATTEMPTS  # that are left
+        self.done, self.lock = False, threading.Lock()
 
     def __getstate__(self) -> dict:
         return {**vars(self), "lock": None}
@@ -58,14 +58,14 @@ class SelfCheck:
         vars(self).update(state, lock=threading.Lock())
 
     def __call__(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
-        if self.attempts and can_be_compared(model, args, kwargs):
+        if not self.done and can_be_compared(model, args, kwargs):
             with self.lock:
-                if self.attempts:
-                    self.attempts -= 1
+                if not self.done:
                     self.check(model, (args, kwargs))
 
     def check(self, model: nn.Module, inputs: Inputs) -> None:
         """Compare, and put masked modules in the place of those that differ, until none does."""
+        self.attempts -= 1
         differing: dict[str, str] = {}
         while (found := elsewhere(inputs, lambda: self.compare(model, inputs))) is not None:
             name, how = found
@@ -73,7 +73,7 @@ class SelfCheck:
                 break
             differing[name] = how
         if not self.attempts:
-            self.replaced = {}
+            self.done, self.replaced = True, {}
         for name, how in differing.items():
             warnings.warn(
                 f"accelerate runs {name or 'the network'} masked: on the first image it {how} "

@@ -102,9 +102,8 @@ class UntraceableError(ValueError):
     """
 
     def __init__(self, error: Exception, ways: Iterable[fx.Graph] = ()):
-        self.where, self.ways = _line_that_stopped(error), list(ways)
-        self.complete = bool(self.ways)
-        self.ways = self.ways or [getattr(error, "graph", fx.Graph())]
+        self.where = _line_that_stopped(error)
+        self.ways = list(ways) or [getattr(error, "graph", fx.Graph())]
         super().__init__(
             f"torch.fx cannot follow the data through model: {error} ({self.where}). "
             "Put the layers before and after that line into modules of their own, such as "
@@ -143,6 +142,18 @@ for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow", "setitem"
     setattr(_Proxy, f"__{_name}__", _recorded(getattr(operator, _name)))
 
 
+class _Guessing(_Proxy):
+    """Stands for 2 where the model's code wants a number."""
+
+    def __len__(self) -> int:
+        return 2
+
+    __int__ = __index__ = __len__
+
+    def __float__(self) -> float:
+        return 2.0
+
+
 class _AskedError(fx.proxy.TraceError):
     """The model's own code asks whether a value is true."""
 
@@ -163,14 +174,21 @@ class _Tracer(fx.Tracer):
         given: the arguments with a default that are given all the same.
         answers: to the questions of the model's code whether a value is true.
         leaves: modules that are not looked into, beside those of `is_leaf_module`.
+        value: what stands for a value.
     """
 
-    def __init__(self, given: Collection[str], answers: Iterable[bool], leaves: Collection):
+    def __init__(
+        self,
+        given: Collection[str],
+        answers: Iterable[bool],
+        leaves: Collection[nn.Module],
+        value: type[fx.Proxy],
+    ):
         super().__init__()
-        self.given, self.answers, self.leaves = given, list(answers), leaves
+        self.given, self.answers, self.leaves, self.value = given, list(answers), leaves, value
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
+        return self.value(node, self)
 
     def to_bool(self, value: fx.Proxy) -> bool:
         if self.answers:
@@ -239,7 +257,22 @@ def trace(model: nn.Module, leaves: Collection[nn.Module] = ()) -> fx.Graph:
     return _follow(model, (), leaves, flags=False)[0]
 
 
-def _follow(model: nn.Module, given: Collection, leaves: Collection, flags: bool) -> list[fx.Graph]:
+def guesses(model: nn.Module, leaves: Collection[nn.Module] = ()) -> list[fx.Graph]:
+    """What a model does that cannot be followed, for all answers to its questions for values, and
+    as if numbers were 2: as far as that goes. It can rule something out, and nothing else."""
+    try:
+        return _follow(model, (), leaves, flags=True, value=_Guessing)
+    except UntraceableError as error:
+        return error.ways
+
+
+def _follow(
+    model: nn.Module,
+    given: Collection[str],
+    leaves: Collection[nn.Module],
+    flags: bool,
+    value: type[fx.Proxy] = _Proxy,
+) -> list[fx.Graph]:
     """The graphs of all answers to questions that do not depend on the images.
 
     Of two answers after one of which the model's code raises, the other is right. If both give the
@@ -252,7 +285,7 @@ def _follow(model: nn.Module, given: Collection, leaves: Collection, flags: bool
         if len(traced) > MOST_ANSWERS:
             raise fx.proxy.TraceError("there are too many questions for values")
         try:
-            return [_traced(model, given, answers, leaves)]
+            return [_traced(model, _Tracer(given, answers, leaves, value))]
         except _AskedError as asked:
             graphs = [graph for a in (True, False) for graph in after((*answers, a), asked)]
             if not graphs:
@@ -287,10 +320,9 @@ def _is_refusal(error: Exception) -> bool:
     return kinds and not pytorch and not isinstance(error, fx.proxy.TraceError)
 
 
-def _traced(model: nn.Module, given: Collection, answers: tuple, leaves: Collection) -> fx.Graph:
+def _traced(model: nn.Module, tracer: _Tracer) -> fx.Graph:
     """One graph. What the model's code does to its attributes meanwhile, it does to a copy, which
     is the ``owning_module`` of the graph."""
-    tracer = _Tracer(given, answers, leaves)
     shared = [m for m in model.modules() if m is not model and tracer.is_leaf_module(m)]
     with suppress(Exception):  # of a class that cannot be copied; the graph is the same
         model = copied(model, [*shared, *model.parameters()])
@@ -339,20 +371,28 @@ class Parts:
     """The largest parts of a network that can be followed, and what stopped the rest.
 
     ``others``: the further ways through a part, see `ways`, where they were looked for.
-    ``asking``: the modules that were stopped by their own questions about values, with the graphs
-    of all answers.
+    ``unclear``: what the rest does, as far as it can be guessed, see `guesses`.
     """
 
     graphs: dict[nn.Module, fx.Graph]
     stopped: list[UntraceableError]
     others: dict[nn.Module, list[fx.Graph]] = field(default_factory=dict)
-    asking: dict[nn.Module, list[fx.Graph]] = field(default_factory=dict)
+    unclear: dict[nn.Module, list[fx.Graph]] = field(default_factory=dict)
     every_way: bool = False
 
     def all_ways(self) -> dict[nn.Module, list[fx.Graph]]:
-        """For each part, its graph and then the others; and those of what is ``asking``."""
+        """For each part, its graph and then the others; and those of what is ``unclear``."""
         ways = {part: [graph, *self.others.get(part, [])] for part, graph in self.graphs.items()}
-        return ways | self.asking
+        return ways | self.unclear
+
+    def followed_again(self, part: nn.Module, leaves: Collection[nn.Module]) -> list[fx.Graph]:
+        """As in `all_ways`, of the part as it is now, in which the ``leaves`` are new."""
+        if part in self.unclear:
+            return guesses(part, leaves)
+        try:
+            return ways(part, leaves) if self.every_way else [trace(part, leaves)]
+        except UntraceableError as error:
+            return error.ways
 
     def stopped_at(self) -> str:
         """The lines that stopped ``torch.fx``, in one sentence."""
@@ -382,7 +422,7 @@ def traceable_parts(model: nn.Module, *, blocks: bool = False, every_way: bool =
                 inside = [child for way in called for child in way.values()]
             except UntraceableError as error:
                 parts.stopped.append(error)
-                parts.asking |= {module: error.ways} if error.complete else {}
+                parts.unclear[module] = guesses(module)
         for child in inside:
             visit(child)
 

@@ -1,12 +1,12 @@
 """Put other modules into a network, and see that its own code still runs them as before."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 from torch import fx, nn
 
 from .gated import GatedConv2d, restore_modes
-from .graph import Parts, UntraceableError, replace, trace, ways
+from .graph import Parts, replace
 
 Exchange = dict[nn.Module, nn.Module]  # modules that go, and what takes the place of each
 SETTINGS = (int, float, str, tuple, type(None))  # bool is an int
@@ -65,21 +65,13 @@ def _odd_code(
         model.train(training)
         try:
             for part, before in parts.all_ways().items():
-                node = _first_difference(before, _follow_again(part, parts.every_way, gone))
+                node = _first_difference(before, parts.followed_again(part, gone))
                 if node is not None:
                     name = next(name for name, module in model.named_modules() if module is part)
                     return _code_of(node, part, name, gone)
         finally:
             restore_modes(modes)
     return None
-
-
-def _follow_again(part: nn.Module, every_way: bool, leaves: Collection) -> list[fx.Graph]:
-    """As `Parts.all_ways`; a graph that ends early where it cannot be followed any more."""
-    try:
-        return ways(part, leaves) if every_way else [trace(part, leaves)]
-    except UntraceableError as error:
-        return error.ways
 
 
 def _first_difference(before: list[fx.Graph], now: list[fx.Graph]) -> fx.Node | None:
