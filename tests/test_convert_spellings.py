@@ -559,8 +559,7 @@ def test_following_a_network_does_not_change_it():
     converted = convert(net.eval())
     fast = accelerate(converted)
     count_macs(net, torch.rand(1, 3, 8, 8))
-    assert net.attr == 5 and len(net.seen) == 1  # it ran once, to be counted
-    for copied in (converted, fast):
+    for copied in (net, converted, fast):
         assert copied.attr == 4 and copied.seen == [] and copied.total == 0
 
 
@@ -589,7 +588,7 @@ class PreActivation(Net):
     def forward(self, x):
         x = self.norm(self.conv(x))
         y = self.norm2(self.conv2(self.relu(x)))
-        return y + x, self.relu2(y) - y
+        return y + x, self.relu2(y) + 2 * y
 
 
 def test_skip_connections_that_an_activation_has_changed_in_place():
@@ -635,7 +634,7 @@ def test_dropout_by_function():
     net = Net(lambda self, x: F.dropout(self.norm(self.conv(x)), 0.5, self.training))
     x = torch.rand(IMAGES)
     converted = convert(net)
-    assert (converted(x) == 0).float().mean() > 0.4
+    assert (converted(x) == 0).float().mean() > 0.4 and net(x).isfinite().all()
     same(converted.eval()(x), net.eval()(x))
 
 

@@ -317,7 +317,7 @@ class Grouped(Block):
 class Frozen(Block):
     def __init__(self):
         super().__init__()
-        self.norm.weight = self.norm.bias = None
+        self.norm = nn.BatchNorm2d(C, affine=False)
         self.conv.padding, self.conv.dilation = (2, 2), (2, 2)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
 from ..method.gated import Gated, GatedConv2d
-from ..method.graph import memo_of, replace
+from ..method.graph import exchange, memo_of
 from ..method.liveness import winners
 from .compact import Compact
 from .layers import SparseConv2d, SparseGatedConv2d
@@ -115,7 +115,8 @@ class SelfCheck:
             module._forward_hooks.clear(), module._forward_pre_hooks.clear()
         for old, new in replaced.items() if masked else ():
             give_weights(old, new)
-            twin = replace(twin, new, old)
+        if masked:
+            twin = exchange(twin, {new: old for old, new in replaced.items()})
         return twin.eval()
 
     def executed(self, model: nn.Module, name: str) -> str:
@@ -134,8 +135,8 @@ class SelfCheck:
                 give_weights(old, new)
                 if new is model:
                     model.forward.masked = old
-                replace(model, new, old)
                 del self.replaced[old]
+        exchange(model, {new: old for old, new in pairs.items()})
         return bool(pairs)
 
 

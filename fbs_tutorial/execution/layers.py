@@ -166,8 +166,8 @@ class SparseGatedConv2d(Gated):
     def gate(self, gate: Tensor | None) -> None:
         """Nothing: the gate follows from the saliency."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = check_input(self, x, self.in_channels)
+    def forward(self, input: Tensor) -> Tensor:
+        x = check_input(self, input, self.in_channels)
         s, self.saliency, winners, pi = self.conv.select(self, x)
         if self.ratio is not None:
             pi = pi * (self.ratio if winners is None else self.ratio[winners])
@@ -197,8 +197,8 @@ class SparseConv2d(nn.Module):
         self.winners: Tensor | None = None
         self.eval()
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = check_input(self, x, self.conv.in_channels)
+    def forward(self, input: Tensor) -> Tensor:
+        x = check_input(self, input, self.conv.in_channels)
         s, winners = x.saliency() if self.conv.reads_saliency else None, self.winners
         if winners is None:
             winners = torch.arange(self.conv.out_channels, device=x.device).expand(len(x), -1)
@@ -217,13 +217,13 @@ class SparseChannelPruning(ChannelPruning):
         self.skipped = (conv,)  # in a tuple, because it has its place in the block already
         self.eval()
 
-    def forward(self, x: Tensor) -> Tensor:
-        pi = self.predict_gate(x)  # [N, C_out]
+    def forward(self, input: Tensor) -> Tensor:
+        pi = self.predict_gate(input)  # [N, C_out]
         pi = self.gate = self.scale_to_mean_1(pi) if self.normalize else pi
         (conv,) = self.skipped
         conv.winners, _ = winners_and_gates(self, self.saliency)  # [N, k]
         try:
-            y = self.block(x)  # [N, C_out, H', W']
+            y = self.block(input)  # [N, C_out, H', W']
         finally:
             conv.winners = None
         return pi.to(y.dtype)[:, :, None, None] * y

@@ -155,11 +155,11 @@ class GatedConv2d(Gated):
     kernel_size, stride = map(_of_the_convolution, ("kernel_size", "stride"))
     padding, dilation, groups = map(_of_the_convolution, ("padding", "dilation", "groups"))
 
-    def forward(self, x: Tensor) -> Tensor:
-        self.gate = self.predict_gate(x)  # [N, C_out], before the convolution
-        if x.dtype != self.beta.dtype:
-            check_dtype(x, self.conv.weight)
-        y = self.normalize(self.conv(x))  # [N, C_out, H', W']
+    def forward(self, input: Tensor) -> Tensor:  # as nn.Conv2d calls it
+        self.gate = self.predict_gate(input)  # [N, C_out], before the convolution
+        if input.dtype != self.beta.dtype:
+            check_dtype(input, self.conv.weight)
+        y = self.normalize(self.conv(input))  # [N, C_out, H', W']
         pi, beta = self.gate.to(y.dtype)[:, :, None, None], self.beta.to(y.dtype)[:, None, None]
         y = pi * (y + beta)
         if isinstance(self.activation, nn.Module):
@@ -237,10 +237,10 @@ class ChannelPruning(Gated):
         self.block = nn.Sequential(*modules)
         self.normalize = normalize
 
-    def forward(self, x: Tensor) -> Tensor:
-        pi = self.predict_gate(x)  # [N, C_out]
+    def forward(self, input: Tensor) -> Tensor:
+        pi = self.predict_gate(input)  # [N, C_out]
         pi = self.gate = self.scale_to_mean_1(pi) if self.normalize else pi
-        y = self.block(x)  # [N, C_out, H', W']
+        y = self.block(input)  # [N, C_out, H', W']
         return pi.to(y.dtype)[:, :, None, None] * y
 
     def scale_to_mean_1(self, pi: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import operator
 import random
 import traceback
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -354,7 +354,8 @@ def memo_of(model: nn.Module, shared: Iterable[object] = ()) -> dict[int, object
     from, which it refuses to copy."""
     memo = {id(thing): thing for thing in shared}
     for module in model.modules():
-        for value in tree_leaves(list(vars(module).values())):
+        kept = [v for v in vars(module).values() if isinstance(v, (Tensor, list, tuple, dict))]
+        for value in tree_leaves([v for v in kept if isinstance(v, Tensor) or v]):
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo.setdefault(id(value), value.detach().clone())
     return memo
@@ -445,29 +446,31 @@ OF_EVERY_MODULE = set(vars(nn.Module()))  # attributes
 
 
 def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
-    """Put ``new`` in the place of ``old``, wherever ``model`` has it; returns the model.
+    """Put ``new`` in the place of ``old``, as `exchange` does; returns the model."""
+    return exchange(model, {old: new})
 
-    That is under every name, and in the lists and dictionaries that its modules keep.
+
+def exchange(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """Put modules in the places of others, ``{old: new}``, wherever ``model`` has those.
+
+    That is under every name, and in the lists and dictionaries that its modules keep. The insides
+    of new modules stay as they are. Returns the model, or what takes its own place.
     """
-    if old is model:
-        return new
 
     def other(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: other(part) for key, part in value.items()}
         if type(value) in (list, tuple):
             return type(value)(map(other, value))
-        return new if value is old else value
+        return new.get(value, value) if isinstance(value, nn.Module) else value
 
     for module in list(model.modules()):
-        for name, child in module._modules.items():
-            if child is old:
-                module._modules[name] = new
+        module._modules.update(other(module._modules))
         for name, value in vars(module).items():
             kept = type(value) in (list, tuple, dict) and name not in OF_EVERY_MODULE
-            if kept and any(part is old for part in tree_leaves(value)):
+            if kept and any(isinstance(part, nn.Module) for part in tree_leaves(value)):
                 vars(module)[name] = other(value)
-    return model
+    return new.get(model, model)
 
 
 # What follows what

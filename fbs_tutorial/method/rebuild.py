@@ -6,7 +6,7 @@ from itertools import zip_longest
 from torch import fx, nn
 
 from .gated import GatedConv2d, restore_modes
-from .graph import Parts, replace
+from .graph import Parts, exchange
 
 Exchange = dict[nn.Module, nn.Module]  # modules that go, and what takes the place of each
 SETTINGS = (int, float, str, tuple, type(None))  # bool is an int
@@ -22,27 +22,23 @@ def rebuild(
     where other things happen than before, the modules go back that this piece of code calls.
 
     Args:
-        exchanges: each is made as a whole, in its order, or not.
+        exchanges: each is made as a whole, or not.
         followed: what was followed before, in the mode (True: training) that the model had.
 
     Returns:
         The model, and the modules that went back, each with the reason.
     """
-    made, left = [], {}
-    for exchange in exchanges:
-        for old, new in exchange.items():
-            _take_over_settings(new, old)
-            model = replace(model, old, new)
-        made.append(exchange)
+    made, left = list(exchanges), {}
+    for old, new in [pair for pairs in made for pair in pairs.items()]:
+        _take_over_settings(new, old)
+    model = exchange(model, {old: new for pairs in made for old, new in pairs.items()})
     while made and (found := _odd_code(model, made, followed)):
         name, called = found
-        back = [exchange for exchange in made if not called.isdisjoint(exchange)]
-        for exchange in back:
-            made.remove(exchange)
-            for old, new in reversed(exchange.items()):
-                model = replace(model, new, old)
-            why = f"the code of {name} does something else with what stands in for it"
-            left |= dict.fromkeys(exchange, why)
+        why = f"the code of {name} does something else with what stands in for it"
+        for pairs in [pairs for pairs in made if not called.isdisjoint(pairs)]:
+            made.remove(pairs)
+            model = exchange(model, {new: old for old, new in pairs.items()})
+            left |= dict.fromkeys(pairs, why)
     return model, left
 
 
