@@ -1,6 +1,8 @@
 """`accelerate` compares itself with the masked network, once, and runs masked what differs."""
 
+import collections
 import copy
+import dataclasses
 import gc
 import io
 import threading
@@ -374,3 +376,32 @@ def test_a_network_that_takes_whole_batches_only():
     net, x = used(Pairs()), torch.rand(4, 3, 6, 6)
     y, said = warned(lambda: accelerate(net)(x))
     assert said == [] and difference(y, net(x)) < 1e-4
+
+
+@dataclasses.dataclass
+class Output:
+    logits: torch.Tensor
+    more: collections.OrderedDict
+
+
+class NamedOutput(collections.OrderedDict):
+    """As in libraries that know it by name and by key."""
+
+
+@pytest.mark.parametrize("form", [Output, NamedOutput])
+def test_outputs_of_ones_own_kind_are_compared_too(form, faulty):
+    faulty(outs=6)
+
+    class Wraps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(GatedConv2d(3, 8, 3, density=0.5), nn.Conv2d(8, 6, 1))
+
+        def forward(self, x):
+            y = self.layers(x)
+            return form(logits=y, more=NamedOutput(maps=[y, "name"]))
+
+    net = used(Wraps())
+    y, said = warned(lambda: accelerate(net)(X))
+    logits = y.logits if form is Output else y["logits"]
+    assert len(said) == 1 and difference(logits, net.layers(X)) < 1e-4

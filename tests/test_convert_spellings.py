@@ -315,6 +315,7 @@ def test_feature_extractors_of_torchvision():
     converted = convert(net)
     assert not converted.training and not any(m.training for m in converted.modules())
     same(converted(x), net(x))
+    same(accelerate(set_density(converted, 0.5))(x), converted(x))
     net.train()
     graph = net.graph
     count_macs(net, x)
@@ -703,3 +704,8 @@ BETWEEN = {
 def test_code_that_cannot_be_followed_and_walks_through_a_part(stop, between):
     gated = ["layers.0", "rest.0"] if between == "nothing" else ["rest.0"]
     assert_equal_or_left_alone(Walks(stop, BETWEEN[between]), gated=gated)
+
+
+def test_a_scripted_part_stays_as_it_is():
+    net = nn.Sequential(Net(lambda s, x: s.norm(s.conv(x))), torch.jit.script(nn.ReLU6()))
+    assert_equal_or_left_alone(net, gated=["0.conv"])

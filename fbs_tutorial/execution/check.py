@@ -1,10 +1,11 @@
 """What `accelerate` made is compared with the masked network, once, on the first image it gets."""
 
 import copy
+import dataclasses
 import threading
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..method.gated import Gated, GatedConv2d
 from ..method.graph import exchange, memo_of
@@ -214,9 +215,11 @@ class Run:
     keep: bool
     forced: dict[str, list[Tensor]] | None
     winners: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
-    outputs: list[tuple[str, Any]] = field(default_factory=list)  # in the order they are done
+    outputs: list[tuple[str, list[Tensor]]] = field(
+        default_factory=list
+    )  # in the order they are done
     running: list[str] = field(default_factory=list)
-    output: Any = None
+    output: list[Tensor] = field(default_factory=list)
     error: Exception | None = None
 
     def __call__(self, model: nn.Module, args: tuple, kwargs: dict, images: int | None) -> None:
@@ -256,10 +259,16 @@ def inner_parts(model: nn.Module) -> set[nn.Module]:
     return {part for layer in layers for part in layer.modules() if part is not layer}
 
 
-def contents(y: Any) -> Any:
-    """The same with ordinary tensors of its own; `Compact` ones stay what they are."""
-    dense = tree_map_only(Compact, lambda x: x.dense(), y)
-    return tree_map_only(Tensor, lambda x: x.detach().clone(), dense)
+def contents(y: Any) -> list[Tensor]:
+    """Copies of all tensors in an output, ordinary ones; `Compact` ones stay what they are."""
+    if dataclasses.is_dataclass(y) and not isinstance(y, type):
+        y = vars(y)
+    leaves = tree_leaves(dict(y) if isinstance(y, Mapping) else y)
+    if len(leaves) == 1 and leaves[0] is y:
+        if not isinstance(y, Tensor):
+            return []
+        return [(y.dense() if isinstance(y, Compact) else y).detach().clone()]
+    return [tensor for leaf in leaves for tensor in contents(leaf)]
 
 
 def take(inputs: Inputs, images: int | None) -> Inputs:
@@ -328,13 +337,12 @@ def first_difference(fast: Run, masked: Run, model: nn.Module) -> tuple[str, str
     return "", DIFFERS
 
 
-def differ(y: Any, expected: Any, model: nn.Module) -> bool:
-    """True unless the two hold tensors of the same shapes and values, but for rounding."""
-    (y, shape), (expected, expected_shape) = tree_flatten(y), tree_flatten(expected)
-    if shape != expected_shape:
+def differ(y: list[Tensor], expected: list[Tensor], model: nn.Module) -> bool:
+    """True unless there are as many tensors, with the same shapes and values, but for rounding."""
+    if len(y) != len(expected):
         return True
-    tensors = [pair for pair in zip(y, expected, strict=True) if isinstance(pair[1], Tensor)]
-    return any(not isinstance(a, Tensor) or far(a, b, tolerance_of(model, b)) for a, b in tensors)
+    pairs = zip(y, expected, strict=True)
+    return any(far(a, b, tolerance_of(model, b)) for a, b in pairs)
 
 
 def far(y: Tensor, expected: Tensor, tolerance: float) -> bool:

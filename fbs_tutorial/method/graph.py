@@ -199,8 +199,8 @@ class _Tracer(fx.Tracer):
             raise _AskedError(error, value.node) from None
 
     def is_leaf_module(self, module: nn.Module, name: str = "") -> bool:
-        """Not looked into: gated layers, layers that are counted, PyTorch's own and classes made
-        from them, and what has hooks, which are written for tensors."""
+        """Not looked into: what is in one piece, and what has hooks, which are written for
+        tensors."""
         return module in self.leaves or _is_one_piece(module) or hooked(module)
 
     def create_args_for_root(self, root_fn, is_module, concrete_args=None):
@@ -431,15 +431,15 @@ def traceable_parts(model: nn.Module, *, blocks: bool = False, every_way: bool =
     return parts
 
 
-CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, fx.GraphModule)
 
 
 def _is_one_piece(module: nn.Module) -> bool:
     """True for what has no parts of its own to follow: layers, PyTorch's own modules, and classes
-    that are made from those."""
-    made_from = [kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.")]
-    own = not issubclass(made_from[0], fx.GraphModule) and made_from[0] not in CONTAINERS
-    return isinstance(module, Gated) or is_counted(module) or own
+    made from batch norm, which asks for the shape of its input."""
+    pytorchs = type(module).__module__.startswith("torch.") and not isinstance(module, CONTAINERS)
+    norm = isinstance(module, nn.modules.batchnorm._NormBase)
+    return isinstance(module, Gated) or is_counted(module) or pytorchs or norm
 
 
 OF_EVERY_MODULE = set(vars(nn.Module()))  # attributes
@@ -465,7 +465,8 @@ def exchange(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
         return new.get(value, value) if isinstance(value, nn.Module) else value
 
     for module in list(model.modules()):
-        module._modules.update(other(module._modules))
+        if any(child in new for child in module._modules.values()):
+            module._modules.update(other(module._modules))
         for name, value in vars(module).items():
             kept = type(value) in (list, tuple, dict) and name not in OF_EVERY_MODULE
             if kept and any(isinstance(part, nn.Module) for part in tree_leaves(value)):
