@@ -95,15 +95,11 @@ CHANNELWISE = (
 
 
 class UntraceableError(ValueError):
-    """``torch.fx`` cannot follow the data; ``where`` names the line that stopped it.
+    """``torch.fx`` cannot follow the data; ``where`` names the line that stopped it, and ``graph``
+    ends there."""
 
-    ``ways``: the graphs for all answers, where it is a question that the model's code asks about
-    values; else one that ends where the data cannot be followed any more.
-    """
-
-    def __init__(self, error: Exception, ways: Iterable[fx.Graph] = ()):
-        self.where = _line_that_stopped(error)
-        self.ways = list(ways) or [getattr(error, "graph", fx.Graph())]
+    def __init__(self, error: Exception):
+        self.where, self.graph = _line_that_stopped(error), getattr(error, "graph", fx.Graph())
         super().__init__(
             f"torch.fx cannot follow the data through model: {error} ({self.where}). "
             "Put the layers before and after that line into modules of their own, such as "
@@ -222,7 +218,7 @@ class _Tracer(fx.Tracer):
         return lambda root: root.forward(*args, **kwargs), [self.root]
 
 
-MOST_ANSWERS = 32  # to the questions of a model's code, until it counts as one without an end
+MOST_ANSWERS = 16  # to the questions of a model's code, until it counts as one without an end
 
 
 def ways(model: nn.Module, leaves: Collection[nn.Module] = ()) -> list[fx.Graph]:
@@ -261,9 +257,9 @@ def guesses(model: nn.Module, leaves: Collection[nn.Module] = ()) -> list[fx.Gra
     """What a model does that cannot be followed, for all answers to its questions for values, and
     as if numbers were 2: as far as that goes. It can rule something out, and nothing else."""
     try:
-        return _follow(model, (), leaves, flags=True, value=_Guessing)
+        return _follow(model, (), leaves, flags=True, guess=True)
     except UntraceableError as error:
-        return error.ways
+        return [error.graph]
 
 
 def _follow(
@@ -271,14 +267,14 @@ def _follow(
     given: Collection[str],
     leaves: Collection[nn.Module],
     flags: bool,
-    value: type[fx.Proxy] = _Proxy,
+    guess: bool = False,
 ) -> list[fx.Graph]:
-    """The graphs of all answers to questions that do not depend on the images.
+    """The graphs of all answers to questions that do not depend on the images; ``guess``: of all.
 
     Of two answers after one of which the model's code raises, the other is right. If both give the
     same graph, the question does not matter. With ``flags``, those among the arguments have both.
     """
-    traced, open_questions = [], []
+    value, traced = _Guessing if guess else _Proxy, []
 
     def follow(answers: tuple[bool, ...]) -> list[fx.Graph]:
         traced.append(answers)
@@ -288,12 +284,10 @@ def _follow(
             return [_traced(model, _Tracer(given, answers, leaves, value))]
         except _AskedError as asked:
             graphs = [graph for a in (True, False) for graph in after((*answers, a), asked)]
-            if not graphs:
-                raise
             different = {str(graph): graph for graph in graphs}
-            if len(different) > 1 and not (flags and asked.of_a_flag):
-                open_questions.append(asked)
-            return list(different.values())
+            if len(different) == 1 or (graphs and (guess or (flags and asked.of_a_flag))):
+                return list(different.values())
+            raise
 
     def after(answers: tuple[bool, ...], asked: Exception) -> list[fx.Graph]:
         try:
@@ -304,12 +298,9 @@ def _follow(
             raise asked from error  # the first line that cannot be followed
 
     try:
-        graphs = follow(())
+        return follow(())
     except Exception as error:  # fx raises many kinds, from inside the model's own code
         raise UntraceableError(error) from error
-    if open_questions:
-        raise UntraceableError(open_questions[-1], graphs) from open_questions[-1]
-    return graphs
 
 
 def _is_refusal(error: Exception) -> bool:
@@ -393,7 +384,7 @@ class Parts:
         try:
             return ways(part, leaves) if self.every_way else [trace(part, leaves)]
         except UntraceableError as error:
-            return error.ways
+            return [error.graph]
 
     def stopped_at(self) -> str:
         """The lines that stopped ``torch.fx``, in one sentence."""

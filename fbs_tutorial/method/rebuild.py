@@ -63,8 +63,8 @@ def _odd_code(
             for part, before in parts.all_ways().items():
                 node = _first_difference(before, parts.followed_again(part, gone))
                 if node is not None:
-                    name = next(name for name, module in model.named_modules() if module is part)
-                    return _code_of(node, part, name, gone)
+                    names = (name for name, module in model.named_modules() if module is part)
+                    return _code_of(node, part, next(names, ""), gone)
         finally:
             restore_modes(modes)
     return None
