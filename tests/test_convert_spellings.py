@@ -426,6 +426,12 @@ def test_a_network_whose_forward_was_replaced():
         convert(net)
 
 
+def test_a_class_of_pytorch_whose_forward_was_replaced(monkeypatch):
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", lambda self, x: 2 * x)
+    with pytest.raises(ValueError, match="the forward of every BatchNorm2d was replaced"):
+        convert(Net())
+
+
 def checks_its_input(self, x):
     assert x.shape[1] == 3, "colour images only"
     if x.dim() != 4:

@@ -5,6 +5,7 @@ nothing to say against it; `rebuild` then sees to it that the network still runs
 """
 
 from collections import Counter
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.nn.utils import parametrize, prune
 from .gated import ChannelPruning, Gated, GatedConv2d
 
 KINDS = (GatedConv2d, ChannelPruning, nn.Conv2d, nn.BatchNorm2d, nn.Linear)
+PYTORCH = str(Path(torch.__file__).parent)
 CALLS = ("_forward_hooks", "_forward_pre_hooks")
 
 
@@ -47,7 +49,16 @@ def doubt(module: nn.Module) -> str:
     kind = next((kind for kind in KINDS if isinstance(module, kind)), type(module))
     if type(module) is not kind:
         return f"{type(module).__name__} is a class of its own, made from {kind.__name__}"
+    if kind.__module__.startswith("torch.") and not has_pytorchs_code(kind):
+        return f"the forward of every {kind.__name__} was replaced"
     return doubt_about_parts(module) if kind is GatedConv2d else ""
+
+
+def has_pytorchs_code(kind: type[nn.Module]) -> bool:
+    """True unless somebody put another function in the place of one of a class of PyTorch's."""
+    own = [getattr(kind, name) for name in ("forward", "_conv_forward") if hasattr(kind, name)]
+    files = [getattr(getattr(method, "__code__", None), "co_filename", "") for method in own]
+    return all(file.startswith(PYTORCH) for file in files)
 
 
 def doubt_about_parts(layer: GatedConv2d) -> str:
