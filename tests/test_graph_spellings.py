@@ -379,7 +379,7 @@ def what_is_said(call):
     return result, "\n".join([out.getvalue(), *(str(warning.message) for warning in found)])
 
 
-@settings(max_examples=120)
+@settings(max_examples=40)
 @given(
     st.lists(st.sampled_from(BLOCKS), min_size=1, max_size=4),
     st.sampled_from(WALKS),
