@@ -277,6 +277,49 @@ def _nearest(rows: Sequence[dict], name: str, macs: float) -> str:
     return f"{name} {100 * row['test_accuracy']:.1f} % at {row['macs'] / 1e6:.0f} M"
 
 
+def budget_curves(lines: Mapping[str, Sequence[dict]], title: str = "") -> tuple[Figure, str]:
+    """Test accuracy against mean MACs: looks that are spent unevenly, above those that are not.
+
+    Args:
+        lines: ``{name: points}`` as `bench.budget.curves` gives them: "looks", and "test" with
+            "accuracy" and "macs". The second looks of the first line are also drawn as they would
+            be by chance. A line whose points are all of one look is drawn as points alone.
+    """
+    figure, axes = plt.subplots(figsize=(8, 4.4), layout="constrained")
+    looks = [(BLUE, "o", "-"), (BLACK, "x", "--"), (ORANGE, "s", "")]
+    for (name, chosen), (colour, marker, line) in zip(lines.items(), looks, strict=False):
+        tests = [point["test"] for point in chosen]
+        macs, accuracy = ([test[key] for test in tests] for key in ("macs", "accuracy"))
+        accuracy = [100 * value for value in accuracy]
+        axes.plot(macs, accuracy, linestyle=line, color=colour, marker=marker, label=name)
+    first = next(iter(lines.values()))
+    twice = [point["test"] for point in first if len(point["looks"]) > 1]
+    axes.plot([test["macs"] for test in twice], [100 * test["random_accuracy"] for test in twice],
+              ":", color=PURPLE, marker=".", label="the same looks, by chance")  # fmt: skip
+    axes.set_xscale("log")
+    macs = [point["test"]["macs"] for chosen in lines.values() for point in chosen]
+    ticks = np.geomspace(min(macs), max(macs), 6)
+    axes.set_xticks(ticks, [f"{tick / 1e6:.3g} M" for tick in ticks])
+    axes.minorticks_off()
+    axes.set(xlabel="mean MACs per image, predictors included", ylabel="test accuracy (%)")
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="lower right")
+    return figure, _best_at_budgets(lines)
+
+
+def _best_at_budgets(lines: Mapping[str, Sequence[dict]]) -> str:
+    """What each line reaches with at most a quarter of the MACs of the dearest single look."""
+    alone = [p["test"]["macs"] for chosen in lines.values() for p in chosen if len(p["looks"]) == 1]
+    quarter, said = 1.02 * max(alone) / 4, []
+    for name, chosen in lines.items():
+        within = [point for point in chosen if point["test"]["macs"] <= quarter]
+        if within:  # the last: the lines are chosen on other images
+            best = max(within, key=lambda point: point["validation"]["accuracy"])["test"]
+            said.append(f"{name} {100 * best['accuracy']:.1f} % at {best['macs'] / 1e6:.3g} M")
+    return f"With at most a quarter of the MACs: {'; '.join(said)}."
+
+
 def at_density(
     density: float,
     curve: Mapping[float, float],
