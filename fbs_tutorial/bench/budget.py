@@ -38,9 +38,11 @@ from .variants import folded
 SHARES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)  # of the validation images that look again
 BATCHES = 5  # of test images that the clock goes round; odd, as every other call is timed
 SECONDS, ROUNDS = 5.0, 5  # of the clock, at least
-STEP = 0.001  # of the validation accuracy, that a dearer point must gain to be shown
+STEP = 0.001  # of the validation accuracy, that a dearer point must gain
 DIAL, PLAIN = "two looks, FBS among them", "two looks, plain networks only"
-ALONE = "the same look for every image"
+HEAD = ["who looks", "looked at twice", "test accuracy", "by chance", "mean MACs", "worst case"]
+HEAD += ["kB", "ms per image"]
+FIXED, SINGLE = "FBS, one density for all images", "one plain network"
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ def budget(
         ValueError, TypeError: arguments that do not fit each other or the networks; a
             CheckpointError for a file. OSError: ``out`` cannot be written, no data set.
     """
+    if out is not None:
+        check_writable(out)
     check_device(device)
     shares = _checked_shares(shares)
     if batch < 1:
@@ -113,8 +117,6 @@ def budget(
     settings = _settings(candidates, data, size)
     facts = _facts(candidates, settings, shares, command)
     results = None if out is None else _finished(out, facts)
-    if out is not None:
-        check_writable(out)
     if results is not None and ("clock" in results or not clock):
         return results
     splits = load_splits(
@@ -358,9 +360,9 @@ def _scores(row: dict) -> dict:
 
 
 def front(candidates: Sequence[dict]) -> list[dict]:
-    """The `points` to use, cheap ones first, chosen on validation images.
+    """The points to use, cheap ones first: each is clearly better than all cheaper ones.
 
-    Each is more accurate there than all cheaper ones, by a step that is more than a few images.
+    Both are judged on validation images, and clearly means by `STEP`.
     """
     kept, best = [], 0.0
     for point in sorted(candidates, key=lambda p: p["validation"]["macs"]):
@@ -371,15 +373,20 @@ def front(candidates: Sequence[dict]) -> list[dict]:
 
 
 def curves(results: dict) -> dict[str, list[dict]]:
-    """By what it is called: the dial, and what it has to beat."""
-    every = points(results)
+    """By what it is called: the dial, and what it has to beat; without those that are empty."""
     gated = {row["name"] for row in results["looks"] if row["density"] is not None}
-    found = {
-        DIAL: front([p for p in every if gated.intersection(p["looks"])]),
-        PLAIN: front([p for p in every if not gated.intersection(p["looks"])]),
-        ALONE: [p for p in every if len(p["looks"]) == 1],
-    }
-    return {name: chosen for name, chosen in found.items() if chosen}
+    kinds = {name: [] for name in (DIAL, PLAIN, FIXED, SINGLE)}
+    for point in points(results):
+        names = (DIAL, PLAIN) if len(point["looks"]) > 1 else (FIXED, SINGLE)
+        kinds[names[gated.isdisjoint(point["looks"])]].append(point)
+    kinds |= {name: front(kinds[name]) for name in (DIAL, PLAIN)}
+    return {name: chosen for name, chosen in kinds.items() if chosen}
+
+
+def within(chosen: Sequence[dict], macs: float) -> dict | None:
+    """Of some points the best that costs at most ``macs`` on average, both on validation images."""
+    affordable = [point for point in chosen if point["validation"]["macs"] <= macs]
+    return max(affordable, key=lambda p: p["validation"]["accuracy"], default=None)
 
 
 # The clock
@@ -452,12 +459,11 @@ def report(results: dict) -> str:
 
 
 def _table(results: dict, chosen: Sequence[dict]) -> str:
-    head = ["who looks", "looked at twice", "test accuracy", "by chance", "mean MACs", "worst case"]
-    head += ["kB", "ms per image"]
-    return markdown(head, [_cells(results, point) for point in chosen], padded=True)
+    return markdown(HEAD, [cells(results, point) for point in chosen], padded=True)
 
 
-def _cells(results: dict, point: dict) -> list[str]:
+def cells(results: dict, point: dict) -> list[str]:
+    """The row of one point, under `HEAD`."""
     test, twice = point["test"], len(point["looks"]) > 1
     ms = results.get("clock", {}).get("ms", {}).get(label(point))
     return [

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ...bench.budget import within
 from ...bench.timing import Timing, three_digits
 from ...method.dynamics import CONTROLS
 from .style import (
@@ -278,24 +279,20 @@ def _nearest(rows: Sequence[dict], name: str, macs: float) -> str:
 
 
 def budget_curves(lines: Mapping[str, Sequence[dict]], title: str = "") -> tuple[Figure, str]:
-    """Test accuracy against mean MACs: looks that are spent unevenly, above those that are not.
+    """Test accuracy against mean MACs: images that get one look or two, and one look for all.
 
     Args:
-        lines: ``{name: points}`` as `bench.budget.curves` gives them: "looks", and "test" with
-            "accuracy" and "macs". The second looks of the first line are also drawn as they would
-            be by chance. A line whose points are all of one look is drawn as points alone.
+        lines: ``{name: points}`` as `bench.budget.curves` gives them, each with its "looks", and
+            "accuracy" and "macs" of "validation" and "test". Of the first line it is also drawn
+            what as many second looks would give that fall on images by chance.
     """
     figure, axes = plt.subplots(figsize=(8, 4.4), layout="constrained")
-    looks = [(BLUE, "o", "-"), (BLACK, "x", "--"), (ORANGE, "s", "")]
-    for (name, chosen), (colour, marker, line) in zip(lines.items(), looks, strict=False):
-        tests = [point["test"] for point in chosen]
-        macs, accuracy = ([test[key] for test in tests] for key in ("macs", "accuracy"))
-        accuracy = [100 * value for value in accuracy]
-        axes.plot(macs, accuracy, linestyle=line, color=colour, marker=marker, label=name)
+    looks = [(BLUE, "o", "-"), (BLACK, "x", "--"), (ORANGE, "s", ""), (BLACK, "D", "")]
+    for (name, chosen), look in zip(lines.items(), looks, strict=False):
+        _over_mean_macs(axes, chosen, "accuracy", name, look)
     first = next(iter(lines.values()))
-    twice = [point["test"] for point in first if len(point["looks"]) > 1]
-    axes.plot([test["macs"] for test in twice], [100 * test["random_accuracy"] for test in twice],
-              ":", color=PURPLE, marker=".", label="the same looks, by chance")  # fmt: skip
+    if all("random_accuracy" in point["test"] for point in first):
+        _over_mean_macs(axes, first, "random_accuracy", BY_CHANCE, (PURPLE, ".", ":"))
     axes.set_xscale("log")
     macs = [point["test"]["macs"] for chosen in lines.values() for point in chosen]
     ticks = np.geomspace(min(macs), max(macs), 6)
@@ -305,19 +302,29 @@ def budget_curves(lines: Mapping[str, Sequence[dict]], title: str = "") -> tuple
     axes.set_title(title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="lower right")
-    return figure, _best_at_budgets(lines)
+    alone = [p for chosen in lines.values() for p in chosen if len(p["looks"]) == 1]
+    quarter = max(point["validation"]["macs"] for point in alone) / 4
+    said = [_within(chosen, name, quarter) for name, chosen in lines.items()]
+    return figure, f"With {quarter / 1e6:.3g} M MACs: {'; '.join(filter(None, said))}."
 
 
-def _best_at_budgets(lines: Mapping[str, Sequence[dict]]) -> str:
-    """What each line reaches with at most a quarter of the MACs of the dearest single look."""
-    alone = [p["test"]["macs"] for chosen in lines.values() for p in chosen if len(p["looks"]) == 1]
-    quarter, said = 1.02 * max(alone) / 4, []
-    for name, chosen in lines.items():
-        within = [point for point in chosen if point["test"]["macs"] <= quarter]
-        if within:  # the last: the lines are chosen on other images
-            best = max(within, key=lambda point: point["validation"]["accuracy"])["test"]
-            said.append(f"{name} {100 * best['accuracy']:.1f} % at {best['macs'] / 1e6:.3g} M")
-    return f"With at most a quarter of the MACs: {'; '.join(said)}."
+BY_CHANCE = "the first of these, the images drawn at random"
+
+
+def _over_mean_macs(axes: Axes, chosen: Sequence[dict], key: str, name: str, look: Look) -> None:
+    colour, marker, line = look
+    macs = [point["test"]["macs"] for point in chosen]
+    values = [100 * point["test"][key] for point in chosen]
+    axes.plot(macs, values, linestyle=line, color=colour, marker=marker, label=name)
+
+
+def _within(chosen: Sequence[dict], name: str, macs: float) -> str | None:
+    """What is best on validation images among what is affordable there, and its test accuracy."""
+    best = within(chosen, macs)
+    if best is None:
+        return None
+    test = best["test"]
+    return f"{name} {100 * test['accuracy']:.1f} % at {test['macs'] / 1e6:.3g} M"
 
 
 def at_density(
