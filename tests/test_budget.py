@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from fbs_tutorial.bench import budget
 from fbs_tutorial.bench.budget import (
     DIAL,
     FIXED,
+    ONE,
     PLAIN,
     SINGLE,
     Answers,
@@ -29,10 +31,9 @@ from fbs_tutorial.data import as_tensors
 from fbs_tutorial.lesson.plots import budget_curves, plt
 from fbs_tutorial.models import digitsnet
 
-TENTH, FIFTH, ANY, DENSE = (
-    ASSETS / "digits" / f"{name}.safetensors" for name in ("d0.1", "d0.2", "any", "plain")
-)
-STORED = Path(__file__).parents[1] / "benchmarks" / "budget"
+TENTH, ANY, DENSE = (ASSETS / "digits" / f"{name}.safetensors" for name in ("d0.1", "any", "plain"))
+ROOT = Path(__file__).parents[1]
+STORED = ROOT / "benchmarks" / "budget"
 
 
 @pytest.fixture(autouse=True)
@@ -183,6 +184,8 @@ def test_the_front_is_chosen_on_validation_images_and_climbs():
         point(4, 0.85, 1.0), point(5, 0.95, 0.2),
     )  # fmt: skip
     assert front([best, noise, worse, cheap, better]) == [cheap, better, best]
+    near = [point(100, 0.8, 0.9), point(103, 0.81, 0.1), point(106, 0.82, 0.0)]
+    assert front(near) == near[1:]
 
 
 def test_what_a_budget_buys_is_chosen_on_validation_images():
@@ -194,8 +197,9 @@ def test_what_a_budget_buys_is_chosen_on_validation_images():
 def test_curves_divide_by_looks_and_gates(measured):
     results, _ = measured
     found = curves(results)
-    assert list(found) == [DIAL, FIXED, SINGLE]  # no pair is of plain networks alone
+    assert list(found) == [DIAL, ONE, FIXED, SINGLE]  # no pair is of plain networks alone
     assert all(len(p["looks"]) == 2 for p in found[DIAL])
+    assert {tuple(p["looks"]) for p in found[ONE]} == {("any@0.3", "any@0.5")}
     assert [p["looks"] for p in found[FIXED]] == [["d0.1"], ["any@0.3"], ["any@0.5"]]
     assert [p["looks"] for p in found[SINGLE]] == [["plain"]]
     other = copy.deepcopy(results)
@@ -280,7 +284,7 @@ def test_the_stored_result_of_digits_is_what_the_command_finds_today(tmp_path):
     old = stored("digits")
     words = old["command"].split()
     weights = words[words.index("--weights") + 1 : words.index("--data")]
-    weights = [str(STORED.parents[1] / word) for word in weights]
+    weights = [str(ROOT / word) for word in weights]
     new = budget.budget(weights, "digits", clock=False, say=lambda line: None)
     assert list(new["files"].values()) == list(old["files"].values())
     for one, other in zip(points(new), points(old), strict=True):
@@ -296,6 +300,25 @@ def test_the_stored_result_of_cifar10_meets_the_goals_and_says_with_what():
     for accuracy, macs in ((0.923, 26e6), (0.932, 56e6)):
         assert any(test["accuracy"] >= accuracy and test["macs"] <= macs for test in dial)
     for name, digest in results["files"].items():
-        assert (STORED.parents[1] / name).exists() and len(digest) == 64
+        assert (ROOT / name).exists() and len(digest) == 64
     assert results["validation_images"] == 5000 and results["test_images"] == 10000
     assert all(math.isfinite(ms) for times in results["clock"]["ms"].values() for ms in times)
+
+
+def test_pages_say_what_is_stored():
+    sys.path.insert(0, str(ROOT / "tools"))
+    from readme import between_marks
+    from ship_budget import table
+
+    page, readme = (ROOT / "benchmarks" / "README.md").read_text(), (ROOT / "README.md").read_text()
+    assert between_marks(page, "budget cifar10", table()) == page
+    for name in ("cifar10", "digits"):
+        assert (STORED / f"{name}.md").read_text() == f"{budget.report(stored(name))}\n"
+    measured = {f"{100 * p['test']['accuracy']:.2f}" for p in points(stored("cifar10"))}
+    caption = readme[readme.index("*CIFAR-10, thresholds") : readme.index("`make budget`")]
+    for text in (
+        caption,
+        page[page.index("**What it shows.** Two looks") : page.index("*Budgeted")],
+    ):
+        numbers = re.findall(r"\b\d\d\.\d\d\b", text)
+        assert len(numbers) >= 5 and set(numbers) <= measured

@@ -39,9 +39,11 @@ SHARES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)  # of the validation images
 BATCHES = 5  # of test images that the clock goes round; odd, as every other call is timed
 SECONDS, ROUNDS = 5.0, 5  # of the clock, at least
 STEP = 0.001  # of the validation accuracy, that a dearer point must gain
+CLOSE = 1.04  # times the MACs are about the same
 DIAL, PLAIN = "two looks, FBS among them", "two looks, plain networks only"
 HEAD = ["who looks", "looked at twice", "test accuracy", "by chance", "mean MACs", "worst case"]
 HEAD += ["kB", "ms per image"]
+ONE = "two looks, one FBS network at two densities"
 FIXED, SINGLE = "FBS, one density for all images", "one plain network"
 
 
@@ -362,24 +364,34 @@ def _scores(row: dict) -> dict:
 def front(candidates: Sequence[dict]) -> list[dict]:
     """The points to use, cheap ones first: each is clearly better than all cheaper ones.
 
-    Both are judged on validation images, and clearly means by `STEP`.
+    Both are judged on validation images. Clearly means by `STEP`; of points that cost about the
+    same, within `CLOSE`, the best is kept.
     """
-    kept, best = [], 0.0
+    kept, best, begin = [], 0.0, 0.0
     for point in sorted(candidates, key=lambda p: p["validation"]["macs"]):
-        if point["validation"]["accuracy"] >= best + STEP:
+        accuracy, macs = point["validation"]["accuracy"], point["validation"]["macs"]
+        if accuracy < best + STEP:
+            continue
+        best = accuracy
+        if macs <= CLOSE * begin:
+            kept[-1] = point
+        else:
             kept.append(point)
-            best = point["validation"]["accuracy"]
+            begin = macs
     return kept
 
 
 def curves(results: dict) -> dict[str, list[dict]]:
     """By what it is called: the dial, and what it has to beat; without those that are empty."""
+    files = {row["name"]: row["file"] for row in results["looks"]}
     gated = {row["name"] for row in results["looks"] if row["density"] is not None}
-    kinds = {name: [] for name in (DIAL, PLAIN, FIXED, SINGLE)}
+    kinds = {name: [] for name in (DIAL, PLAIN, ONE, FIXED, SINGLE)}
     for point in points(results):
-        names = (DIAL, PLAIN) if len(point["looks"]) > 1 else (FIXED, SINGLE)
-        kinds[names[gated.isdisjoint(point["looks"])]].append(point)
-    kinds |= {name: front(kinds[name]) for name in (DIAL, PLAIN)}
+        alone, plain = len(point["looks"]) == 1, gated.isdisjoint(point["looks"])
+        kinds[(SINGLE if plain else FIXED) if alone else PLAIN if plain else DIAL].append(point)
+        if not alone and len({files[name] for name in point["looks"]}) == 1:
+            kinds[ONE].append(point)
+    kinds |= {name: front(kinds[name]) for name in (DIAL, PLAIN, ONE)}
     return {name: chosen for name, chosen in kinds.items() if chosen}
 
 

@@ -287,8 +287,10 @@ def budget_curves(lines: Mapping[str, Sequence[dict]], title: str = "") -> tuple
             what as many second looks would give that fall on images by chance.
     """
     figure, axes = plt.subplots(figsize=(8, 4.4), layout="constrained")
-    looks = [(BLUE, "o", "-"), (BLACK, "x", "--"), (ORANGE, "s", ""), (BLACK, "D", "")]
-    for (name, chosen), look in zip(lines.items(), looks, strict=False):
+    twice = [(BLUE, "o", "-"), (BLACK, "x", "--"), (GREEN, "^", "-.")]
+    once = [(ORANGE, "s", ""), (BLACK, "D", "")]
+    for name, chosen in lines.items():
+        look = (once if len(chosen[0]["looks"]) == 1 else twice).pop(0)
         _over_mean_macs(axes, chosen, "accuracy", name, look)
     first = next(iter(lines.values()))
     if all("random_accuracy" in point["test"] for point in first):
