@@ -41,10 +41,10 @@ SECONDS, ROUNDS = 5.0, 5  # of the clock, at least
 STEP = 0.001  # of the validation accuracy, that a dearer point must gain
 CLOSE = 1.04  # times the MACs are about the same
 DIAL, PLAIN = "two looks, FBS among them", "two looks, plain networks only"
-HEAD = ["who looks", "looked at twice", "test accuracy", "by chance", "mean MACs", "worst case"]
-HEAD += ["kB", "ms per image"]
 ONE = "two looks, one FBS network at two densities"
 FIXED, SINGLE = "FBS, one density for all images", "one plain network"
+HEAD = ["who looks", "looked at twice", "test accuracy", "by chance", "mean MACs", "worst case"]
+HEAD += ["kB", "ms per image"]
 
 
 @dataclass(frozen=True)
