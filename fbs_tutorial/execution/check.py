@@ -111,6 +111,7 @@ class SelfCheck:
     def twin(self, model: nn.Module, masked: bool) -> nn.Module:
         """A copy with the same weights and without hooks, which may have effects elsewhere."""
         shared = [*model.parameters(), *(b for m in self.replaced.values() for b in m.buffers())]
+        shared.append(vars(model).get("outline"))  # which runs nothing
         twin, replaced = copy.deepcopy((model, self.replaced), memo_of(model, shared))
         for module in twin.modules():
             module._forward_hooks.clear(), module._forward_pre_hooks.clear()

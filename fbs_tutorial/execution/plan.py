@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from ..method.budgets import outline
 from ..method.gated import ChannelPruning, Gated, GatedConv2d, gated_layers
 from ..method.graph import Parts, copied, last_convolution, read_directly, traceable_parts
 from ..method.rebuild import rebuild
@@ -54,7 +55,7 @@ def accelerate(model: nn.Module, backend: str = "auto", *, check: bool = True) -
     check_device(backend, device)
     check_dtypes(backend, dtypes)
     model = copied(model).requires_grad_(False).eval()
-    parts = traceable_parts(model, blocks=True)
+    counted, parts = outline(model), traceable_parts(model, blocks=True)
     names = {module: name for name, module in model.named_modules()}
     plain, left = plain_modules(model, parts)
     new = replacements(plain, inside_gated(model), backend)
@@ -65,6 +66,7 @@ def accelerate(model: nn.Module, backend: str = "auto", *, check: bool = True) -
         model.register_forward_pre_hook(SelfCheck(model, replaced), with_kwargs=True)
     model.register_forward_pre_hook(detach, with_kwargs=True)
     model.register_forward_hook(fill_in)
+    model.__dict__["outline"] = counted  # what `look_again` counts with; not a part of the network
     return model
 
 

@@ -32,7 +32,8 @@ def altered(module: nn.Module) -> str:
     if hooked(module):
         return "it has hooks"
     for name, value in vars(module).items():
-        if callable(value) and callable(getattr(type(module), name, None)):
+        known = getattr(value, "vouched_for", False)
+        if callable(value) and callable(getattr(type(module), name, None)) and not known:
             return f"its own {name} stands in for that of its type"
     return ""
 
