@@ -2,12 +2,30 @@
 
 import os
 import tempfile
+from hashlib import sha256
 from pathlib import Path
+
+
+class DamagedImageError(FileNotFoundError):
+    """An image of a data set that cannot be read."""
 
 
 def damaged(path: str | os.PathLike, why: object, remedy: str) -> str:
     """The one sentence about a file that cannot be read."""
     return f"{path} is damaged ({' '.join(str(why).split())}): {remedy}"
+
+
+def unreadable(path: str | os.PathLike, error: Exception) -> str:
+    """The one sentence about a picture: the system's trouble with it, or what is wrong in it."""
+    if isinstance(error, OSError) and error.errno is not None:
+        link = f", a link to {os.readlink(path)}," if os.path.islink(path) else ""
+        return f"{path}{link} cannot be read: {error.strerror}"
+    return damaged(path, error or type(error).__name__, "replace it, or delete it and start again")
+
+
+def file_fingerprint(path: str | os.PathLike) -> str:
+    """What tells one content of a file from another."""
+    return f"sha256 {sha256(Path(path).read_bytes()).hexdigest()}"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
