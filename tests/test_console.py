@@ -20,7 +20,7 @@ TRAIN = ["train", "--plain", "--epochs", "1"]
 def shell(line, *arguments):
     """Run a line of bash in which ``$COMMAND`` is the program with its arguments."""
     command = [sys.executable, "-m", "fbs_tutorial", *map(str, arguments)]
-    script = f'set -o pipefail; {line.replace("$COMMAND", chr(34) + "$@" + chr(34))}'
+    script = f"set -o pipefail; {line.replace('$COMMAND', chr(34) + '$@' + chr(34))}"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"capture_output": True, "text": True, "timeout": 300}
     return subprocess.run(
@@ -74,7 +74,9 @@ class Broken(io.StringIO):
         raise BrokenPipeError(32, "Broken pipe")
 
 
-@pytest.mark.parametrize("make", [Broken, io.StringIO, lambda: None], ids=["broken", "closed", "no"])
+@pytest.mark.parametrize(
+    "make", [Broken, io.StringIO, lambda: None], ids=["broken", "closed", "no"]
+)
 def test_notes_and_bars_without_standard_error(make, monkeypatch):
     stream = make()
     if type(stream) is io.StringIO:

@@ -81,9 +81,7 @@ def test_a_class_without_pictures_says_what_it_has(folder):
     cat = folder / "val" / "cat"
     for path in cat.iterdir():
         path.rename(path.with_suffix(".gif"))
-    with pytest.raises(
-        FileNotFoundError, match=r"val/cat has no pictures .*; it holds 3 \.gif"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"val/cat has no pictures .*; it holds 3 \.gif"):
         load_data(folder)
 
 
