@@ -36,6 +36,8 @@ class Pictures(ImageFolder):
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         folders, files = _list(directory)
+        for name in files:
+            _check_link(Path(directory, name))
         self._leave_out(files)
         classes = self._visible(Path(directory), folders)
         if not classes:
@@ -166,6 +168,12 @@ def holds(folder: str | Path) -> str:
     said += [f"{more} more folders"] if more else []
     said += [f"{count} {kind} file{'s' * (count > 1)}" for kind, count in sorted(kinds.items())]
     return ", ".join(said) or "nothing"
+
+
+def _check_link(path: Path) -> None:
+    """Raise if a class folder may be missing: its place holds a link to what is not there."""
+    if path.is_symlink() and not path.exists() and not path.name.startswith("."):
+        raise FileNotFoundError(f"{path} is a link to {os.readlink(path)}, which is not there")
 
 
 def _shortened(names: list[str]) -> str:

@@ -651,6 +651,47 @@ def test_a_layer_that_multiplies_beside_its_weight_is_counted_so():
     assert report.active.tolist() == [64 + 32] * 3 and report.whole == ["1"]
 
 
+def test_ways_to_call_a_layer():
+    """Its input by keyword, as one map or one row of features, or image by image."""
+
+    class Calls(nn.Module):
+        def __init__(self, form):
+            super().__init__()
+            self.conv, self.linear, self.form = nn.Conv2d(3, 4, 1), nn.Linear(4, 5), form
+
+        def forward(self, x):
+            return self.form(self, x)
+
+    forms = [
+        lambda m, x: m.linear(input=m.conv(input=x).mean(dim=(2, 3))),
+        lambda m, x: torch.stack([m.linear(m.conv(image).mean(dim=(1, 2))) for image in x]),
+        lambda m, x: m.linear(m.conv(x).mean(dim=(2, 3)).squeeze()),
+    ]
+    for form in forms:
+        for images in (1, 3):
+            report = count_macs(Calls(form), torch.rand(images, 3, 4, 4), by="zeros")
+            assert report.active.tolist() == [3 * 4 * 16 + 4 * 5] * images and report.whole == []
+    pooled = Calls(lambda m, x: m.linear(m.conv(x).mean(dim=(0, 2, 3))))
+    with pytest.raises(ValueError, match="linear runs on 1 rows, not on a multiple of 3 images"):
+        count_macs(pooled, torch.rand(3, 3, 4, 4))
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, torch.jit.script])
+def test_wrapped_networks_are_counted(wrap):
+    net, x = (
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)),
+        torch.rand(2, 3, 8, 8),
+    )
+    wrapped = wrap(net, backend="eager") if wrap is torch.compile else wrap(net)
+    assert count_macs(wrapped, x, by="zeros").dense == count_macs(net, x).dense
+
+
+def test_tensors_without_values_are_refused():
+    for net, x in ((nn.Conv2d(3, 8, 3).to("meta"), "cpu"), (nn.Conv2d(3, 8, 3), "meta")):
+        with pytest.raises(ValueError, match="meta device"):
+            count_macs(net, torch.rand(1, 3, 8, 8, device=x))
+
+
 def test_a_transformer_is_fast_again_after_the_count_also_of_one_that_fails():
     net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(9, 8, 1))
     with pytest.raises(RuntimeError):

@@ -68,6 +68,14 @@ def test_a_link_that_leads_back_is_not_followed(folder):
     assert "links to what is read already (cat/everything, cat/itself, cat/more/up)" in line
 
 
+def test_a_class_folder_that_is_a_link_to_nothing_is_refused(folder):
+    for part in ("train", "val"):
+        (folder / part / "bird").symlink_to("/nowhere/birds")
+    says = r"train/bird is a link to /nowhere/birds, which is not there"
+    with pytest.raises(FileNotFoundError, match=says):
+        load_data(folder)
+
+
 def test_a_link_to_a_class_elsewhere_is_followed(folder, tmp_path):
     elsewhere = tmp_path / "elsewhere" / "cats"
     elsewhere.parent.mkdir()

@@ -27,6 +27,7 @@ from fbs_tutorial.models import MODELS, wrap
 from fbs_tutorial.training.loop import (
     accuracy,
 )
+from fbs_tutorial.training.parallel import Team
 from fbs_tutorial.training.recipes import RECIPES, Recipe, Step
 from fbs_tutorial.training.runs import Run, read_log
 from fbs_tutorial.training.settings import RunError, Settings, option, read_recipe, whole
@@ -218,6 +219,31 @@ def test_a_folder_without_a_fingerprint_is_taken_for_the_same_and_says_so(
             assert contents(folder) == before
         else:
             assert metrics_of(folder)["inputs"] == metrics_of(finished)["inputs"]
+
+
+def test_two_runs_at_once_in_one_folder_are_refused(killed, tmp_path, monkeypatch, capfd):
+    folder = shutil.copytree(killed, tmp_path / "run")
+    monkeypatch.setattr("fbs_tutorial.training.runs.PATIENCE", 0.5)
+    first = Run(Settings(out=folder, densities=(1.0, 0.5), epochs=3), torch.device("cpu"))
+    with first.locked(Team()):
+        before = contents(folder)
+        line = refused(capfd, "--out", folder, *SHORT, "--no-progress")
+        assert f"another process trains in {folder}: wait for it, or give another --out" in line
+        assert contents(folder) == before
+    assert run("--out", folder, *SHORT, "--no-progress") == 0
+
+
+def test_a_full_disk_is_named_with_the_file(killed, tmp_path, monkeypatch, capfd):
+    folder = shutil.copytree(killed, tmp_path / "run")
+
+    def full(number):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert run("--out", folder, *SHORT, "--no-progress") == 2
+    error = f"error: [Errno 28] No space left on device: '{folder / 'log.csv'}'"
+    assert capfd.readouterr().err.splitlines() == [error]
+    assert not list(folder.glob(".*.tmp"))
 
 
 def test_a_run_goes_on_with_the_threads_it_began_with(killed, tmp_path, monkeypatch, capfd):

@@ -160,6 +160,10 @@ def count_macs(model: nn.Module, images: Tensor, by: str = "gates") -> MacReport
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
     check_feature_maps(images, "images")
+    if any(tensor.is_meta for tensor in (images, *model.parameters(), *model.buffers())):
+        raise ValueError(
+            "count_macs runs the model, got a tensor on the meta device, without values"
+        )
     if by not in ("gates", "zeros"):
         raise ValueError(f"by must be 'gates' or 'zeros', got {by!r}")
     for module in model.modules():
@@ -172,7 +176,7 @@ def count_macs(model: nn.Module, images: Tensor, by: str = "gates") -> MacReport
         images = images.clone() if images.is_inference() else images
         count = _run(model, images, by, parts)
         _check_rows(count.calls, len(images))
-        if count.products.outside or any(len(call.live) > len(images) for call in count.calls):
+        if count.products.outside or any(len(call.live) != len(images) for call in count.calls):
             counts = [_run(model, *one, by, parts) for one in _one_by_one(model, images)]
         else:
             counts = [count]
@@ -185,10 +189,13 @@ def count_macs(model: nn.Module, images: Tensor, by: str = "gates") -> MacReport
 
 
 def _check_rows(calls: list["_Call"], images: int) -> None:
+    rows: Counter[str] = Counter()  # of all calls of a layer
     for call in calls:
-        if len(call.live) % images:
+        rows[call.name] += len(call.live)
+    for name, count in rows.items():
+        if count % images:
             raise ValueError(
-                f"{call.name} runs on {len(call.live)} rows, not on a multiple of {images} images: "
+                f"{name} runs on {count} rows, not on a multiple of {images} images: "
                 "give one row of images per image, and let the model fold its frames into the batch"
             )
 
@@ -283,12 +290,13 @@ def _run(model: nn.Module, images: Tensor, by: str, parts: Parts) -> _Count:
     products = Products({module: name for name, module in model.named_modules()})
     runs = {p: _Following(products, p, graph, reads) for p, graph in parts.graphs.items()}
 
-    def hook(module: nn.Module, inputs: tuple, output: Tensor, name: str) -> None:
+    def hook(module: nn.Module, args: tuple, kwargs: dict, output: Tensor, name: str) -> None:
         if isinstance(module, Gated):
             _add_gate(calls, module, name, output, len(images), skipped[module])
         elif module not in predictors:
-            live = inputs[0] != 0 if by == "zeros" else reads.pop(module, None)
-            live = inputs[0].new_ones(inputs[0].shape, dtype=torch.bool) if live is None else live
+            x = next(iter((*args, *kwargs.values())))
+            live = x != 0 if by == "zeros" else reads.pop(module, None)
+            live = x.new_ones(x.shape, dtype=torch.bool) if live is None else live
             calls.append(_call(name, module, live, output))
             _add_rest(products, calls[-1])
 
@@ -297,9 +305,12 @@ def _run(model: nn.Module, images: Tensor, by: str, parts: Parts) -> _Count:
             part.forward = run
             stack.callback(delattr, part, "forward")
         for name, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+                continue
             stack.callback(module.register_forward_pre_hook(products.enter).remove)
             if isinstance(module, Gated) or is_counted(module):
-                stack.callback(module.register_forward_hook(partial(hook, name=name)).remove)
+                note = partial(hook, name=name)
+                stack.callback(module.register_forward_hook(note, with_kwargs=True).remove)
             leave = module.register_forward_hook(products.leave, always_call=True)
             stack.callback(leave.remove)
         stack.enter_context(unfused_attention())
@@ -318,9 +329,11 @@ def _add_rest(products: Products, call: _Call) -> None:
 
 
 def _call(name: str, layer: nn.Module, live: Tensor, output: Tensor) -> _Call:
-    """A linear layer reads rows of features; what else is counted reads maps."""
+    """A linear layer reads rows of features; what else is counted reads maps, perhaps one alone."""
     if isinstance(layer, nn.Linear):
-        return _Call(name, layer, live.flatten(0, -2), 1)
+        return _Call(name, layer, live.reshape(-1, live.shape[-1]), 1)
+    if live.ndim == 3:
+        live, output = live[None], output[None]
     return _Call(name, layer, live.flatten(2).any(dim=2), output[0, 0].numel())
 
 

@@ -61,7 +61,7 @@ RECIPES = {
     "digits": Recipe(
         model="digitsnet",
         plain_epochs=20,
-        epochs=16,
+        epochs=13,
         any_epochs=60,
         distilled_epochs=24,
         batch=64,

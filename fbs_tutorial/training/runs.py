@@ -2,7 +2,11 @@
 
 import csv
 import json
+import os
 import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -16,9 +20,16 @@ from ..files import damaged, write_atomically
 from ..machine import processor
 from ..method.dynamics import CONTROLS
 from ..tables import markdown
+from .parallel import Team
 from .recipes import Step
 from .settings import RunError, Settings, read_recipe, read_record
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+PATIENCE = 10.0  # seconds, in which processes that read images for a killed run end as well
 LOG = ("epoch", "step", "loss", "val_accuracy", "lr", "density", "seconds")
 
 
@@ -37,7 +48,7 @@ class Run:
     """
 
     def __init__(self, settings: Settings, device: torch.device, processes: int = 1):
-        self.folder = settings.folder
+        self.folder, self.lock = settings.folder, None
         facts = _facts(device, processes)
         self.begun = (self.folder / "metrics.json").exists()
         if self.begun:
@@ -111,6 +122,37 @@ class Run:
             entry = {"date": _today(), **self.changed}
             self.metrics["continued"] = [*self.metrics.get("continued", []), entry]
             self.save_metrics()
+
+    @contextmanager
+    def locked(self, team: Team) -> Iterator[None]:
+        """Inside the ``with`` no other run trains in the folder.
+
+        Raises:
+            RunError: one does.
+        """
+        team.from_first(self._lock)
+        try:
+            yield
+        finally:
+            if self.lock is not None:
+                os.close(self.lock)
+
+    def _lock(self) -> None:
+        if fcntl is None:
+            return
+        self.lock, waited = os.open(self.folder, os.O_RDONLY), 0.0
+        while True:
+            try:
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError as error:
+                if waited >= PATIENCE:
+                    text = "another process trains in {folder}: wait for it, or give another {out}"
+                    raise RunError(text, {"folder": self.folder}) from error
+            except OSError:  # a file system without locks
+                return
+            time.sleep(0.5)
+            waited += 0.5
 
     def save_metrics(self) -> None:
         text = json.dumps(self.metrics, indent=1) + "\n"

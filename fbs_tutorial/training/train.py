@@ -87,7 +87,7 @@ def train(
         work = Work(run, splits, team, *_given(settings, run, splits, team))
         team.from_first(partial(_begin, work, settings))
         if not run.finished:
-            with threads(run.metrics["threads"], exactly=True):
+            with run.locked(team), threads(run.metrics["threads"], exactly=True):
                 _walk(work, settings.progress and team.first)
         return team.from_first(lambda: run.metrics | {"folder": str(run.folder)})
 
