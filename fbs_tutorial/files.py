@@ -28,6 +28,25 @@ def file_fingerprint(path: str | os.PathLike) -> str:
     return f"sha256 {sha256(Path(path).read_bytes()).hexdigest()}"
 
 
+def check_writable(path: Path, *others: Path) -> None:
+    """Make the folder of ``path``; see whether it can be written there, and ``others`` beside it.
+
+    Raises:
+        OSError: with the name of the file and the reason.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for file in (path, *others):
+            if file.is_dir():
+                raise IsADirectoryError(0, "a folder of this name is in the way", str(file))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"cannot write {path}: {error.strerror or error} ({error.filename})"
+        ) from error
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` so that ``path`` holds either its old content or all of the new."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
