@@ -157,35 +157,42 @@ def count_macs(model: nn.Module, images: Tensor, by: str = "gates") -> MacReport
         ValueError: ``images`` is not 4-D or empty, ``by`` is unknown, nothing can be counted, a
             layer makes one row of several images, or by gates no part of the model can be followed.
     """
+    _check_arguments(model, images, by)
+    with torch.inference_mode(False), evaluating(model):  # there, changes in place are not noted
+        parts = traceable_parts(model, blocks=True) if by == "gates" else Parts({}, [])
+        if parts.stopped and not parts.graphs and not is_gated(model):
+            raise parts.stopped[0]
+        counts = _counts(model, images.clone() if images.is_inference() else images, by, parts)
+    layers = _joined([count.layers() for count in counts])
+    if not layers:
+        raise ValueError("model ran nothing that multiplies matrices, so there is nothing to count")
+    whole = dict.fromkeys(name for count in counts for name in count.products.outside)
+    unknown = dict.fromkeys(text for count in counts for text in count.products.unknown)
+    stopped_at = parts.stopped_at() if parts.stopped else ""
+    return MacReport(layers, stopped_at, list(whole), list(unknown))
+
+
+def _check_arguments(model: nn.Module, images: Tensor, by: str) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
     check_feature_maps(images, "images")
     if any(tensor.is_meta for tensor in (images, *model.parameters(), *model.buffers())):
-        raise ValueError(
-            "count_macs runs the model, got a tensor on the meta device, without values"
-        )
+        raise ValueError("count_macs takes tensors with values, got one on the meta device")
     if by not in ("gates", "zeros"):
         raise ValueError(f"by must be 'gates' or 'zeros', got {by!r}")
     for module in model.modules():
         if isinstance(module, Gated) and not isinstance(module, (GatedConv2d, ChannelPruning)):
             raise ValueError("count_macs takes the network itself, not what accelerate made of it")
-    with torch.inference_mode(False), evaluating(model):  # there, changes in place are not noted
-        parts = traceable_parts(model, blocks=True) if by == "gates" else Parts({}, [])
-        if parts.stopped and not parts.graphs and not is_gated(model):
-            raise parts.stopped[0]
-        images = images.clone() if images.is_inference() else images
-        count = _run(model, images, by, parts)
-        _check_rows(count.calls, len(images))
-        if count.products.outside or any(len(call.live) != len(images) for call in count.calls):
-            counts = [_run(model, *one, by, parts) for one in _one_by_one(model, images)]
-        else:
-            counts = [count]
-    layers = _joined([count.layers() for count in counts])
-    if not layers:
-        raise ValueError("model ran nothing that multiplies matrices, so there is nothing to count")
-    whole = list(dict.fromkeys(name for count in counts for name in count.products.outside))
-    unknown = list(dict.fromkeys(text for count in counts for text in count.products.unknown))
-    return MacReport(layers, parts.stopped_at() if parts.stopped else "", whole, unknown)
+
+
+def _counts(model: nn.Module, images: Tensor, by: str, parts: Parts) -> list["_Count"]:
+    """One count of all images, or where rows are not images one of each."""
+    count = _run(model, images, by, parts)
+    _check_rows(count.calls, len(images))
+    alike = all(len(call.live) == len(images) for call in count.calls)
+    if alike and not count.products.outside:
+        return [count]
+    return [_run(model, image, by, parts) for image in _one_by_one(model, images)]
 
 
 def _check_rows(calls: list["_Call"], images: int) -> None:
@@ -200,7 +207,7 @@ def _check_rows(calls: list["_Call"], images: int) -> None:
             )
 
 
-def _one_by_one(model: nn.Module, images: Tensor) -> Iterator[tuple[Tensor]]:
+def _one_by_one(model: nn.Module, images: Tensor) -> Iterator[Tensor]:
     """Each image ``[1, C, H, W]``; meanwhile the model has its density."""
     densities = {m: m.density for m in model.modules() if isinstance(m, Gated)}
     own = {gate: d for gate, d in densities.items() if isinstance(d, Tensor)}
@@ -213,7 +220,7 @@ def _one_by_one(model: nn.Module, images: Tensor) -> Iterator[tuple[Tensor]]:
         for i in range(len(images)):
             for gate, density in own.items():
                 gate.take_density(density[i : i + 1])
-            yield (images[i : i + 1],)
+            yield images[i : i + 1]
     finally:
         for gate, density in own.items():
             gate.take_density(density)
