@@ -103,8 +103,8 @@ class Files:
         try:
             yield from loader
         except DamagedImageError as error:  # from a worker: its traceback is in the message
-            line = str(error).strip().splitlines()[-1]
-            raise DamagedImageError(line.partition("DamagedImageError: ")[2] or line) from None
+            text = str(error).rpartition("DamagedImageError: ")[2]
+            raise DamagedImageError(" ".join(text.split())) from None
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise

@@ -1,6 +1,7 @@
 """Folders of pictures: what is a picture of which class, what is skipped, how one is read."""
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -139,7 +140,9 @@ def read_picture(path: str) -> Image.Image:
         DamagedImageError: with the file and the reason.
     """
     try:
-        with open(path, "rb") as file, Image.open(file) as picture:
+        if os.stat(path).st_size == 0 or stat.S_ISFIFO(os.stat(path).st_mode):
+            raise ValueError("it is empty")  # a pipe that nobody fills would wait for ever
+        with Image.open(path) as picture:
             return _with_8_bits(picture).convert("RGB")
     except Exception as error:  # PIL raises many kinds for a damaged picture
         raise DamagedImageError(unreadable(path, error)) from error

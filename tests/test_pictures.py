@@ -210,6 +210,22 @@ def test_a_folder_that_cannot_be_read_is_not_left_out(folder, monkeypatch):
         load_data(folder)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_pipe_is_not_waited_for(workers, folder, monkeypatch):
+    monkeypatch.setattr(data, "WORKERS", workers)
+    os.mkfifo(folder / "train" / "cat" / "0-.png")
+    with pytest.raises(FileNotFoundError, match=r"cat/0-.png is damaged .it is empty"):
+        list(Files(load_data(folder)[0]).batches([torch.arange(3)], 0))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_name_of_two_lines_is_one(workers, folder, monkeypatch):
+    monkeypatch.setattr(data, "WORKERS", workers)
+    (folder / "train" / "cat" / "0\n1.png").write_text("x")
+    with pytest.raises(FileNotFoundError, match=r"^\S*cat/0 1.png is damaged .*cannot identify"):
+        list(Files(load_data(folder)[0]).batches([torch.arange(3)], 0))
+
+
 def test_a_fingerprint_tells_data_sets_apart(folder):
     first = fingerprint(*load_data(folder))
     assert first == fingerprint(*load_data(folder)) and first.startswith("12 images, sha256 ")
