@@ -900,13 +900,6 @@ def test_the_way_to_measure_saliency_is_kept_with_the_network(tmp_path):
     assert accuracy(network, *test) == metrics["rows"][1]["test_accuracy"]
 
 
-def test_digits_are_trained_for_fewer_epochs_where_little_is_lost():
-    epochs = {step.name: step.epochs for step in Settings(densities=(1, 0.6, 0.5, 0.1)).steps}
-    assert epochs == {"plain": 20, "d1": 11, "d0.6": 11, "d0.5": 16, "d0.1": 16}
-    assert {step.epochs for step in Settings(epochs=3).steps} == {3}
-    assert [step.epochs for step in Settings(distill=True, densities=(1,)).steps] == [20, 24]
-
-
 def test_the_recipe_that_beats_the_paper():
     steps = Settings("cifar10", distill=True, densities=(0.5,)).steps
     assert steps == [

@@ -37,7 +37,6 @@ class Recipe:
     sr: float = 1e-5  # of the skeletons, see `skeleton_penalty`
     threshold: float = 0.01  # below it a stripe is pruned, see `update_skeletons`
     decay_skeletons: bool = False  # at 1 that is ten times ``sr``, or more
-    dense_epochs: int | None = None  # instead of ``epochs`` at densities above one half
     ramp: float = 0.3  # share of a distilled step in which the density falls from 1 to its target
 
 
@@ -63,7 +62,6 @@ RECIPES = {
         model="digitsnet",
         plain_epochs=20,
         epochs=16,
-        dense_epochs=11,
         any_epochs=60,
         distilled_epochs=24,
         batch=64,

@@ -121,6 +121,8 @@ class Run:
             note(f"going on with other {what} than the run began with: numbers may differ a little")
             entry = {"date": _today(), **self.changed}
             self.metrics["continued"] = [*self.metrics.get("continued", []), entry]
+            # those that end it, perhaps not all before
+            self.metrics["processes"] = entry.get("processes", self.metrics["processes"])
             self.save_metrics()
 
     @contextmanager

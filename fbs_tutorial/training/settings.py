@@ -294,7 +294,7 @@ class Settings:
         changes = {name: getattr(recipe, name) * factor for name in rates}
         if self.epochs is not None:
             names = ("plain_epochs", "epochs", "any_epochs", "distilled_epochs")
-            changes |= {**dict.fromkeys(names, self.epochs), "dense_epochs": None}
+            changes |= dict.fromkeys(names, self.epochs)
         if self.lr is not None:
             changes |= {"distilled_lr": self.lr, "any_lr": self.lr}
         for entry in fields(Recipe):  # options that are called as what they change
@@ -327,10 +327,7 @@ class Settings:
             taught = self.distill and self.teacher is None  # by a plain network of this run
             steps = [replace(small, name=f"static{d:g}", width=float(d)) for d in densities]
             return [plain, *steps] if taught else steps
-        walk = [Step(f"d{d:g}", "gated", float(d), *how) for d in densities]
-        if recipe.dense_epochs is not None and not self.distill:
-            walk = [s if s.density <= 0.5 else replace(s, epochs=recipe.dense_epochs) for s in walk]
-        return [plain, *walk]
+        return [plain, *(Step(f"d{d:g}", "gated", float(d), *how) for d in densities)]
 
     def record(self) -> dict:
         """What the run is, for ``metrics.json``: every recorded option, and what follows of it."""
