@@ -163,9 +163,7 @@ def count_macs(model: nn.Module, images: Tensor, by: str = "gates") -> MacReport
         if parts.stopped and not parts.graphs and not is_gated(model):
             raise parts.stopped[0]
         counts = _counts(model, images.clone() if images.is_inference() else images, by, parts)
-    layers = _joined([count.layers() for count in counts])
-    if not layers:
-        raise ValueError("model ran nothing that multiplies matrices, so there is nothing to count")
+    layers = _layers(counts)
     whole = dict.fromkeys(name for count in counts for name in count.products.outside)
     unknown = dict.fromkeys(text for count in counts for text in count.products.unknown)
     stopped_at = parts.stopped_at() if parts.stopped else ""
@@ -183,6 +181,27 @@ def _check_arguments(model: nn.Module, images: Tensor, by: str) -> None:
     for module in model.modules():
         if isinstance(module, Gated) and not isinstance(module, (GatedConv2d, ChannelPruning)):
             raise ValueError("count_macs takes the network itself, not what accelerate made of it")
+
+
+def counted_calls(model: nn.Module, images: Tensor, by: str, parts: Parts) -> list[LayerMacs]:
+    """Run the model once, whose ``parts`` can be followed; the cost of every call of a layer.
+
+    Several rows of an image must stand together, and what counts whole costs all images alike.
+
+    Raises:
+        ValueError: there is none, or it runs on other rows than those of the images.
+    """
+    count = _run(model, images, by, parts)
+    _check_rows(count.calls, len(images))
+    return _layers([count])
+
+
+def _layers(counts: list["_Count"]) -> list[LayerMacs]:
+    """What all counts say of each layer."""
+    layers = _joined([count.layers() for count in counts])
+    if not layers:
+        raise ValueError("model ran nothing that multiplies matrices, so there is nothing to count")
+    return layers
 
 
 def _counts(model: nn.Module, images: Tensor, by: str, parts: Parts) -> list["_Count"]:
@@ -271,7 +290,8 @@ class _Count:
     def layers(self) -> list[LayerMacs]:
         layers = [_cost(call, self.images) for call in self.calls]
         for name, macs in self.products.outside.items():
-            layers.append(LayerMacs(name, macs, torch.tensor([macs])))
+            each = macs // self.images
+            layers.append(LayerMacs(name, each, torch.full((self.images,), each)))
         return layers
 
 
