@@ -113,7 +113,7 @@ def test_settings_changed_after_construction(kind, setting, mode):
     with torch.no_grad():
         expected = net(x)
         for backend in ("cpu", "reference"):
-            same(accelerate(net, backend)(x), expected)
+            same(accelerate(net, backend, check=False)(x), expected)  # which would mend it
 
 
 def test_settings_of_a_converted_layer_are_those_of_its_convolution():
