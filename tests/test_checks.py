@@ -11,8 +11,14 @@ from torch import nn
 
 from fbs_tutorial import ChannelPruning, active_channels, channel_saliency, winner_take_all
 from fbs_tutorial.lesson import checks
-from fbs_tutorial.lesson.checks import first_cell
+from fbs_tutorial.lesson.checks import first_cell, nb08
 from fbs_tutorial.method.wta import winner_mask
+
+try:
+    import triton
+    import triton.language
+except ImportError:
+    triton = None
 
 
 def threshold(g, density):
@@ -83,6 +89,48 @@ def gate_branch(block, density):
     return gated
 
 
+GATHER = """
+def gather_kernel(
+    weight, channels, winners, own, k_in, k_out, in_channels, out_channels,
+    BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr,
+):
+    n, tap = tl.program_id(0), tl.program_id(1)
+    i, j = tl.arange(0, BLOCK_I), tl.arange(0, BLOCK_J)
+    rows, columns = i < k_in, j < k_out
+    both = rows[:, None] & columns[None, :]
+    row = tl.load(channels + n * k_in + i, mask=rows, other=0)
+    out = tl.load(winners + n * k_out + j, mask=columns, other=0)
+    line = (tap * in_channels + row) * out_channels
+    w = tl.load(weight + line[:, None] + out[None, :], mask=both, other=0.0)
+    place = ((n * 9 + tap) * k_in + i)[:, None] * k_out + j[None, :]
+    tl.store(own + place, w, mask=both)
+"""
+SHIFT = "    total += tl.load(shift + out, mask=j < k_out, other=0.0)[None, :]\n"
+GATE = "    total *= tl.load(pi + n * k_out + j, mask=j < k_out, other=0.0)[None, :]\n"
+RELU = "    total = tl.where(total > 0.0, total, 0.0)\n"
+FINISH = f"""
+def finish_kernel(
+    sums, shift, winners, pi, y, pixels, k_out, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    n = tl.program_id(0)
+    m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    j = tl.program_id(2) * BLOCK_N + tl.arange(0, BLOCK_N)
+    out = tl.load(winners + n * k_out + j, mask=j < k_out, other=0)
+    place = (n * pixels + m)[:, None] * k_out + j[None, :]
+    inside = (m < pixels)[:, None] & (j < k_out)[None, :]
+    total = tl.load(sums + place, mask=inside, other=0.0)
+{SHIFT}{GATE}{RELU}    tl.store(y + place, total, mask=inside)
+"""
+
+
+def kernel(source, old="", new=""):
+    """The kernel in ``source``, with a mistake in it."""
+    assert old in source
+    names = {"tl": triton.language}
+    exec(source.replace(old, new) if old else source, names)
+    return names[source.split("(")[0].split()[1]]
+
+
 RIGHT = [
     (checks.check_conv_macs, lambda a, b, k, h, w: a * b * k * k * h * w),
     (checks.check_shared_winners, lambda a, b: ((a != 0) & (b != 0)).sum()),
@@ -114,11 +162,6 @@ RIGHT = [
     (
         checks.check_weight_addresses,
         lambda tap, i, o, c_in, c_out: (tap * c_in * c_out + i * c_out).unsqueeze(1) + o,
-    ),
-    (checks.check_tile_count, lambda n, p, k, m, b: n * -(-p // m) * -(-k // b)),
-    (
-        checks.check_least_time,
-        lambda f, b, peak, rate: torch.stack([2 * f / peak, b / rate]).amax(0),
     ),
     (checks.check_live_in_sum, lambda branches: (sum(b.int() for b in branches) > 0).sum(1)),
     (checks.check_inverted_macs, inverted_macs),
@@ -241,11 +284,6 @@ WRONG = [
         lambda tap, i, o, c_in, c_out: (tap + i[:, None]) * c_out + o,
         r"in_channels \* out_channels",
     ),
-    (checks.check_tile_count, lambda n, p, k, m, b: n * (p // m) * (k // b), "round up"),
-    (checks.check_tile_count, lambda n, p, k, m, b: -(-n * p // m) * -(-k // b), "each image"),
-    (checks.check_least_time, lambda f, b, p, r: torch.maximum(f / p, b / r), "two FLOPs"),
-    (checks.check_least_time, lambda f, b, p, r: 2 * f / p + b / r, "the longer of the two"),
-    (checks.check_least_time, lambda f, b, p, r: 2 * f / p, "the longer of the two"),
     (
         checks.check_live_in_sum,
         lambda branches: torch.stack(branches).all(0).sum(1),
@@ -286,6 +324,68 @@ WRONG = [
         "expected 3 gates, got 2.*the convolution of block.downsample",
     ),
 ]
+
+if triton is not None:  # there are no wheels for macOS and Windows
+    RIGHT += [
+        (checks.check_gather_kernel, kernel(GATHER)),
+        (checks.check_finish_kernel, kernel(FINISH)),
+    ]
+    WRONG += [
+        (checks.check_gather_kernel, kernel(GATHER, *change), message)
+        for message, *change in [
+            ("no mask at the store.*181 numbers, 126 of them", "w, mask=both", "w"),
+            ("only the rows are masked", "w, mask=both", "w, mask=rows[:, None]"),
+            ("only the columns are masked", "rows[:, None] & columns", "columns"),
+            (
+                "on the wrong axis",
+                "rows[:, None] & columns[None, :]",
+                "rows[None, :] & columns[:, None]",
+            ),
+            ("on the wrong axis", "i < k_in, j < k_out", "i < k_out, j < k_in"),
+            ("one too many", "i < k_in, j < k_out", "i <= k_in, j <= k_out"),
+            ("knows C_in and C_out", "i < k_in, j < k_out", "i < in_channels, j < out_channels"),
+            ("beyond the end of own", "i < k_in, j < k_out", "i < 9, j < k_out"),
+            ("raised ValueError.*the mask of its own list", "i, mask=rows", "i, mask=columns"),
+            ("first wrong value: place in own", "tap * in_channels + row", "tap * k_in + row"),
+            (
+                "not written yet",
+                "    rows, columns = i < k_in, j < k_out",
+                "    raise NotImplementedError",
+            ),
+        ]
+    ]
+    WRONG += [
+        (checks.check_finish_kernel, kernel(FINISH, *change), message)
+        for message, *change in [
+            ("the shift comes after the gate", SHIFT + GATE, GATE + SHIFT),
+            ("the ReLU comes before the shift", SHIFT + GATE + RELU, RELU + SHIFT + GATE),
+            ("the ReLU comes before the gate. Where no gate is negative", GATE + RELU, RELU + GATE),
+            ("the ReLU is missing", RELU, ""),
+            ("the gate is missing", GATE, ""),
+            ("the shift is missing", SHIFT, ""),
+            ("nothing was done", SHIFT + GATE + RELU, ""),
+            ("shift was read at j", "shift + out", "shift + j"),
+            ("gates of the first", "pi + n * k_out + j", "pi + j"),
+            ("first wrong value: image 0.*pi at n", "pi + n * k_out + j", "pi + n * k_out + out"),
+            ("one number per winner is a row", GATE, GATE.replace("[None, :]", "[:, None]")),
+            ("leave the mask of the store", "total, mask=inside", "total"),
+            ("not written yet", RELU, "    raise NotImplementedError\n"),
+        ]
+    ]
+
+
+@pytest.mark.skipif(triton is None, reason="needs Triton")
+def test_a_kernel_runs_at_the_end_of_every_layer_of_the_digits_network():
+    said = repr(checks.check_finish_kernel(kernel(FINISH)))
+    assert "4 layers of the digits network" in said
+    assert int(re.search(r"(\d+) of them were recognised", said)[1]) >= 18
+
+
+def test_without_triton_kernels_are_not_run_and_the_check_says_so(monkeypatch):
+    monkeypatch.setattr(nb08, "InterpretedFunction", None)
+    for check in (checks.check_gather_kernel, checks.check_finish_kernel):
+        result = check(print)
+        assert not result and "there is no Triton here" in repr(result)
 
 
 @pytest.mark.parametrize(("check", "function"), RIGHT)

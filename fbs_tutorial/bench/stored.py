@@ -1,4 +1,4 @@
-"""What has been measured of this package and is shipped with it, with machine, date and versions."""
+"""What has been measured of this package, shipped with it, with machine, date and versions."""
 
 import json
 
