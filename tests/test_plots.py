@@ -214,12 +214,12 @@ def test_networks_on_a_gpu_are_compared_with_the_faster_layout():
     row |= {"accelerated 0.5": 100.0, "accelerated 0.25": 60.0}
     other = {**row, "network": "mcifarnet", "images": 1, "products": "fp32"}
     other |= {"accelerated 0.5": 300.0}
-    results = {"rows": [other, row], "machine": "a GPU", "date": "today"}
+    results = {"rows": [other, row], "machine": "a GPU", "date": "today", "made by": "me"}
     figure, sentence = plots.networks_on_gpu(results)
     assert (
         "VGG-16, 32 images, TF32 90, 50, 30; M-CifarNet, 1 image, float32 90, 150, 30." in sentence
     )
-    assert sentence.endswith("a GPU; today.")
+    assert sentence.endswith("\na GPU; today. Made by me.")
     (axes,) = figure.axes
     assert axes.get_yticklabels()[0].get_text().startswith("VGG-16")
     assert len({line.get_marker() for line in axes.lines[:3]}) == 3

@@ -46,7 +46,8 @@ def networks_on_gpu(results: Mapping) -> tuple[Figure, str]:
         for i, name in enumerate(names)
     ]
     sentence = "Percent of the best dense time at d = 1, 0.5, 0.25: " + "; ".join(said)
-    return figure, f"{sentence}.\n{results['machine']}; {results['date']}."
+    made = f"{results['machine']}; {results['date']}. Made by {results['made by']}."
+    return figure, f"{sentence}.\n{made}"
 
 
 def _best(row: Mapping) -> float:
