@@ -1,7 +1,7 @@
 """The exercises of notebook 08, Skipping for real, on a GPU.
 
 Kernels run in Triton's interpreter, on a CPU. Their tensors lie between guards, so that an address
-outside of a tensor does no harm and shows.
+outside of a tensor does no harm and shows. Typical mistakes are kernels, too.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,81 +13,140 @@ from ...checkpoints import load_pretrained
 from ...data import load_data
 from ...method.gated import GatedConv2d
 from ...method.wta import winner_mask
-from .engine import Case, CheckResult, WrongError, check
+from .engine import Case, Exercise, Mistake
 
 try:
+    import triton.language as tl
     from triton.runtime.interpreter import InterpretedFunction
 except ImportError:  # there are no wheels for macOS and Windows
-    InterpretedFunction = None
+    tl = InterpretedFunction = None
 
 GUARD = 4096  # numbers before and after every tensor
 UNTOUCHED = -12345.0  # what stands where no kernel has written
 
 
-def check_weight_addresses(function: Callable) -> CheckResult:
-    """``weight_addresses(tap, channels, winners, in_channels, out_channels)``: ``[k_in, k_out]``.
-
-    Places in the flat copy of a weight ``[taps, in_channels, out_channels]``.
-    """
-
-    def as_lists(*arguments: object) -> object:  # a message can show them whole
-        got = function(*arguments)
-        return got.tolist() if isinstance(got, Tensor) else got
-
-    as_lists.__name__ = getattr(function, "__name__", "the function")
-
-    def cases() -> Iterator[Case]:
-        row = "a row for each channel, a column for each winner; one channel further is " + (
-            "out_channels numbers further, one winner further is the next number"
-        )
-        taps = "one tap further is in_channels * out_channels numbers further"
-        for tap, k_in, k_out, hint in [(0, 2, 3, row), (0, 2, 2, row), (5, 3, 2, taps)]:
-            channels, winners = (torch.rand(6).argsort()[:k].sort().values for k in (k_in, k_out))
-            expected = torch.arange(9 * 6 * 7).view(9, 6, 7)[tap][channels[:, None], winners]
-            yield Case((tap, channels, winners, 6, 7), expected.tolist(), hint)
-
-    return check(as_lists, cases(), "every weight is found, for three pairs of lists.")
+def _lists() -> Iterator[Case]:
+    axes = ("live input", "winner")
+    row = "how far apart in the list are two winners, and how far two channels?"
+    far = "a row for each channel, a column for each winner; one channel further is out_channels "
+    far += "numbers further, one winner further is the next number"
+    taps = "how many numbers does one tap have?"
+    tap_far = "one tap further is in_channels * out_channels numbers further"
+    for tap, k_in, k_out, hint, more in [
+        (0, 2, 3, row, far),
+        (0, 2, 2, row, far),
+        (5, 3, 2, taps, tap_far),
+    ]:
+        channels, winners = (torch.rand(6).argsort()[:k].sort().values for k in (k_in, k_out))
+        expected = torch.arange(9 * 6 * 7).view(9, 6, 7)[tap][channels[:, None], winners]
+        yield Case((tap, channels, winners, 6, 7), expected, hint, more, axes=axes)
 
 
-def check_gather_kernel(kernel: Callable) -> CheckResult:
-    """``gather_kernel(weight, channels, winners, own, k_in, …, BLOCK_I, BLOCK_J)`` fills ``own``.
+check_weight_addresses = Exercise(
+    "weight_addresses(tap, channels, winners, in_channels, out_channels): places [k_in, k_out] "
+    "in the flat copy of a weight [taps, in_channels, out_channels]",
+    _lists,
+    "every weight is found, for three pairs of lists.",
+    (
+        Mistake(
+            lambda t, i, o, c_in, c_out: (t * c_in + i) * c_out + o[:, None],
+            "rows and columns have changed places",
+        ),
+        Mistake(
+            lambda t, i, o, c_in, c_out: (t * c_in + i[:, None]) * c_in + o,
+            "you step by in_channels from one channel to the next",
+        ),
+        Mistake(
+            lambda t, i, o, c_in, c_out: (t + i[:, None]) * c_out + o,
+            "you take one tap further for one channel further",
+        ),
+        Mistake(lambda t, i, o, c_in, c_out: i[:, None] * c_out + o, "you leave the tap out"),
+        Mistake(
+            lambda t, i, o, c_in, c_out: (i[:, None] * c_out + o) * 9 + t,
+            "you let the taps of a weight be neighbours, but here a tap is the first axis",
+        ),
+        Mistake(
+            lambda t, i, o, c_in, c_out: t * c_in * c_out + i[:, None] + o * c_in,
+            "you let the inputs be neighbours, but here the outputs are",
+        ),
+    ),
+)
 
-    ``[9, C_in, C_out]``, ``[N, k_in]``, ``[N, k_out]`` -> ``[N, 9, k_in, k_out]``.
-    """
+
+GATHER = """
+def gather_kernel(
+    weight, channels, winners, own, k_in, k_out, in_channels, out_channels,
+    BLOCK_I: "constexpr", BLOCK_J: "constexpr",
+):
+    n, tap = tl.program_id(0), tl.program_id(1)
+    i, j = tl.arange(0, BLOCK_I), tl.arange(0, BLOCK_J)
+    rows, columns = i < k_in, j < k_out
+    row = tl.load(channels + n * k_in + i, mask=rows, other=0)
+    out = tl.load(winners + n * k_out + j, mask=columns, other=0)
+    line = (tap * in_channels + row) * out_channels
+    MASK
+    w = tl.load(weight + line[:, None] + out[None, :], mask=both, other=0.0)
+    place = ((n * 9 + tap) * k_in + i)[:, None] * k_out + j[None, :]
+    tl.store(own + place, w, mask=both)
+"""
+FINISH = """
+def finish_kernel(
+    sums, shift, winners, pi, y, pixels, k_out, BLOCK_M: "constexpr", BLOCK_N: "constexpr"
+):
+    n = tl.program_id(0)
+    m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    j = tl.program_id(2) * BLOCK_N + tl.arange(0, BLOCK_N)
+    out = tl.load(winners + n * k_out + j, mask=j < k_out, other=0)
+    place = (n * pixels + m)[:, None] * k_out + j[None, :]
+    inside = (m < pixels)[:, None] & (j < k_out)[None, :]
+    total = tl.load(sums + place, mask=inside, other=0.0)
+    b = tl.load(shift + out, mask=j < k_out, other=0.0)[None, :]
+    g = tl.load(pi + n * k_out + j, mask=j < k_out, other=0.0)[None, :]
+    TOTAL
+    tl.store(y + place, total, mask=inside)
+"""
+
+
+def kernel_with(source: str, line: str) -> Callable:
+    """The kernel in ``source`` with ``line`` in the place that is left open for it."""
+    names = {"tl": tl}
+    exec(source.replace("MASK", line).replace("TOTAL", line), names)
+    return next(thing for name, thing in names.items() if name.endswith("_kernel"))
+
+
+def launch(kernel: Callable, grid: tuple[int, ...], *arguments: object, **sizes: int) -> None:
+    """Run a kernel in the interpreter, whether or not it is already one of Triton's."""
     if InterpretedFunction is None:
-        return _without_triton(kernel)
+        raise NotImplementedError("there is no Triton here (its packages are for Linux)")
+    try:
+        InterpretedFunction(getattr(kernel, "fn", kernel))[grid](*arguments, **sizes)
+    except Exception as error:
+        raise error.__cause__ or error from None
 
-    def run(weight: Tensor, channels: Tensor, winners: Tensor, *blocks: int) -> Tensor:
-        own = gather(kernel, weight, channels, winners, *blocks)
-        if len(channels) == 1:
-            name_mask(own, blocks, *own.shape[2:], *weight.shape[1:])
-        return own.flatten()
 
-    def cases() -> Iterator[Case]:
-        lists = "channels has k_in entries for each image, winners k_out: each load needs the mask "
-        lists += "of its own list, and [:, None] makes rows of it, [None, :] columns"
-        for n, k_in, k_out, *blocks in [(1, 5, 11, 16, 16), (1, 3, 6, 4, 8), (3, 5, 6, 8, 8)]:
-            weight = torch.rand(9, 7, 13)
-            channels, winners = some_channels(n, 7, k_in), some_channels(n, 13, k_out)
-            expected = weight[:, channels[:, :, None], winners[:, None, :]].transpose(0, 1)
-            expected = expected[:, : 9 if n > 1 else 1].flatten()
-            yield Case((weight, channels, winners, *blocks), expected, lists, entry="place in own")
+def guarded(values: Tensor, beside: float = 0) -> Tensor:
+    """A copy with `GUARD` numbers on both sides."""
+    buffer = torch.full((values.numel() + 2 * GUARD,), beside, dtype=values.dtype)
+    buffer[GUARD:-GUARD] = values.flatten()
+    return buffer[GUARD:-GUARD].view(values.shape)
 
-    run.__name__ = name_of(kernel)
-    return check(run, cases(), "every image has its weights, and nothing else was written.")
+
+def written(y: Tensor) -> Tensor:
+    """What stands in a guarded tensor and in the 512 places after it."""
+    return y._base[GUARD : GUARD + y.numel() + 512]
 
 
 def gather(
-    kernel: Callable, weight: Tensor, channels: Tensor, winners: Tensor, rows: int, columns: int
+    kernel: Callable, weight: Tensor, channels: Tensor, winners: Tensor, *blocks: int
 ) -> Tensor:
     """Run a ``gather_kernel``; of a single image only the first program, for the first tap."""
     (n, k_in), k_out = channels.shape, winners.shape[1]
     taps = 9 if n > 1 else 1
-    own = guarded(torch.full((n, taps, k_in, k_out), UNTOUCHED))
+    own = guarded(torch.full((n, taps, k_in, k_out), UNTOUCHED), UNTOUCHED)
     inputs = [guarded(x) for x in (weight, channels, winners)]
     sizes = k_in, k_out, *weight.shape[1:]
-    launch(kernel, (n, taps), *inputs, own, *sizes, BLOCK_I=rows, BLOCK_J=columns)
-    return own
+    launch(kernel, (n, taps), *inputs, own, *sizes, BLOCK_I=blocks[0], BLOCK_J=blocks[1])
+    return written(own)
 
 
 def some_channels(images: int, total: int, k: int) -> Tensor:
@@ -95,108 +154,49 @@ def some_channels(images: int, total: int, k: int) -> Tensor:
     return torch.rand(images, total).argsort(1)[:, :k].sort(1).values
 
 
-def name_mask(own: Tensor, blocks: tuple, k_in: int, k_out: int, c_in: int, c_out: int) -> None:
-    """Raise `WrongError` for what the first program wrote, if a known mistake writes just that."""
-    i, j = (torch.arange(block) for block in blocks)
-    every_i, every_j = i >= 0, j >= 0
-    mistakes = {
-        "no mask at the store, or one that is always true": (every_i, every_j),
-        "only the columns are masked; rows from k_in on must not be stored": (every_i, j < k_out),
-        "only the rows are masked; columns from k_out on must not be stored": (i < k_in, every_j),
-        "the mask lies on the wrong axis: rows belong to i < k_in, columns to j < k_out": (
-            i < k_out,
-            j < k_in,
-        ),
-        "<= lets one too many through: places are counted from 0": (i <= k_in, j <= k_out),
-        "the mask knows C_in and C_out, but the lists are only k_in and k_out long": (
-            i < c_in,
-            j < c_out,
-        ),
-    }
-    written = places(own)
-    for mistake, (rows, columns) in mistakes.items():
-        expected = (i[:, None] * k_out + j)[rows[:, None] & columns]
-        if written == set(expected.tolist()):
-            beyond = sum(place >= own.numel() for place in written)
-            raise WrongError(
-                f"{mistake}\n  the first program wrote {len(written)} numbers, {beyond} of them "
-                f"beyond the end of its {k_in} x {k_out} weights"
-            )
-    beyond = sorted(written - set(range(own.numel())))
-    if beyond:
-        raise WrongError(f"it wrote beyond the end of own: to place {beyond[0]} of {own.numel()}")
+def _gathers() -> Iterator[Case]:
+    hint = f"which i and j have an entry in their list? {UNTOUCHED:g} marks an untouched place"
+    more = "i < k_in as a column, [:, None], and j < k_out as a row, [None, :]: both have to hold"
+    for n, k_in, k_out, *blocks in [(1, 5, 11, 16, 16), (1, 3, 6, 4, 8), (3, 5, 6, 8, 8)]:
+        weight = torch.rand(9, 7, 13)
+        channels, winners = some_channels(n, 7, k_in), some_channels(n, 13, k_out)
+        own = weight[:, channels[:, :, None], winners[:, None, :]].transpose(0, 1)
+        own = own[:, : 9 if n > 1 else 1].flatten()
+        expected = torch.cat([own, torch.full((512,), UNTOUCHED)])
+        arguments = (weight, channels, winners, *blocks)
+        yield Case(arguments, expected, hint, more, ask=gather, axes=("place from own",))
 
 
-def check_finish_kernel(kernel: Callable) -> CheckResult:
-    """``finish_kernel(sums, shift, winners, pi, y, pixels, k_out, BLOCK_M, BLOCK_N)`` fills ``y``.
-
-    ``relu(pi * (sums + shift))`` of ``[N, pixels, k_out]``; shifts are those of the winners.
-    Afterwards it runs as the end of every layer of the digits network.
-    """
-    if InterpretedFunction is None:
-        return _without_triton(kernel)
-
-    def run(sums: Tensor, shift: Tensor, winners: Tensor, pi: Tensor) -> Tensor:
-        y = finish(kernel, sums, shift, winners, pi)
-        if places(y) - set(range(y.numel())):
-            raise WrongError("it wrote beyond the end of y; leave the mask of the store as it is")
-        name_order(y, sums, shift, winners, pi)
-        return as_maps(y)
-
-    def cases() -> Iterator[Case]:
-        lists = (
-            "one number per winner is a row: [None, :]; shift lies at `out`, pi at n * k_out + j"
-        )
-        for n, pixels, k, sign in [(1, 20, 6, 1), (3, 40, 20, 1), (2, 16, 16, -1)]:
-            sums, shift = torch.randn(n, pixels, k), torch.randn(24)
-            winners = some_channels(n, 24, k)
-            pi = (0.5 + torch.rand(n, k)) * torch.where(torch.arange(k) % 3 == 2, sign, 1)
-            z = sums + shift[winners][:, None]
-            expected = as_maps((pi[:, None] * z).relu())
-            yield Case((sums, shift, winners, pi), expected, lists)
-
-    run.__name__ = name_of(kernel)
-    result = check(run, cases(), "shift, gate and ReLU are right, also at the edges of tiles.")
-    return CheckResult(True, f"{result.message}\n  {in_digits(kernel)}") if result else result
-
-
-def as_maps(y: Tensor) -> Tensor:
-    """``[N, pixels, k]`` as maps of one row, in which a message finds its way."""
-    return y.mT[:, :, None]
-
-
-def name_order(y: Tensor, sums: Tensor, shift: Tensor, winners: Tensor, pi: Tensor) -> None:
-    """Raise `WrongError` if ``y`` is what a known mistake makes of the inputs."""
-    right, gate, k = shift[winners][:, None], pi[:, None], winners.shape[1]
-    expected = (gate * (sums + right)).relu()
-    mistakes = {
-        "nothing was done to the sums": sums,
-        "the shift comes after the gate; it belongs before it": (gate * sums + right).relu(),
-        "the ReLU comes before the shift; it is the last step": gate * (sums.relu() + right),
-        "the ReLU is missing": gate * (sums + right),
-        "the gate is missing": (sums + right).relu(),
-        "the shift is missing": (gate * sums).relu(),
-        "shift was read at j; the j-th winner's shift lies at shift + out": (
-            gate * (sums + shift[:k])
-        ).relu(),
-        "all images got the gates of the first: image n's begin at pi + n * k_out": (
-            pi[:1, None] * (sums + right)
-        ).relu(),
-        "the ReLU comes before the gate. Where no gate is negative, as in FBS, that is the same; "
-        "this input has negative ones, and the formula puts the ReLU last": gate
-        * (sums + right).relu(),
-    }
-    if torch.allclose(y, expected, atol=1e-5):
-        return
-    for mistake, wrong in mistakes.items():
-        if torch.allclose(y, wrong, atol=1e-5):
-            raise WrongError(mistake)
+check_gather_kernel = Exercise(
+    "gather_kernel(weight, channels, winners, own, k_in, …, BLOCK_I, BLOCK_J): fills own "
+    "[N, 9, k_in, k_out] with each image's weights",
+    _gathers,
+    "every image has its weights, and nothing else was written.",
+    tuple(
+        Mistake(kernel_with(GATHER, f"both = {mask}"), says)
+        for mask, says in [
+            (
+                "(i >= 0)[:, None] & (j >= 0)[None, :]",
+                "there is no mask: all of the block is stored",
+            ),
+            ("rows[:, None] & (j >= 0)[None, :]", "columns from k_out on are stored, too"),
+            ("(i >= 0)[:, None] & columns[None, :]", "rows from k_in on are stored, too"),
+            ("(i < k_out)[:, None] & (j < k_in)[None, :]", "the mask lies on the wrong axis"),
+            ("(i <= k_in)[:, None] & (j <= k_out)[None, :]", "<= lets one place too many through"),
+            (
+                "(i < in_channels)[:, None] & (j < out_channels)[None, :]",
+                "the mask asks for C_in and C_out, but the lists are shorter",
+            ),
+            ("rows[:, None] | columns[None, :]", "one of the two conditions is enough, not both"),
+        ]
+    ),
+)
 
 
 def finish(kernel: Callable, sums: Tensor, shift: Tensor, winners: Tensor, pi: Tensor) -> Tensor:
-    """Run a ``finish_kernel`` in tiles of 16 pixels, or 64 where maps are large, and 16 winners."""
+    """Run a ``finish_kernel`` in tiles of 16 winners and 16 pixels, or 64 on large maps."""
     n, pixels, k = sums.shape
-    y = guarded(torch.full_like(sums, UNTOUCHED))
+    y = guarded(torch.full_like(sums, UNTOUCHED), UNTOUCHED)
     inputs = [guarded(x) for x in (sums, shift, winners, pi)]
     block = 16 if pixels < 64 else 64
     grid = (n, -(-pixels // block), -(-k // 16))
@@ -204,12 +204,14 @@ def finish(kernel: Callable, sums: Tensor, shift: Tensor, winners: Tensor, pi: T
     return y
 
 
+def finished(kernel: Callable, *arguments: Tensor) -> Tensor:
+    return written(finish(kernel, *arguments))
+
+
 @torch.no_grad()
-def in_digits(kernel: Callable, count: int = 20) -> str:
-    """What the digits network makes of some digits with the kernel as the end of every layer."""
+def read_digits(kernel: Callable | None, images: Tensor) -> Tensor:
+    """What the digits network reads with the kernel as the end of every layer; or without one."""
     network = load_pretrained("digits", 0.5).eval()
-    images, labels = (tensor[:count] for tensor in load_data("digits")[1].tensors)
-    layers = [module for module in network.modules() if isinstance(module, GatedConv2d)]
 
     def end(layer: GatedConv2d, inputs: tuple, output: Tensor) -> Tensor:
         chosen = winner_mask(layer.saliency, layer.density)
@@ -220,44 +222,54 @@ def in_digits(kernel: Callable, count: int = 20) -> str:
         index = winners[:, :, None].expand_as(y)
         return torch.zeros_like(sums).scatter(1, index, y).view_as(output)
 
-    for layer in layers:
-        layer.register_forward_hook(end)
-    right = int((network(images).argmax(1) == labels).sum())
-    return (
-        f"As the end of the {len(layers)} layers of the digits network, d = 0.5, your kernel ran "
-        f"on {count} test digits, and {right} of them were recognised."
-    )
+    for layer in network.modules():
+        if isinstance(layer, GatedConv2d) and kernel is not None:
+            layer.register_forward_hook(end)
+    return network(images).argmax(1)
 
 
-def guarded(values: Tensor) -> Tensor:
-    """A copy with `GUARD` numbers on both sides: what no list and no sum should ever meet."""
-    beside = float("nan") if values.is_floating_point() else 0
-    buffer = torch.full((values.numel() + 2 * GUARD,), beside, dtype=values.dtype)
-    buffer[GUARD:-GUARD] = values.flatten()
-    return buffer[GUARD:-GUARD].view(values.shape)
+def _ends() -> Iterator[Case]:
+    hint = "in which order, and where do the j-th winner's shift and image n's gates lie?"
+    more = "load shift + out and pi + n * k_out + j, each as a row [None, :]; add, multiply, ReLU"
+    for n, pixels, k, sign in [(1, 20, 6, 1), (3, 40, 20, 1), (2, 16, 16, -1)]:
+        sums, shift, winners = torch.randn(n, pixels, k), torch.randn(24), some_channels(n, 24, k)
+        pi = (0.5 + torch.rand(n, k)) * torch.where(torch.arange(k) % 3 == 2, sign, 1)
+        y = (pi[:, None] * (sums + shift[winners][:, None])).relu().flatten()
+        expected = torch.cat([y, torch.full((512,), UNTOUCHED)])
+        arguments = sums, shift, winners, pi
+        yield Case(arguments, expected, hint, more, ask=finished, axes=("place from y",))
+    images = load_data("digits")[1].tensors[0][:20]
+    yield Case((images,), read_digits(None, images), hint, more, ask=read_digits, axes=("digit",))
 
 
-def places(own: Tensor) -> set[int]:
-    """Where a kernel has written, counted from the beginning of a guarded tensor."""
-    buffer = own._base
-    before = torch.full_like(buffer, float("nan"))
-    before[GUARD:-GUARD] = UNTOUCHED
-    same = (buffer == before) | (buffer.isnan() & before.isnan())
-    return set(((~same).nonzero()[:, 0] - GUARD).tolist())
-
-
-def launch(kernel: Callable, grid: tuple[int, ...], *arguments: object, **sizes: int) -> None:
-    """Run a kernel in the interpreter, whether or not it is already one of Triton's."""
-    try:
-        InterpretedFunction(getattr(kernel, "fn", kernel))[grid](*arguments, **sizes)
-    except Exception as error:
-        raise error.__cause__ or error from None
-
-
-def name_of(kernel: Callable) -> str:
-    return getattr(kernel, "__name__", "the kernel")
-
-
-def _without_triton(kernel: Callable) -> CheckResult:
-    missing = "not run: there is no Triton here (its packages are for Linux)"
-    return CheckResult(False, f"{name_of(kernel)}: {missing}")
+ADD, GATE, RELU = "total += b", "total *= g", "total = tl.where(total > 0.0, total, 0.0)"
+check_finish_kernel = Exercise(
+    "finish_kernel(sums, shift, winners, pi, y, pixels, k_out, BLOCK_M, BLOCK_N): fills y "
+    "[N, pixels, k_out] with relu(pi * (sums + shift))",
+    _ends,
+    "shift, gate and ReLU are right. At the end of all 4 layers of the digits network, your "
+    "kernel has read 20 digits, each as the network reads it.",
+    tuple(
+        Mistake(kernel_with(FINISH, "; ".join(steps)), says)
+        for steps, says in [
+            ((GATE, ADD, RELU), "the shift comes after the gate; it belongs before it"),
+            ((RELU, ADD, GATE), "the ReLU comes before the shift; it is the last step"),
+            (
+                (ADD, RELU, GATE),
+                "the ReLU comes before the gate. Where no gate is negative, as in FBS, that is the "
+                "same; one input here has negative gates, and the formula puts the ReLU last",
+            ),
+            ((ADD, GATE), "the ReLU is missing"),
+            ((ADD, RELU), "the gate is missing"),
+            ((GATE, RELU), "the shift is missing"),
+            (
+                ("total += tl.load(shift + j, mask=j < k_out, other=0.0)[None, :]", GATE, RELU),
+                "the shift is that of channel j; the j-th winner's lies at shift + out",
+            ),
+            (
+                (ADD, "total *= tl.load(pi + j, mask=j < k_out, other=0.0)[None, :]", RELU),
+                "all images get the gates of the first; those of image n begin at pi + n * k_out",
+            ),
+        ]
+    ),
+)
