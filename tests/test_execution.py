@@ -37,7 +37,7 @@ from fbs_tutorial.method.gated import Gated, forced_gates, gated_layers
 from fbs_tutorial.method.wta import winner_mask
 from fbs_tutorial.models import mcifarnet
 
-BACKENDS = ["reference", "cpu"]
+BACKENDS = ["reference", "cpu", "native"]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 

@@ -7,12 +7,13 @@ from torch import nn
 
 from ..method.gated import ChannelPruning, Gated, GatedConv2d, gated_layers
 from ..method.graph import hooked, last_convolution, read_directly, replace, traceable_parts
+from . import native
 from .compact import full
 from .cpu import CpuConv, SparseLinear
 from .layers import SparseChannelPruning, SparseConv, SparseConv2d, SparseGatedConv2d
 from .reference import ReferenceConv
 
-BACKENDS = ("auto", "reference", "cpu", "cuda")
+BACKENDS = ("auto", "reference", "cpu", "native", "cuda")
 
 
 def accelerate(model: nn.Module, backend: str = "auto") -> nn.Module:
@@ -31,22 +32,25 @@ def accelerate(model: nn.Module, backend: str = "auto") -> nn.Module:
     Args:
         model: in eval mode, with gated layers; float32 or float64, on a GPU float16 or bfloat16
             too. Those are what is stored and multiplied: gates and sums are in float32.
-        backend: ``"reference"`` loops that are easy to read; ``"cpu"``; ``"cuda"``; ``"auto"`` the
-            one for the device the model is on.
+        backend: ``"reference"`` loops that are easy to read; ``"cpu"``; ``"native"``, the fastest
+            there, compiled at its first use, for float32; ``"cuda"``; ``"auto"`` the one for the
+            device the model is on, and ``"cpu"``, with a warning, where nothing compiles.
 
     Raises:
         TypeError: ``model`` is not a module, or has a dtype that the backend does not do.
-        ValueError: an unknown backend, or a model that is not on its device; a model in training
-            mode, without a gated layer, or accelerated already.
+        ValueError: an unknown backend, one that cannot be built here, or a model that is not on
+            its device; a model in training mode, without a gated layer, or accelerated already.
     """
     check_model(model)
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     device, dtypes = check_tensors(model)
     if backend == "auto":
-        backend = "cuda" if device == "cuda" else "cpu"
+        backend = "cuda" if device == "cuda" else native.fastest(dtypes)
     check_device(backend, device)
     check_dtypes(backend, dtypes)
+    if backend == "native":
+        native.require()
     model = copy.deepcopy(model).requires_grad_(False).eval()
     for old, new in replacements(model, backend).items():
         model = replace(model, old, new)
@@ -103,12 +107,15 @@ def check_dtypes(backend: str, dtypes: set[torch.dtype]) -> None:
 
 def replacements(model: nn.Module, backend: str) -> dict[nn.Module, nn.Module]:
     """Every module that is executed differently, and what by."""
-    pools = {}
+    pools, linear = {}, SparseLinear
     if backend == "cuda":
         from .cuda import cuda_conv as kind  # here, because Triton takes a while to import
         from .rows import RowsMaxPool2d
 
         pools = {nn.MaxPool2d: RowsMaxPool2d}
+    elif backend == "native":
+        kind, linear = native.NativeConv, native.NativeLinear
+        pools = {nn.MaxPool2d: native.NativeMaxPool2d}
     else:
         kind = ReferenceConv if backend == "reference" else CpuConv
     plain, inside, new = plain_modules(model), inside_gated(model), {}
@@ -120,7 +127,7 @@ def replacements(model: nn.Module, backend: str) -> dict[nn.Module, nn.Module]:
         elif type(module) is nn.Conv2d:
             new[module] = SparseConv2d(module, kind)
         elif type(module) is nn.Linear and backend != "cuda":  # where shapes cannot follow values
-            new[module] = SparseLinear(module)
+            new[module] = linear(module)
         elif type(module) in pools:
             new[module] = pools[type(module)](module)
         elif type(module) in (nn.Dropout, nn.Dropout2d):  # which do nothing in eval mode
