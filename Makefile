@@ -13,7 +13,7 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout 300
 CORE := calibrate contract convert dynamics errors execution gated graph losses macs packaging saliency tables wta
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test quick lint unit nbval test-gpu run notebooks digits bench bench-gpu gpu ablation clean
+.PHONY: help setup lab test quick lint unit nbval test-gpu test-native-asan run notebooks digits bench bench-gpu gpu ablation clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,11 @@ nbval: setup
 
 test-gpu: setup ## the tests of the CUDA backend, those that need an NVIDIA GPU among them
 	$(BIN)/python -m pytest -q tests/test_cuda.py
+
+test-native-asan: setup ## the tests of the C++ kernel with memory and undefined behaviour watched
+	XDG_CACHE_HOME=build CXX=g++ CXXFLAGS="-g -fsanitize=address,undefined -fno-sanitize-recover" \
+	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest -q -x tests/test_native.py
 
 run: setup ## execute every notebook headless; the executed copies go to build/
 	$(BIN)/python tools/run_notebooks.py --out build $(NOTEBOOKS)

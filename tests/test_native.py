@@ -1,23 +1,41 @@
 """The compiled kernel: what it computes, what it leaves to others, and how it comes to be."""
 
+import copy
+import ctypes
+import os
+import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from shutil import which
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from test_execution import (
+    Residual,
     assert_same,
     calibrated,
+    conv_norm_relu,
     counted_macs,
     executed_macs,
     used,
 )
 from torch import nn
 
-from fbs_tutorial import GatedConv2d, accelerate, convert, set_density
+from fbs_tutorial import (
+    ChannelPruning,
+    GatedConv2d,
+    accelerate,
+    calibrate,
+    convert,
+    load_data,
+    load_pretrained,
+    set_density,
+)
 from fbs_tutorial.execution import native
 from fbs_tutorial.execution.compact import Compact
-from fbs_tutorial.execution.native import Planes
+from fbs_tutorial.execution.native import NativeConv, Planes
 from fbs_tutorial.method.convert import gate_layer, random_predictor
 from fbs_tutorial.method.gated import forced_gates, gated_layers
 from fbs_tutorial.method.wta import rank_channels, winner_mask
@@ -128,6 +146,90 @@ def test_several_threads_of_python():
     assert all(map(torch.equal, outputs, expected))
 
 
+def test_a_thousand_shapes_leave_nothing_behind():
+    """The kernel keeps memory for its copies, as much as the largest call needs, and no more."""
+    layer = used(nn.Sequential(GatedConv2d(2, 4, 3, 2, 1), GatedConv2d(4, 4, 3, padding=1)))
+    fast = accelerate(set_density(layer, 0.5), "native")
+    images = [torch.rand(1 + i % 3, 2, 4 + i % 29, 4 + i % 23) for i in range(1000)]
+    with torch.inference_mode():
+        for repeat in range(10):
+            if repeat == 2:
+                before = resident()
+            for x in images:
+                fast(x)
+    assert resident() - before < 2**20
+
+
+def resident():
+    """Bytes of this process that are in memory."""
+    if not os.path.exists("/proc/self/statm"):
+        pytest.skip("only Linux tells")
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+# Sums that wait for their ReLU
+
+
+def two_maps():
+    """Outputs of two layers, with values of both signs, and what they stand for."""
+    x, made = Compact(torch.rand(2, 3, 7, 6), None, 3), []
+    for _ in range(2):
+        layer = used(GatedConv2d(3, 8, 3, padding=1, density=0.5, activation=False))
+        fast = accelerate(layer, "native")
+        made.append(fast.conv.execute(fast, x)[1])
+    return *made, *(y.dense().clone() for y in made)
+
+
+READERS = {
+    "relu in place": lambda y: y.relu_(),
+    "relu": lambda y: y.relu(),
+    "relu6": F.relu6,
+    "pooling": lambda y: F.max_pool2d(y, 2),
+    "a mean": lambda y: y.relu_().mean((2, 3), keepdim=True),
+    "adaptive pooling": lambda y: F.adaptive_avg_pool2d(F.relu(y), 1),
+    "silu": lambda y: F.silu(y, inplace=True),
+    "another sum": lambda y: (y + y).relu(),
+    "a number": lambda y: y + 1,
+    "a copy": copy.deepcopy,
+    "twice": lambda y: y.relu_().mul_(2).relu_(),
+    "a view": lambda y: y[:, 1:].mul_(2),
+}
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_sums(read, mode):
+    with mode():
+        a, b, full_a, full_b = two_maps()
+        a += b
+        full_a += full_b
+        assert isinstance(a, Planes) and a.addend is b
+        assert_same(read(a) + 0, read(full_a))
+        assert_same(a + 0, full_a)
+        assert_same(b + 0, full_b)
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_what_is_added_changes_before_the_sum_is_read(read):
+    with torch.inference_mode():
+        a, b, full_a, full_b = two_maps()
+        a += b
+        full_a += full_b
+        assert_same(read(b) + 0, read(full_b))
+        assert_same(a + 0, full_a)
+        assert_same(b + 0, full_b)
+
+
+def test_saliencies_stay_right_through_sums_and_activations():
+    with torch.inference_mode():
+        for do in (F.relu, F.relu_, F.relu6, F.silu, lambda y: y, lambda y: F.avg_pool2d(y, 2)):
+            a, b, full_a, full_b = two_maps()
+            for y, full in ((do(a + b), do(full_a + full_b)), (do(b), do(full_b))):
+                assert_same(y.among_all(y.saliency()), full.abs().mean((2, 3)))
+                y.relu_()
+                assert_same(y.among_all(y.saliency()), full.relu().mean((2, 3)))
+
+
 # Selection
 
 
@@ -212,3 +314,171 @@ def test_counted_also_where_the_kernel_selects():
     for x in torch.rand(3, 1, 3, 32, 32):
         for backend in ("auto", "cpu", "native"):
             assert executed_macs(accelerate(net, backend), x) == counted_macs(net, x)
+
+
+# What it is handed, and what it hands on
+
+
+@pytest.mark.parametrize("density", [1.0, 0.5])
+def test_what_leaves_the_network_is_an_ordinary_tensor(density):
+    """Contiguous too, as reshapes want it: the kernel's planes are not."""
+    net = set_density(used(nn.Sequential(GatedConv2d(3, 8, 3), GatedConv2d(8, 6, 3))), density)
+    fast, x = accelerate(net, "native"), torch.rand(2, 3, 9, 8)
+    for images in (x, x.contiguous(memory_format=torch.channels_last), x.transpose(2, 3)):
+        y = fast(images)
+        assert type(y) is torch.Tensor and y.is_contiguous()
+        assert_same(y, net(images).detach())
+        hooked = []
+        hook = fast[0].register_forward_hook(lambda _, args, y, to=hooked: to.append(y.view(2, -1)))
+        fast(images)
+        hook.remove()
+        assert_same(hooked[0], net[0](images).detach().flatten(1))
+
+
+@pytest.mark.parametrize("reduce", ["l1", "l2", "max", "avg"])
+@pytest.mark.parametrize("density", [0.5, torch.tensor([0.2, 1.0, 0.6])])
+@pytest.mark.parametrize("activation", [True, False, nn.ReLU6(), nn.SiLU(), nn.Hardswish()])
+def test_reductions_densities_and_activations(reduce, density, activation):
+    layers = [
+        GatedConv2d(i, o, 3, padding=1, activation=activation, reduce=reduce)
+        for i, o in ((3, 16), (16, 12), (12, 8))
+    ]
+    assert_native(set_density(used(nn.Sequential(*layers)), density), 9 * torch.randn(3, 3, 9, 9))
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_blocks(normalize):
+    options = dict(normalize=normalize, density=0.5)
+    block = ChannelPruning(*conv_norm_relu(8, 8), nn.MaxPool2d(3, 1, 1), **options)
+    net = nn.Sequential(ChannelPruning(*conv_norm_relu(3, 8), **options), Residual(block))
+    assert_native(used(net), torch.rand(2, 3, 9, 9))
+
+
+def test_statistics_of_each_density():
+    net = load_pretrained("digits")
+    images = torch.stack([load_data("digits")[1][i][0] for i in range(40)])
+    calibrate(net, images, (0.5, 1.0))
+    fast = accelerate(net, "native")
+    for density in (1.0, 0.5, 0.6):
+        set_density(net, density), set_density(fast, density)
+        assert_same(fast(images), net(images).detach())
+
+
+def test_float64_goes_another_way():
+    net = used(nn.Sequential(GatedConv2d(3, 8, 3, density=0.5), nn.MaxPool2d(2)))
+    fast, x = accelerate(net, "native"), torch.rand(2, 3, 8, 8)
+    fast(x)
+    y = fast.double()(x.double())
+    assert y.dtype == torch.float64
+    assert_same(y, net.double()(x.double()).detach())
+    assert_same(fast.float()(x), net.float()(x).detach())
+
+
+def test_weights_that_are_loaded_or_copied_are_used():
+    net, other = (used(nn.Sequential(GatedConv2d(3, 8, 3), GatedConv2d(8, 6, 3))) for _ in "ab")
+    x = torch.rand(2, 3, 8, 8)
+    fast, twin = accelerate(net, "native"), accelerate(other, "native")
+    fast(x), twin(x)
+    copied = copy.deepcopy(fast)
+    for options in ({}, {"assign": True}):
+        fast.load_state_dict(twin.state_dict(), **options)
+        assert torch.equal(fast(x), twin(x))
+    assert_same(copied(x), net(x).detach())
+
+
+# How it comes to be
+
+
+@pytest.fixture
+def built_anew(monkeypatch, tmp_path):
+    """With an empty cache, and nothing of before remembered."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("CXX", "CXXFLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    native.library.cache_clear(), native.warn_once.cache_clear()
+    yield tmp_path / "cache" / "fbs_tutorial"
+    monkeypatch.undo()
+    native.library.cache_clear(), native.warn_once.cache_clear()
+
+
+SMALL = GatedConv2d(3, 8, 3, density=0.5).eval()
+
+
+def assert_falls_back():
+    x = torch.rand(1, 3, 6, 6)
+    with pytest.warns(UserWarning, match=r"'native' cannot be built.*apt install g\+\+"):
+        fast = accelerate(SMALL)
+    assert type(fast.conv) is not NativeConv
+    assert_same(fast(x), SMALL(x).detach())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # said once
+        accelerate(SMALL)
+    with pytest.raises(ValueError, match=r"backend='native'.*apt install g\+\+"):
+        accelerate(SMALL, "native")
+
+
+def test_without_a_compiler(built_anew, monkeypatch):
+    monkeypatch.setenv("PATH", str(built_anew))
+    assert_falls_back()
+
+
+def test_a_compiler_that_fails(built_anew, monkeypatch, tmp_path):
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\necho 'fatal error: no headers' >&2; exit 1")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match="no headers"):
+        accelerate(SMALL, "native")
+    assert not list(built_anew.glob("*"))
+
+
+def test_a_compiler_that_never_ends(built_anew, monkeypatch, tmp_path):
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\nexec /bin/sleep 60")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(native, "TIME_LIMIT", 0.1)
+    assert_falls_back()
+
+
+def test_what_was_built_needs_no_compiler(built_anew, monkeypatch):
+    assert native.available()
+    assert [path.suffix for path in built_anew.iterdir()] == [".so"]
+    native.library.cache_clear()
+    monkeypatch.setenv("PATH", str(built_anew))
+    fast = accelerate(SMALL)
+    assert type(fast.conv) is NativeConv
+
+
+def test_a_damaged_build_is_built_again(built_anew):
+    assert native.available()
+    path = next(built_anew.iterdir())
+    path.unlink()
+    path.write_bytes(b"nothing")
+    native.library.cache_clear()
+    assert native.available() and path.stat().st_size > 1000
+
+
+def test_a_cache_that_cannot_be_written(built_anew, monkeypatch):
+    built_anew.parent.write_text("a file where a folder should be")  # also root cannot write here
+    assert native.available()
+    assert_same(accelerate(SMALL, "native")(X), SMALL(X).detach())
+
+
+X = torch.rand(1, 3, 6, 6)
+BUILDS = [("g++", "-march=native"), ("clang++", "-march=native"), ("g++", "-mtune=generic")]
+
+
+@pytest.mark.parametrize(("compiler", "flag"), BUILDS, ids=str)
+def test_compilers_and_vectors_of_other_lengths(compiler, flag, tmp_path, monkeypatch):
+    path = which(compiler)
+    if path is None and os.environ.get("CI") != "true":
+        pytest.skip(f"there is no {compiler}")
+    lib = native.typed(ctypes.CDLL(native.built([path, *native.FLAGS, flag], tmp_path / "n.so")))
+    monkeypatch.setattr(native, "library", lambda: lib)
+    native.plane_and_size.cache_clear()
+    try:
+        for shape in SHAPES[::3]:
+            test_every_kind_of_convolution(shape)
+    finally:
+        native.plane_and_size.cache_clear()

@@ -1,7 +1,8 @@
 """Skipping on a CPU without gathering anything: one call of compiled C++ for a layer.
 
-The kernel is ``native.cpp``. It is compiled at its first use, which takes some seconds, and kept in
-the user's cache folder. What it does not do, such as float64, goes the way of ``cpu.py``.
+The kernel is ``native.cpp``, with ``planes.cpp``. It is compiled at its first use, which takes some
+seconds, and kept in the user's cache folder. What it does not do, such as float64, goes the way of
+``cpu.py``.
 """
 
 import ctypes
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from functools import cache, lru_cache
 from pathlib import Path
@@ -27,9 +29,9 @@ from .compact import ELEMENTWISE, PLAIN_RELUS, RELUS, Compact, LazySum, aten
 from .cpu import CpuConv, SparseLinear
 from .layers import SparseGatedConv2d, winners_of
 
-SOURCE = Path(__file__).with_name("native.cpp")
+SOURCES = [Path(__file__).with_name(name) for name in ("native.cpp", "planes.cpp")]
 COMPILERS = ("g++", "clang++", "c++")
-FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp-simd")
+FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp-simd", "-ffp-contract=fast")
 FOR_THIS_CPU = ("-march=native", "-mcpu=native")  # Clang for ARM knows the second alone
 TIME_LIMIT = 120  # seconds for one try of a compiler
 REMEDY = (
@@ -66,15 +68,24 @@ class CConv(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL | str:
-    """The compiled kernel; or why there is none."""
+    """The compiled kernel, from the cache or built now; or why there is none."""
     if sys.platform == "win32":
         return "it is not built on Windows"
-    failures = []
+    flags = [*FLAGS, *os.environ.get("CXXFLAGS", "").split()]
+    parts = *(path.read_text() for path in SOURCES), *flags, features()
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    name, failures = f"native-{key[:16]}.so", []
+    kept = cache_folder() / name
+    if kept.exists():
+        try:
+            return typed(ctypes.CDLL(str(kept)))
+        except OSError as error:
+            failures.append(f"{kept}: {error}")
+    folder = writable(cache_folder()) or temporary_folder()
     for compiler in compilers():
         for extra in FOR_THIS_CPU:
-            command = [compiler, *FLAGS, extra]
             try:
-                return prepared(built(command))
+                return typed(ctypes.CDLL(built([compiler, *flags, extra], folder / name)))
             except (OSError, subprocess.SubprocessError) as error:
                 failures.append(f"{compiler} {extra}: {reason_of(error)}")
     return "; ".join(failures) or f"found none of {', '.join(COMPILERS)}"
@@ -86,18 +97,14 @@ def compilers() -> list[str]:
     return list(dict.fromkeys(path for name in names if name and (path := shutil.which(name))))
 
 
-def built(command: list[str]) -> Path:
-    """The library that this command makes of the source, from the cache if it is there."""
-    key = hashlib.sha256(SOURCE.read_bytes() + repr((command, features())).encode())
-    name = f"native-{key.hexdigest()[:16]}.so"
-    folder = cache_folder()
-    if folder is None or not (folder / name).exists():
-        folder = folder or temporary_folder()
-        with tempfile.TemporaryDirectory(dir=folder) as new:
-            run = [*command, str(SOURCE), "-o", f"{new}/{name}"]
-            subprocess.run(run, check=True, capture_output=True, text=True, timeout=TIME_LIMIT)
-            os.replace(f"{new}/{name}", folder / name)  # whole or not: several may build at a time
-    return folder / name
+def built(command: list[str], path: Path) -> str:
+    """Run a compiler; put what it makes of the source in place, which ``path`` says."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        new = os.path.join(folder, path.name)
+        command = [*command, str(SOURCES[0]), "-o", new]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIME_LIMIT)
+        os.replace(new, path)  # whole or not at all: several processes may build at a time
+    return str(path)
 
 
 def features() -> str:
@@ -110,41 +117,46 @@ def features() -> str:
     return " ".join([platform.machine(), platform.system(), *sorted(lines)])
 
 
-def cache_folder() -> Path | None:
-    """A folder of the user for what can be made anew; None if nothing can be written there."""
+def cache_folder() -> Path:
+    """Where the user's programs keep what can be made anew; it need not be there."""
     usual = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
+    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(usual)
+    return Path(folder) / "fbs_tutorial"
+
+
+def writable(folder: Path) -> Path | None:
+    """The folder, made if need be; None if nothing can be written there."""
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or usual).expanduser() / "fbs_tutorial"
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder):
             return folder
-    except (OSError, RuntimeError):  # a user without a home
+    except OSError:
         return None
 
 
 @cache
 def temporary_folder() -> Path:
-    """One that this process keeps until it ends."""
-    folder = tempfile.TemporaryDirectory(prefix="fbs_tutorial")
-    _KEPT.append(folder)
-    return Path(folder.name)
+    """One that is there until this process ends."""
+    _KEPT.append(tempfile.TemporaryDirectory(prefix="fbs_tutorial"))
+    return Path(_KEPT[-1].name)
 
 
-_KEPT: list = []
+_KEPT = []
 
 
 def reason_of(error: Exception) -> str:
+    """The line of a compiler's output that says what is wrong."""
     lines = (getattr(error, "stderr", None) or str(error)).split("\n")
-    return next((x for x in lines if "error" in x), lines[0])[:200]
+    return next((line for line in lines if "error" in line), lines[0])[:200]
 
 
-def prepared(path: Path) -> ctypes.CDLL:
+def typed(lib: ctypes.CDLL) -> ctypes.CDLL:
     """The library with its types, using the threads of PyTorch."""
-    lib = ctypes.CDLL(str(path))
     for name, result, arguments in (
         ("lanes", INT, []),
         ("slack", INT, [INT]),
         ("use_threads", None, [POINTER]),
+        ("peak", ctypes.c_float, [INT]),
         ("measure_all", None, [POINTER, INT]),
         ("linear", INT, [POINTER] * 4 + [INT] * 4),
         ("convolve", INT, [POINTER] * 4 + [INT] * 2),
@@ -181,6 +193,16 @@ def require() -> None:
     """Raise ValueError, with the remedy, if the kernel cannot be used."""
     if not available():
         raise ValueError(f"backend='native' cannot be built, {library()}: {REMEDY}")
+
+
+def peak(seconds: float = 0.2) -> float:
+    """Billions of multiply-adds a second that a core does when it does nothing else."""
+    lib, best, end, rounds = library(), 0.0, time.perf_counter() + seconds, 1_000_000
+    while time.perf_counter() < end:
+        began = time.perf_counter()
+        lib.peak(rounds)
+        best = max(best, 12 * lib.lanes() * rounds / (time.perf_counter() - began) / 1e9)
+    return best
 
 
 def fastest(dtypes: set[torch.dtype]) -> str:
