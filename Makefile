@@ -27,6 +27,7 @@ $(VENV)/ready: pyproject.toml
 	@touch $@
 
 lab: setup ## open notebook 00 in JupyterLab (PORT=8888 IP=localhost)
+	@$(BIN)/python -c "from fbs_tutorial.execution import native; native.available()" &
 	$(BIN)/python -m jupyterlab --allow-root --ip $(IP) --port $(PORT) --ServerApp.log_level=WARN \
 	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
