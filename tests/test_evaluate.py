@@ -283,7 +283,8 @@ def test_bench_runs_the_network_itself_on_real_images():
         assert any(torch.equal(x[0], image) for image in test)
         assert torch.equal(made["masked 0.5"].module(x), expected(x))
         for kind in SKIPPING:
-            torch.testing.assert_close(made[f"{kind} 0.5"].module(x), expected(x))
+            y = made[f"{kind} 0.5"].module(x)
+            torch.testing.assert_close(y, expected(x), rtol=1e-4, atol=1e-4)
     assert made["dense"].macs == 1_217_152 and "oracle 0.5" in made
     plain = case_of(PLAIN)
     made = {v.name: v for v in variants.variants_of(plain, 2, "cpu", ())}

@@ -13,19 +13,10 @@
 #include <cstring>
 #include <utility>
 
-#if defined(__AVX512F__)  // floats in a vector; vectors in a tile, at most, and of so many winners
-constexpr int LANES = 16, WIDEST = 12, VECTORS[] = {0, 12, 12, 8, 6};  // 32 registers
-#elif defined(__AVX__)
-constexpr int LANES = 8, WIDEST = 8, VECTORS[] = {0, 8, 6, 4, 3};  // 16: 12 sums, 3 inputs, a weight
-#else
-constexpr int LANES = 4, WIDEST = 8, VECTORS[] = {0, 8, 8, 6, 4};  // ARM has 32, SSE 16
-#endif
-constexpr int WINNERS = 4;        // of a tile, at most
-constexpr int AHEAD = 8;          // inputs whose weights are asked for before they are multiplied
-constexpr int64_t CACHE = 65536;  // floats of inputs that fill half a second-level cache
-typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int32_t Mask __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
+constexpr int WINNERS = 4;         // of a tile, at most
+constexpr int TILES = 32;          // that pass over the same pixels, at most
+constexpr int AHEAD = 8;           // inputs whose weights are asked for before they are multiplied
+constexpr int64_t CACHE = 24000;   // bytes of inputs that stay in a first-level cache
 struct Conv {
   const float *weight, *shift;  // [c_out, c_in / groups, rows, columns], [c_out]
   const float *table, *bias;    // of the predictor: [c_in, c_out], [c_out]
@@ -42,24 +33,28 @@ struct Tile {  // neighbouring winners of an image that read the same inputs, fr
   int64_t image, first, winners, live, end;
 };
 
-// sums [J, WIDEST]: what J winners have of P vectors of pixels, over all inputs and taps. It is all
-// the time that matters: J * P multiply-adds for J weights and P vectors that are loaded.
+// Add to J maps of sums, `plane` apart, what some inputs give in P vectors of pixels; start: from
+// 0. It is all the time that matters: J * P multiply-adds for J weights and P vectors loaded.
 template <int J, int P>
 static void multiply(const Input* in, const Input* end, int64_t q, const float* const* weights,
-                     const int64_t* taps, int64_t count, float* sums) {
-  Vec sum[J][P] = {};
+                     const int64_t* taps, int64_t count, bool start, int64_t plane, float* sums) {
+  Vec sum[J][P];
+  const float* w[J];
+  for (int j = 0; j < J; ++j) {
+    w[j] = weights[j];
+    for (int p = 0; p < P; ++p)
+      sum[j][p] = start ? Vec{} : *(const Vec*)(sums + j * plane + p * LANES);
+  }
   for (; in < end; ++in) {
-    const float *x = in->map + q, *w[J];
-#pragma GCC unroll 4
-    for (int j = 0; j < J; ++j) {
-      w[j] = weights[j] + in->column;
-      __builtin_prefetch(weights[j] + in[AHEAD].column);
-    }
+    const float* x = in->map + q;
+    const int64_t column = in->column, *offset = taps - column;
+    if (count > 1)
+      for (int j = 0; j < J; ++j) __builtin_prefetch(w[j] + in[AHEAD].column);
 #pragma GCC unroll 1
-    for (int64_t t = 0; t < count; ++t) {
+    for (int64_t t = column; t < column + count; ++t) {
       Vec v[P];
 #pragma GCC unroll 12
-      for (int p = 0; p < P; ++p) v[p] = *(const Vec*)(x + taps[t] + p * LANES);
+      for (int p = 0; p < P; ++p) v[p] = *(const Vec*)(x + offset[t] + p * LANES);
 #pragma GCC unroll 4
       for (int j = 0; j < J; ++j)
 #pragma GCC unroll 12
@@ -67,7 +62,7 @@ static void multiply(const Input* in, const Input* end, int64_t q, const float* 
     }
   }
   for (int j = 0; j < J; ++j)
-    for (int p = 0; p < P; ++p) *(Vec*)(sums + (j * WIDEST + p) * LANES) = sum[j][p];
+    for (int p = 0; p < P; ++p) *(Vec*)(sums + j * plane + p * LANES) = sum[j][p];
 }
 using Multiply = decltype(&multiply<1, 1>);
 template <int... I>  // of every size that a tile can have
@@ -76,11 +71,6 @@ static std::array<Multiply, sizeof...(I)> kernels(std::integer_sequence<int, I..
 }
 static const auto MULTIPLY = kernels(std::make_integer_sequence<int, WINNERS * WIDEST>());
 
-static float total(Vec v) {
-  float sum = 0;
-  for (int l = 0; l < LANES; ++l) sum += v[l];
-  return sum;
-}
 // The k largest of |g|, among equals the lower index, ascending: `rank_channels` of wta.py.
 static void choose(const float* g, int64_t channels, int64_t k, int64_t* winners) {
   static thread_local std::vector<uint64_t> keys, order;
@@ -179,22 +169,67 @@ static std::vector<Tile> tiles_of(const Conv& conv, const Maps& y, const std::ve
   return tiles;
 }
 
+struct Work {  // what the tasks of a call have in common
+  const Conv& conv;
+  const Maps &x, &y;
+  const float* pi;
+  const Input* inputs;
+  const int64_t* taps;
+  const int32_t* inside;
+  int64_t count, vectors, steps, rows;
+
+  int64_t start(int64_t step) const { return step * vectors / steps; }
+
+  // The sums of tiles that read the same inputs, for pixels from one step to another. Some inputs
+  // at a time pass over all pixels and winners, so that they and their weights stay in caches.
+  void run(const Tile* from, const Tile* to, int64_t begin, int64_t end) const {
+    const int64_t live = from->end - from->live, row = conv.c_in / conv.groups * count;
+    const int64_t bytes = rows * (4 * LANES * (vectors + steps - 1) / steps + 64);
+    const int64_t chunks = std::max<int64_t>(1, (live * bytes + CACHE - 1) / CACHE);
+    for (int64_t c = 0; c < chunks; ++c) {
+      const Input *in = inputs + from->live + c * live / chunks;
+      const Input *last = inputs + from->live + (c + 1) * live / chunks;
+      for (int64_t step = begin; step < end; ++step)
+        for (const Tile* tile = from; tile < to; ++tile) {
+          const int64_t* channel = y.channels + tile->image * y.k + tile->first;
+          const float* weights[WINNERS];
+          for (int64_t j = 0; j < tile->winners; ++j) weights[j] = conv.weight + channel[j] * row;
+          const int64_t q = start(step) * LANES, length = start(step + 1) - start(step);
+          float* sums = y.data + tile->image * y.image + tile->first * y.plane + q;
+          MULTIPLY[(tile->winners - 1) * WIDEST + length - 1](in, last, q, weights, taps, count,
+                                                              c == 0, y.plane, sums);
+        }
+    }
+  }
+
+  // Shift, gate, activation and zeros of a tile's block of pixels; its sums for the saliencies.
+  void finish(const Tile& tile, int64_t block, int64_t blocks, float* parts) const {
+    const int64_t v0 = start(block * steps / blocks), v1 = start((block + 1) * steps / blocks);
+    for (int64_t j = tile.first; j < tile.first + tile.winners; ++j) {
+      const int64_t at = tile.image * y.k + j;
+      float *const map = y.data + tile.image * y.image + j * y.plane, *const plane = map - y.pitch - 1;
+      const float gate = pi ? pi[at] : 1, shift = conv.shift[y.channels[at]], cap = conv.cap;
+      const bool relu = conv.relu;
+      Vec all = {}, above = {};
+      for (int64_t p = v0; p < v1; ++p) {
+        Vec v = (*(const Vec*)(map + p * LANES) + shift) * gate;
+        v = (Vec)((Mask)v & *(const Mask*)(inside + p * LANES));
+        Vec top = v < 0.f ? Vec{} : v;
+        top = top > cap ? Vec{} + cap : top;
+        all += v < 0.f ? -v : v, above += top;
+        *(Vec*)(map + p * LANES) = relu ? top : v;
+      }
+      if (block == 0) std::fill(plane, map, 0.f);
+      if (block == blocks - 1) std::fill(map + vectors * LANES, plane + y.plane, 0.f);
+      parts[at * blocks + block] = total(relu ? above : all);
+      parts[(y.n * y.k + at) * blocks + block] = total(above);
+    }
+  }
+};
+
 extern "C" {
-int64_t lanes() { return LANES; }
 // Numbers after the last map that may be read, though they count for nothing.
 int64_t slack(int64_t pitch) { return (WIDEST + 2) * LANES + 2 * pitch; }
-
-// Nothing but 12 * LANES multiply-adds a round, in 12 chains: what a core can do at most.
-float peak(int64_t rounds) {
-  Vec sums[12], a = Vec{} + 0.5f, b = Vec{} + 1.f;
-  for (int i = 0; i < 12; ++i) sums[i] = Vec{} + float(i);  // else they would all be one
-  for (; rounds > 0; --rounds) {
-#pragma GCC unroll 12
-    for (int i = 0; i < 12; ++i) sums[i] = sums[i] * a + b;
-  }
-  for (Vec v : sums) a += v;
-  return total(a);
-}
 
 // y [n, c_out] = bias + x [n, c_in] table; returns how many multiplications it took.
 int64_t linear(const float* table, const float* bias, const float* x, float* y, int64_t n,
@@ -240,53 +275,30 @@ int64_t convolve(const Conv* conv, const Maps* x, const Maps* y, const float* pi
   const int64_t vectors = ((y->h - 1) * pitch + y->w + LANES - 1) / LANES;
   inside.assign(vectors * LANES, 0);
   for (int64_t r = 0; r < y->h; ++r) std::fill_n(inside.begin() + r * pitch, y->w, -1);
-  const int32_t* const mask = inside.data();
-  int64_t macs = 0, most = 1;  // multiplications that count; inputs of a tile
+  int64_t macs = 0, widest = 1;  // multiplications that count; winners of the largest tile
   for (const Tile& tile : tiles) {
     macs += tile.winners * (tile.end - tile.live) * count * y->h * y->w;
-    most = std::max(most, tile.end - tile.live);
+    widest = std::max(widest, tile.winners);
   }
-  // Blocks of pixels: so small that their inputs stay in a cache, so many that all threads have
-  // some. Not by the number of threads: sums over blocks are always of the same parts.
-  const int64_t some = int64_t(tiles.size()), fit = 1 + most * vectors * LANES / CACHE;
-  const int64_t wanted = std::max(fit, (1 + macs / TASK + some - 1) / some);
-  const int64_t blocks = std::min(wanted, (vectors + WIDEST - 1) / WIDEST);
+  // A task is some tiles and a block of pixels, in steps of so many vectors. How it is divided
+  // does not depend on the number of threads: so sums are always of the same parts.
+  const int64_t steps = (vectors + VECTORS[widest] - 1) / VECTORS[widest], all = tiles.size();
+  const int64_t tasks = std::min<int64_t>(64, 1 + macs / TASK);
+  const int64_t blocks = std::min(steps, std::max<int64_t>(1, tasks * TILES / (all + TILES - 1)));
+  const int64_t together = std::min<int64_t>(TILES, std::max<int64_t>(1, all * blocks / tasks));
+  const int64_t strips = (all + together - 1) / together;
   std::vector<float> parts(2 * blocks * y->n * y->k);  // sums of |y| and of its positive part
-  parallel(some * blocks, macs, threads, [&](int64_t task) {
-    const int64_t block = task / some;
-    const Tile& tile = tiles[task % some];
-    const int64_t begin = block * vectors / blocks, length = (block + 1) * vectors / blocks - begin;
-    const int64_t at = tile.image * y->k + tile.first, *channel = y->channels + at;
-    const float* rows[WINNERS];
-    for (int64_t j = 0; j < tile.winners; ++j)
-      rows[j] = conv->weight + channel[j] * (conv->c_in / conv->groups * count);
-    float *const out = y->data + tile.image * y->image + tile.first * y->plane;
-    float sums[WINNERS * WIDEST * LANES];
-    Vec all[WINNERS] = {}, above[WINNERS] = {};
-    const int64_t steps = (length + VECTORS[tile.winners] - 1) / VECTORS[tile.winners];
-    for (int64_t t = 0; t < steps; ++t) {
-      const int64_t v0 = begin + t * length / steps, v1 = begin + (t + 1) * length / steps;
-      MULTIPLY[(tile.winners - 1) * WIDEST + v1 - v0 - 1](
-          &inputs[tile.live], &inputs[tile.end], v0 * LANES, rows, taps.data(), count, sums);
-      for (int64_t j = 0; j < tile.winners; ++j) {
-        const float gate = pi ? pi[at + j] : 1, shift = conv->shift[channel[j]];
-        for (int64_t p = v0; p < v1; ++p) {
-          Vec v = (*(const Vec*)(sums + (j * WIDEST + p - v0) * LANES) + shift) * gate;
-          v = (Vec)((Mask)v & *(const Mask*)(mask + p * LANES));
-          Vec top = v < 0.f ? Vec{} : v;
-          top = top > conv->cap ? Vec{} + conv->cap : top;
-          above[j] += top, all[j] += conv->relu ? top : v < 0.f ? -v : v;
-          *(Vec*)(out + j * y->plane + p * LANES) = conv->relu ? top : v;
-        }
-      }
+  const Work work{*conv, *x, *y, pi, inputs.data(), taps.data(), inside.data(), count, vectors, steps,
+                  layout.phases[1] * conv->kernel[0]};
+  parallel(strips * blocks, macs, threads, [&](int64_t task) {
+    const int64_t block = task / strips, first = task % strips * together;
+    const Tile *from = &tiles[first], *to = from + std::min(together, all - first);
+    for (const Tile* next; from < to; from = next) {  // those with the same inputs at a time
+      for (next = from + 1; next < to && next->live == from->live && next->end == from->end;) ++next;
+      work.run(from, next, block * steps / blocks, (block + 1) * steps / blocks);
     }
-    for (int64_t j = 0; j < tile.winners; ++j) {
-      float *const map = out + j * y->plane, *const plane = map - pitch - 1;
-      if (block == 0) std::fill(plane, map, 0.f);
-      if (block == blocks - 1) std::fill(map + vectors * LANES, plane + y->plane, 0.f);
-      parts[(at + j) * blocks + block] = total(all[j]);
-      parts[(y->n * y->k + at + j) * blocks + block] = total(above[j]);
-    }
+    for (from = &tiles[first]; from < to; ++from)
+      work.finish(*from, block, blocks, parts.data());
   });
   for (int64_t i = 0; i < 2 * y->n * y->k; ++i) {
     double sum = 0;
