@@ -262,6 +262,19 @@ def test_nan_and_infinity_spread_as_in_the_masked_network(value):
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
+@pytest.mark.parametrize("window", [(2, 2, 0), (3, 2, 1), (3, 1, 1), ((3, 2), (1, 2), (1, 0))])
+def test_pooling(window):
+    """NaN wins wherever it is; a window of padding and a negative number has that number."""
+    with torch.inference_mode():
+        y, _, _, _ = two_maps()
+        y.maps[0, 1, 2, 3], y.maps[1, 0, 4] = float("nan"), -1.0
+        pooled = native.NativeMaxPool2d(nn.MaxPool2d(*window))(y)
+        expected = F.max_pool2d(y.dense(), *window)
+        assert isinstance(pooled, Planes)
+        assert torch.equal(pooled.dense().nan_to_num(-9.0), expected.nan_to_num(-9.0))
+        border_is_0(pooled)
+
+
 def test_a_layer_without_live_inputs():
     net = used(nn.Sequential(GatedConv2d(3, 8, 3, padding=1, density=0.5), GatedConv2d(8, 5, 3)))
     for x in (torch.zeros(2, 3, 6, 6), dead_first(torch.rand(2, 3, 6, 6))):

@@ -34,8 +34,9 @@ struct Tile {  // neighbouring winners of an image that read the same inputs, fr
 };
 
 // Add to J maps of sums, `plane` apart, what some inputs give in P vectors of pixels; start: from
-// 0. It is all the time that matters: J * P multiply-adds for J weights and P vectors loaded.
-template <int J, int P>
+// 0. It is all the time that matters: J * P multiply-adds for J weights and P vectors loaded. ONE: of
+// a kernel with a single tap.
+template <int J, int P, bool ONE>
 static void multiply(const Input* in, const Input* end, int64_t q, const float* const* weights,
                      const int64_t* taps, int64_t count, bool start, int64_t plane, float* sums) {
   Vec sum[J][P];
@@ -47,14 +48,14 @@ static void multiply(const Input* in, const Input* end, int64_t q, const float* 
   }
   for (; in < end; ++in) {
     const float* x = in->map + q;
-    const int64_t column = in->column, *offset = taps - column;
-    if (count > 1)
-      for (int j = 0; j < J; ++j) __builtin_prefetch(w[j] + in[AHEAD].column);
+    const int64_t column = in->column, end_of_taps = column + (ONE ? 1 : count);
+    for (int j = 0; j < J && !ONE; ++j) __builtin_prefetch(w[j] + in[AHEAD].column);
 #pragma GCC unroll 1
-    for (int64_t t = column; t < column + count; ++t) {
+    for (int64_t t = column; t < end_of_taps; ++t) {
+      const float* tap = ONE ? x : x + taps[t - column];
       Vec v[P];
 #pragma GCC unroll 12
-      for (int p = 0; p < P; ++p) v[p] = *(const Vec*)(x + offset[t] + p * LANES);
+      for (int p = 0; p < P; ++p) v[p] = *(const Vec*)(tap + p * LANES);
 #pragma GCC unroll 4
       for (int j = 0; j < J; ++j)
 #pragma GCC unroll 12
@@ -64,12 +65,13 @@ static void multiply(const Input* in, const Input* end, int64_t q, const float* 
   for (int j = 0; j < J; ++j)
     for (int p = 0; p < P; ++p) *(Vec*)(sums + j * plane + p * LANES) = sum[j][p];
 }
-using Multiply = decltype(&multiply<1, 1>);
-template <int... I>  // of every size that a tile can have
+using Multiply = decltype(&multiply<1, 1, true>);
+template <bool ONE, int... I>  // of every size that a tile can have
 static std::array<Multiply, sizeof...(I)> kernels(std::integer_sequence<int, I...>) {
-  return {multiply<I / WIDEST + 1, std::min(I % WIDEST + 1, VECTORS[I / WIDEST + 1])>...};
+  return {multiply<I / WIDEST + 1, std::min(I % WIDEST + 1, VECTORS[I / WIDEST + 1]), ONE>...};
 }
-static const auto MULTIPLY = kernels(std::make_integer_sequence<int, WINNERS * WIDEST>());
+using Sizes = std::make_integer_sequence<int, WINNERS * WIDEST>;
+static const auto OF_ONE_TAP = kernels<true>(Sizes()), OF_TAPS = kernels<false>(Sizes());
 
 // The k largest of |g|, among equals the lower index, ascending: `rank_channels` of wta.py.
 static void choose(const float* g, int64_t channels, int64_t k, int64_t* winners) {
@@ -196,8 +198,8 @@ struct Work {  // what the tasks of a call have in common
           for (int64_t j = 0; j < tile->winners; ++j) weights[j] = conv.weight + channel[j] * row;
           const int64_t q = start(step) * LANES, length = start(step + 1) - start(step);
           float* sums = y.data + tile->image * y.image + tile->first * y.plane + q;
-          MULTIPLY[(tile->winners - 1) * WIDEST + length - 1](in, last, q, weights, taps, count,
-                                                              c == 0, y.plane, sums);
+          (count > 1 ? OF_TAPS : OF_ONE_TAP)[(tile->winners - 1) * WIDEST + length - 1](
+              in, last, q, weights, taps, count, c == 0, y.plane, sums);
         }
     }
   }

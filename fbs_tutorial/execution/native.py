@@ -158,6 +158,7 @@ def typed(lib: ctypes.CDLL) -> ctypes.CDLL:
         ("use_threads", None, [POINTER]),
         ("peak", ctypes.c_float, [INT]),
         ("measure_all", None, [POINTER, INT]),
+        ("spread", None, [POINTER] * 2 + [INT]),
         ("linear", INT, [POINTER] * 4 + [INT] * 4),
         ("convolve", INT, [POINTER] * 4 + [INT] * 2),
         ("layer", INT, [POINTER] * 4 + [INT] * 3),
@@ -351,6 +352,15 @@ class Planes(LazySum):
         tail = self._memory[1]
         return tail.as_strided((c.n, c.k), (c.k, 1), (c.s - tail.data_ptr()) // 4)
 
+    def averages(self) -> Tensor:
+        """The saliencies of all channels, ``[N, C, 1, 1]``: means of maps that are not negative."""
+        if not self.measured:
+            self.measure()
+        n, total, *_ = self.shape
+        y = torch.empty(n, total, 1, 1)
+        library().spread(ctypes.byref(self._c), y.data_ptr(), total)
+        return y
+
     def saliency(self, reduce: str = "l1") -> Tensor:
         known = reduce == "l1" or (reduce == "avg" and self.nonnegative)
         return self.measure() if known and self.c is not None else super().saliency(reduce)
@@ -362,7 +372,7 @@ class Planes(LazySum):
             return self.elementwise(operation, args, kwargs)
         over_all = operation is aten.mean.dim or (operation in AVERAGES and args == ([1, 1],))
         if c is not None and over_all and self.nonnegative:
-            return self.among_all(self.measure()).unflatten(1, (-1, 1, 1))
+            return self.averages()
         return super().on_maps(operation, args, kwargs)
 
     def elementwise(self, operation, args: tuple, kwargs: dict) -> "Planes":
@@ -593,3 +603,20 @@ class NativeMaxPool2d(nn.MaxPool2d):
         pointers = map(ctypes.byref, (c, y._c, (INT * 6)(*self.window)))
         library().max_pool(*pointers, torch.get_num_threads())
         return y
+
+
+class NativeAvgPool2d(nn.AdaptiveAvgPool2d):
+    """Means over whole maps, which are known already if they are not negative."""
+
+    def __init__(self, pool: nn.AdaptiveAvgPool2d):
+        super().__init__(pool.output_size)
+        self.to_one = _pair(pool.output_size) in ((1, 1), [1, 1])
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.to_one and isinstance(x, Planes) and x.c is not None and x.nonnegative:
+            return x.averages()
+        return super().forward(x)
+
+
+POOLS = {nn.MaxPool2d: NativeMaxPool2d, nn.AdaptiveAvgPool2d: NativeAvgPool2d}

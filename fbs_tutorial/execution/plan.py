@@ -115,7 +115,7 @@ def replacements(model: nn.Module, backend: str) -> dict[nn.Module, nn.Module]:
         pools = {nn.MaxPool2d: RowsMaxPool2d}
     elif backend == "native":
         kind, linear = native.NativeConv, native.NativeLinear
-        pools = {nn.MaxPool2d: native.NativeMaxPool2d}
+        pools = native.POOLS
     else:
         kind = ReferenceConv if backend == "reference" else CpuConv
     plain, inside, new = plain_modules(model), inside_gated(model), {}

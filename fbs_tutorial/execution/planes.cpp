@@ -89,6 +89,13 @@ void measure_all(const Maps* x, int64_t threads) {
   parallel(x->n * x->k, x->n * x->k * x->h * x->w, threads, [&](int64_t i) { measure(*x, i); });
 }
 
+// The saliencies of x, among zeros for the maps that are not there: out [n, total].
+void spread(const Maps* x, float* out, int64_t total) {
+  std::fill_n(out, x->n * total, 0.f);
+  for (int64_t j = 0; j < x->n * x->k; ++j)
+    out[j / x->k * total + (x->channels ? x->channels[j] : j % x->k)] = x->s[j];
+}
+
 // Max-pooling; y has the channels of x. window: kernel, stride and padding of rows and of columns.
 void max_pool(const Maps* x, const Maps* y, const int64_t* window, int64_t threads) {
   const int64_t *kernel = window, *stride = window + 2, *pad = window + 4;
