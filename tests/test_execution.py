@@ -1278,9 +1278,10 @@ def peak_memory(net, images):
     ],
     ids=["M-CifarNet", "M-CifarNet, 32 images", "VGG11"],
 )
-def test_allocates_no_more_than_the_dense_network(build, shape):
+@pytest.mark.parametrize("backend", ["cpu", "native"])
+def test_allocates_no_more_than_the_dense_network(build, shape, backend):
     dense, x = build().eval(), torch.rand(shape)
-    accelerated = accelerate(convert(dense, 0.5, gates="random"), "cpu")
+    accelerated = accelerate(convert(dense, 0.5, gates="random"), backend)
     expected = peak_memory(dense, x)
     assert expected > x.nbytes
     assert peak_memory(accelerated, x) <= expected  # the first time, with all it gathers into

@@ -111,7 +111,7 @@ struct Layout {  // of a copied map: every phase (row mod stride, column mod str
   Layout(const Conv& conv, const Maps& x, int64_t pitch) : pitch(pitch) {
     for (int i = 0; i < 2; ++i)
       phases[i] = std::min(conv.stride[i], (conv.kernel[i] - 1) * conv.dilation[i] + 1);
-    size = (x.h + 2 * conv.pad[0] + conv.stride[0] - 1) / conv.stride[0] * pitch;
+    size = (x.h + 2 * conv.pad[0] + conv.stride[0] - 1) / conv.stride[0] * pitch + LANES;
   }
   int64_t offset(const Conv& conv, int64_t row, int64_t column) const {
     const int64_t phase = row % conv.stride[0] * phases[1] + column % conv.stride[1];
@@ -119,22 +119,26 @@ struct Layout {  // of a copied map: every phase (row mod stride, column mod str
   }
 };
 
-// Copy a map with its padding, so that neighbours in a plane are neighbours of the output.
+// Copy a map with its padding, so that neighbours in a plane are neighbours of the output. A row may
+// be written too far: what follows is written later, or is not read.
 static void lay_out(const float* map, const Maps& x, const Conv& conv, const Layout& to, float* out) {
   static thread_local std::vector<float> line;
-  const int64_t stride = conv.stride[1];
-  line.assign(to.pitch * stride + to.phases[1], 0.f);
+  const int64_t stride = conv.stride[1], pad = conv.pad[1], size = to.size;
+  const bool bordered = x.border && conv.pad[0] <= 1 && pad <= 1;  // then zeros are there already
+  const int64_t whole = (to.pitch + LANES - 1) / LANES * LANES;
+  line.assign(whole * stride + to.phases[1], 0.f);
   for (int64_t a = 0; a < to.phases[0]; ++a) {
-    float *row = out + a * to.phases[1] * to.size, *const l = line.data();
+    float* row = out + a * to.phases[1] * size;
     for (int64_t r = a - conv.pad[0]; r < x.h + conv.pad[0]; r += conv.stride[0], row += to.pitch) {
-      if (r < 0 || r >= x.h) std::fill_n(l + conv.pad[1], x.w, 0.f);
-      else std::memcpy(l + conv.pad[1], map + r * x.pitch, x.w * sizeof(float));
-      for (int64_t b = 0; b < to.phases[1]; ++b)
-        if (stride == 2)  // the common case, so that it is vectorised
+      const float* l = bordered ? map + r * x.pitch - pad : line.data();
+      if (!bordered && (r < 0 || r >= x.h)) std::fill_n(line.begin() + pad, x.w, 0.f);
+      else if (!bordered) std::copy_n(map + r * x.pitch, x.w, line.begin() + pad);
+      if (stride == 2 && to.phases[1] == 2)  // the common case, so that it is vectorised
 #pragma omp simd
-          for (int64_t c = 0; c < to.pitch; ++c) row[b * to.size + c] = l[2 * c + b];
-        else
-          for (int64_t c = 0; c < to.pitch; ++c) row[b * to.size + c] = l[c * stride + b];
+        for (int64_t c = 0; c < whole; ++c) row[c] = l[2 * c], row[size + c] = l[2 * c + 1];
+      else
+        for (int64_t b = 0; b < to.phases[1]; ++b)
+          for (int64_t c = 0; c < to.pitch; ++c) row[b * size + c] = l[c * stride + b];
     }
   }
 }
@@ -285,7 +289,7 @@ int64_t convolve(const Conv* conv, const Maps* x, const Maps* y, const float* pi
   // A task is some tiles and a block of pixels, in steps of so many vectors. How it is divided
   // does not depend on the number of threads: so sums are always of the same parts.
   const int64_t steps = (vectors + VECTORS[widest] - 1) / VECTORS[widest], all = tiles.size();
-  const int64_t tasks = std::min<int64_t>(64, 1 + macs / TASK);
+  const int64_t tasks = std::min<int64_t>(32, 1 + macs / (3 * TASK));
   const int64_t blocks = std::min(steps, std::max<int64_t>(1, tasks * TILES / (all + TILES - 1)));
   const int64_t together = std::min<int64_t>(TILES, std::max<int64_t>(1, all * blocks / tasks));
   const int64_t strips = (all + together - 1) / together;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #if defined(__AVX512F__)  // floats in a vector; vectors in a tile, at most, and of so many winners
@@ -113,10 +114,15 @@ void max_pool(const Maps* x, const Maps* y, const int64_t* window, int64_t threa
       for (int64_t q = from + 1; q < end; ++q)
 #pragma omp simd
         for (int64_t c = 0; c < x->w; ++c) row[c] = larger(row[c], map[q * x->pitch + c]);
-      for (int64_t c = 0; c < y->w; ++c) put[c] = t[c * stride[1]];
-      for (int64_t b = 1; b < kernel[1]; ++b)
+      const auto across = [&](auto step) {
 #pragma omp simd
-        for (int64_t c = 0; c < y->w; ++c) put[c] = larger(put[c], t[c * stride[1] + b]);
+        for (int64_t c = 0; c < y->w; ++c) put[c] = t[c * step];
+        for (int64_t b = 1; b < kernel[1]; ++b)
+#pragma omp simd
+          for (int64_t c = 0; c < y->w; ++c) put[c] = larger(put[c], t[c * step + b]);
+      };
+      if (stride[1] == 2) across(std::integral_constant<int64_t, 2>());  // so it is vectorised
+      else across(stride[1]);
     }
     measure(*y, i);
   });
