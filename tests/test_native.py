@@ -313,16 +313,14 @@ def test_networks(name):
     for layer in gated_layers(net).values():
         random_predictor(layer, 0.03)  # larger gates would grow from layer to layer
     net = calibrated(net, images)
+    fast = accelerate(net, "native")
     for x in (images[:2], images[:1]):
         expected = net(x)
         gates = {n: winner_mask(m.saliency, m.density) for n, m in gated_layers(net).items()}
-        fast = accelerate(net, "native")
         with forced_gates(fast, gates):
             assert_same(fast(x), expected)
-    for backend in ("auto", "cpu", "native"):
-        fast = accelerate(net, backend)
-        with forced_gates(fast, gates), forced_gates(net, gates):
-            assert executed_macs(fast, x) == counted_macs(net, x)
+    with forced_gates(fast, gates), forced_gates(net, gates):
+        assert executed_macs(fast, x) == counted_macs(net, x)
 
 
 def test_counted_also_where_the_kernel_selects():
@@ -495,7 +493,7 @@ def test_compilers_and_vectors_of_other_lengths(compiler, flag, tmp_path, monkey
     monkeypatch.setattr(native, "library", lambda: lib)
     native.plane_and_size.cache_clear()
     try:
-        for shape in SHAPES[::3]:
+        for shape in SHAPES[::7]:
             test_every_kind_of_convolution(shape)
     finally:
         native.plane_and_size.cache_clear()
