@@ -15,10 +15,10 @@ CIFAR := fbs_tutorial/assets/cifar10
 CORE := calibrate contract convert dynamics errors execution gated graph losses macs packaging saliency tables wta
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test quick lint unit nbval test-gpu run notebooks digits bench bench-gpu budget gpu ablation clean
+.PHONY: help setup lab test quick lint unit nbval test-gpu test-native-asan run notebooks digits bench bench-gpu budget gpu ablation clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/ready ## make .venv with everything; does nothing when it is up to date
 
@@ -29,6 +29,7 @@ $(VENV)/ready: pyproject.toml
 	@touch $@
 
 lab: setup ## open notebook 00 in JupyterLab (PORT=8888 IP=localhost)
+	@$(BIN)/python -c "from fbs_tutorial.execution import native; native.available()" &
 	$(BIN)/python -m jupyterlab --allow-root --ip $(IP) --port $(PORT) --ServerApp.log_level=WARN \
 	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
@@ -50,6 +51,11 @@ nbval: setup
 
 test-gpu: setup ## the tests of the CUDA backend, those that need an NVIDIA GPU among them
 	$(BIN)/python -m pytest -q tests/test_cuda.py
+
+test-native-asan: setup ## the tests of the C++ kernel with memory and undefined behaviour watched
+	XDG_CACHE_HOME=build CXX=g++ CXXFLAGS="-g -fsanitize=address,undefined -fno-sanitize-recover" \
+	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest -q -x tests/test_native.py
 
 run: setup ## execute every notebook headless; the executed copies go to build/
 	$(BIN)/python tools/run_notebooks.py --out build $(NOTEBOOKS)

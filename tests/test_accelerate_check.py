@@ -9,6 +9,7 @@ import threading
 import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -19,12 +20,15 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from fbs_tutorial import ChannelPruning, GatedConv2d, accelerate, count_macs, set_density
-from fbs_tutorial.execution import check
+import fbs_tutorial
+from fbs_tutorial import ChannelPruning, GatedConv2d, count_macs, set_density
+from fbs_tutorial.execution import check, native
 from fbs_tutorial.execution.cpu import CpuConv
 from fbs_tutorial.execution.layers import SparseConv2d, SparseGatedConv2d
 from fbs_tutorial.method.gated import forced_gates, gated_layers
 from fbs_tutorial.models import mcifarnet
+
+accelerate = partial(fbs_tutorial.accelerate, backend="cpu")  # in which faults are planted
 
 
 def network():
@@ -83,6 +87,22 @@ def test_a_layer_that_differs_is_named_and_runs_masked(faulty):
     assert said == []
     set_density(fast, 1.0), set_density(net, 1.0)  # masked layers too
     assert difference(fast(X), net(X)) < 1e-4
+
+
+@pytest.mark.needs(compiler=bool(native.compilers()))
+def test_a_layer_of_the_compiled_kernel_that_differs_runs_masked(monkeypatch):
+    right = native.NativeConv.execute
+
+    def wrong(self, layer, x):
+        g, y = right(self, layer, x)
+        return g, y + 1
+
+    monkeypatch.setattr(native.NativeConv, "execute", wrong)
+    net = network()
+    fast = fbs_tutorial.accelerate(net, "native")
+    y, said = warned(lambda: fast(X))
+    assert difference(y, net(X)) < 1e-4
+    assert len(said) == 1 and "runs 0 masked" in said[0]
 
 
 def test_without_the_check_nothing_is_compared(faulty):
@@ -247,7 +267,7 @@ def test_it_is_done_once_also_by_copies_and_threads(monkeypatch):
     net = network()
     fast = accelerate(net)
     with ThreadPoolExecutor(4) as pool:
-        for y in pool.map(accelerate(nn.Sequential(net[0]).eval(), "cpu"), [X] * 8):
+        for y in pool.map(accelerate(nn.Sequential(net[0]).eval()), [X] * 8):
             assert difference(y, net[0](X)) < 1e-4
     assert len(runs) == 1 and runs.pop() != threading.get_ident()
     twin = copy.deepcopy(fast)

@@ -30,6 +30,7 @@ from fbs_tutorial import (
     set_density,
 )
 from fbs_tutorial.data import as_tensors
+from fbs_tutorial.execution import native
 from fbs_tutorial.execution.compact import Compact
 from fbs_tutorial.execution.layers import SparseConv2d
 from fbs_tutorial.method.convert import gate_layer
@@ -37,7 +38,7 @@ from fbs_tutorial.method.gated import Gated, forced_gates, gated_layers
 from fbs_tutorial.method.wta import winner_mask
 from fbs_tutorial.models import mcifarnet
 
-BACKENDS = ["reference", "cpu"]
+BACKENDS = ["reference", "cpu", *["native"] * bool(native.compilers())]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
@@ -1278,9 +1279,10 @@ def peak_memory(net, images):
     ],
     ids=["M-CifarNet", "M-CifarNet, 32 images", "VGG11"],
 )
-def test_allocates_no_more_than_the_dense_network(build, shape):
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+def test_allocates_no_more_than_the_dense_network(build, shape, backend):
     dense, x = build().eval(), torch.rand(shape)
-    accelerated = accelerate(convert(dense, 0.5, gates="random"), "cpu")
+    accelerated = accelerate(convert(dense, 0.5, gates="random"), backend)
     expected = peak_memory(dense, x)
     assert expected > x.nbytes
     assert peak_memory(accelerated, x) <= expected  # the first time, with all it gathers into

@@ -70,6 +70,13 @@ def resnet18(width: float = 1.0) -> nn.Module:
     return model
 
 
+def from_torchvision(name: str, width: float = 1.0) -> nn.Module:
+    """A network of torchvision, always as wide as it is."""
+    from torchvision import models
+
+    return getattr(models, name)(weights=None)
+
+
 def three_layers(channels: int, width: float = 1.0) -> nn.Sequential:
     """A layer (``"1"``) between its neighbours: 3x3 convolution, batch norm, ReLU each."""
     k, blocks = active_channels(channels, width), []
@@ -85,6 +92,10 @@ NETWORKS = {
         Case("mcifarnet", partial(mcifarnet, 10), (3, 32, 32), {"cpu": (1, 32), "cuda": (1, 256)}),
         Case("resnet18", resnet18, (3, 224, 224), {"cpu": (1,), "cuda": (64,)}),
         Case("vgg16", vgg16, (3, 224, 224), {"cpu": (1,), "cuda": (1, 32)}),
+        *(
+            Case(name, partial(from_torchvision, name), (3, 224, 224), {"cpu": (1,)}, narrow=False)
+            for name in ("resnet50", "mobilenet_v2")
+        ),
     )
 }
 LAYERS = [

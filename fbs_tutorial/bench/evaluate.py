@@ -252,7 +252,10 @@ def _times(rows: Sequence[dict], batch: int) -> str:
     lines = []
     for row in rows:
         times, d = row["times"], row["density"]
-        found = [find(times, "masked", d), find(times, "accelerated", d)]
+        found = [
+            find(times, "masked", d),
+            find(times, "native", d) or find(times, "accelerated", d),
+        ]
         cells = [milliseconds(v) if v else "" for v in found]
         share = f"{found[1]['time_share']:.2f}" if found[1] else ""
         lines.append([_name(row), milliseconds(find(times, times["dense_best"])), *cells, share])

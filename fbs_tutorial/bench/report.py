@@ -16,10 +16,12 @@ def find(row: dict, variant: str, density: float | None = None) -> dict | None:
 def progress(row: dict) -> str:
     """The line that says a row is there."""
     best = three_digits(find(row, row["dense_best"])["median_ms"])
+    kinds = {v["variant"] for v in row["variants"]}
+    fastest = "native" if "native" in kinds else "accelerated"
     shares = [
         f", {v['time_share']:.2f} of it at density {v['density']:g}"
         for v in row["variants"]
-        if v["variant"] == "accelerated"
+        if v["variant"] == fastest
     ]
     return f"{title(row)}: {row['dense_best']} {best} ms" + "".join(shares)
 
@@ -44,12 +46,32 @@ def tables(results: dict) -> str:
     first = [row for row in results["rows"] if row["precision"] == "fp32"]
     second = [row for row in results["rows"] if row["precision"] != "fp32"]
     parts = [_two_tables(first, results["densities"])]
+    if rates := rates_table(results):
+        parts.append(rates)
     if second:
         parts += [SECOND_TABLE, _two_tables(second, results["densities"])]
     left_out = [f"{what} ({why})" for what, why in results.get("left_out", {}).items()]
     if left_out:
         parts.append(f"Not measured: {'; '.join(left_out)}.")
     return "\n\n".join(parts)
+
+
+def rates_table(results: dict) -> str:
+    """Billions of multiply-adds a second that single layers reach, beside what the cores can do."""
+    layers = [row for row in results["rows"] if row["kind"] == "layer"]
+    if not layers or "peak_gmacs" not in results["machine"]:
+        return ""
+    columns = [(kind, d) for kind in ("accelerated", "native") for d in results["densities"]]
+    head = ["GMAC/s", "dense", *(f"{kind} {d:g}" for kind, d in columns)]
+    lines = []
+    for row in layers:
+        found = [find(row, row["dense_best"]), *(find(row, *column) for column in columns)]
+        rates = [v and row["batch"] * v["macs"] / v["median_ms"] / 1e6 for v in found]
+        lines.append([title(row), *(f"{rate:.0f}" if rate else "" for rate in rates)])
+    return (
+        f"Multiply-adds that are executed, in billions a second. A loop of nothing else reaches "
+        f"{results['machine']['peak_gmacs']:.0f} here:\n\n{markdown(head, lines, padded=True)}"
+    )
 
 
 SECOND_TABLE = (
@@ -68,10 +90,12 @@ def _two_tables(rows: Sequence[dict], densities: Sequence[float]) -> str:
     dense = "Dense, milliseconds per call, median (quartiles):\n\n" + markdown(
         head, lines, padded=True
     )
-    head = ["", "density", "masked", "accelerated", "oracle", "ideal"]
-    head += ["MACs executed", "oracle's MACs", "efficiency", "oracle's"]
+    kinds = {v["variant"] for row in rows for v in row["variants"]}
+    fast = ["accelerated", *({"native"} & kinds)]
+    head = ["", "density", "masked", *fast, "oracle", "ideal", "MACs executed", "oracle's MACs"]
+    head += ["efficiency", *(f"{kind}'s" for kind in (*fast[1:], "oracle"))]
     lines = [
-        [title(row), f"{d:g}", *_shares(row, d)]
+        [title(row), f"{d:g}", *_shares(row, d, fast)]
         for row in rows
         for d in densities
         if find(row, "masked", d) or find(row, "accelerated", d)
@@ -86,14 +110,13 @@ def _two_tables(rows: Sequence[dict], densities: Sequence[float]) -> str:
     return f"{dense}\n\n{shares}{markdown(head, lines, padded=True)}"
 
 
-def _shares(row: dict, density: float) -> list[str]:
-    kinds = ("masked", "accelerated", "oracle")
-    masked, fast, oracle = (find(row, kind, density) for kind in kinds)
-    cells = [_share(row, m) if m else "" for m in (masked, fast, oracle)]
+def _shares(row: dict, density: float, fast: list[str]) -> list[str]:
+    skipping = [find(row, kind, density) for kind in fast]
+    masked, oracle = (find(row, kind, density) for kind in ("masked", "oracle"))
+    cells = [_share(row, m) if m else "" for m in (masked, *skipping, oracle)]
     cells.append(f"{masked['ideal_share']:.3f}" if masked else "")
-    for key, form in (("macs_share", ".3f"), ("efficiency", ".2f")):
-        cells += [f"{m[key]:{form}}" if m else "" for m in (fast, oracle)]
-    return cells
+    cells += [f"{m['macs_share']:.3f}" if m else "" for m in (skipping[0], oracle)]
+    return cells + [f"{m['efficiency']:.2f}" if m else "" for m in (*skipping, oracle)]
 
 
 def _share(row: dict, measured: dict) -> str:

@@ -1,13 +1,15 @@
 """Measure what skipping saves: ``python -m fbs_tutorial bench``.
 
 Networks and single layers with random weights, or a network from a file, run by turns in one
-process, in six ways:
+process, in seven ways:
 
 - *dense*: the plain network, in PyTorch's two layouts, as it is and with its batch norms folded
   into the convolutions. The fastest of these four is the *best dense*, and all shares refer to it.
 - *compiled*: the plain network through ``torch.compile``; it is not among those four.
 - *masked*: the gated network as it is, which computes every channel and multiplies losers by 0.
 - *accelerated*: `accelerate` of the gated network, with saliencies, predictors and selection.
+- *native*: the same on a CPU with the C++ kernel that gathers nothing, where it can be built;
+  *accelerated* there is the backend that gathers.
 - *oracle*: a small plain network with only ``active_channels(C, d)`` channels in each layer, its
   batch norms folded. It need not choose nor gather. In ResNet-18 only the inside of each block is
   narrow, since the sums need their channels; it does more MACs than the gated network, so compare
@@ -15,7 +17,7 @@ process, in six ways:
 - *ideal*: not run; the share of MACs by gates, about d squared.
 
 On a GPU float32 comes first, its products in full precision, then a second table: TF32 and
-bfloat16, or float16 where the GPU has neither. All six ways have the same precision each time, and
+bfloat16, or float16 where the GPU has neither. All ways have the same precision each time, and
 predictors stay in float32. cuDNN chooses its routines by trying. Networks run kernel by kernel and
 as CUDA graphs; layers, and the second table, as graphs alone.
 """
@@ -30,6 +32,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoints import load_weights
+from ..execution import native
 from ..method.gated import is_gated
 from ..method.wta import check_density
 from ..training.settings import RunError
@@ -234,6 +237,8 @@ def _provenance(device: str, quick: bool) -> dict:
 
     facts = machine(device)
     facts["versions"]["torchvision"] = torchvision.__version__
+    if device == "cpu" and native.available():
+        facts["peak_gmacs"] = native.peak() * facts["threads"]
     return {
         "machine": facts,
         "device": device,

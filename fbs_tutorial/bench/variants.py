@@ -1,4 +1,4 @@
-"""The ways in which a case is executed: dense, masked, accelerated, oracle, compiled; as graphs.
+"""The ways in which a case is executed: dense, masked, accelerated, native, oracle, compiled.
 
 Each `Variant` holds a module, its inputs and what one image costs so.
 """
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..execution import accelerate
+from ..execution import accelerate, native
 from ..execution.compact import Compact
 from ..execution.layers import SparseConv
 from ..method.convert import convert, random_predictor
@@ -93,11 +93,12 @@ def variants_of(
         inputs = inputs_of(masked.to(dtype), rounded, case.part)
         module = masked.get_submodule(case.part)
         variants.append(Variant("masked", module, inputs, dense + overhead, d, ideal))
-        fast = accelerate(masked, device)
-        inputs = inputs_of(fast, rounded, case.part)
-        module = fast.get_submodule(case.part)
-        macs = executed_macs(module, inputs, batch)
-        variants.append(Variant("accelerated", module, inputs, macs, d, ideal))
+        for kind, backend in executing(device):
+            fast = accelerate(masked, backend)
+            inputs = inputs_of(fast, rounded, case.part)
+            module = fast.get_submodule(case.part)
+            macs = executed_macs(module, inputs, batch)
+            variants.append(Variant(kind, module, inputs, macs, d, ideal))
         if not case.narrow:
             continue
         small = fit_norms(case.make(d).to(device), calibration)
@@ -106,6 +107,12 @@ def variants_of(
         if device == "cuda":  # where either layout may be the faster one
             variants.append(replace(nchw, kind=OTHER_ORACLE, density=d))
     return variants
+
+
+def executing(device: str) -> list[tuple[str, str]]:
+    """The kinds of variants that skip on a device, and the backend of each."""
+    native_too = device == "cpu" and native.available()
+    return [("accelerated", device)] + [("native", "native")] * native_too
 
 
 def _plain(case: Case, calibration: Tensor) -> nn.Module:

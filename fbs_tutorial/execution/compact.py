@@ -1,6 +1,7 @@
 """Feature maps of some channels that stand in for a tensor of all of them."""
 
 import copy
+import weakref
 from collections.abc import Callable
 
 import torch
@@ -29,18 +30,22 @@ def in_eval_mode(args: tuple) -> bool:
     return not args[2]
 
 
+PLAIN_RELUS = (aten.relu.default, aten.relu_.default)
 # Operations that compute an output channel from the input channel of the same index, and 0 from 0,
 # and the arguments with which they do. Those that PyTorch is made of others, such as `max_pool2d`,
 # are met in inference mode only.
 RELUS = {
-    **dict.fromkeys((aten.relu.default, aten.relu_.default), always),
+    **dict.fromkeys(PLAIN_RELUS, always),
     **dict.fromkeys((aten.relu6.default, aten.relu6_.default), always),
     **dict.fromkeys((aten.hardtanh.default, aten.hardtanh_.default), from_0_to_6),
 }
-ON_MAPS = {
+ELEMENTWISE = {
     **RELUS,
     **dict.fromkeys((aten.silu.default, aten.silu_.default, aten.gelu.default), always),
     **dict.fromkeys((aten.hardswish.default, aten.hardswish_.default), always),
+}
+ON_MAPS = {
+    **ELEMENTWISE,
     **dict.fromkeys((aten.max_pool2d.default, aten.max_pool2d_with_indices.default), always),
     **dict.fromkeys((aten.avg_pool2d.default, aten.adaptive_max_pool2d.default), always),
     aten.adaptive_avg_pool2d.default: always,
@@ -163,6 +168,97 @@ class Compact(Tensor):
 
     def __reduce_ex__(self, protocol: int) -> tuple:
         return self.fill_in().__reduce_ex__(protocol)
+
+
+def _settled(name: str) -> property:
+    slot = getattr(Compact, name)
+
+    def get(self: "LazySum"):
+        self.settle()
+        return slot.__get__(self)
+
+    return property(get, slot.__set__)
+
+
+class LazySum(Compact):
+    """Compact maps to which others can be added later.
+
+    Full maps that are added in place, as in a residual block, are not added at once: most often a
+    ReLU follows, and then one pass fills in, adds, cuts off and measures. Whoever reads before that
+    gets the sum.
+    """
+
+    __slots__ = ("addend", "lent", "reader")
+    maps, channels, nonnegative = map(_settled, ("maps", "channels", "nonnegative"))
+
+    def set_up(self) -> None:
+        """What every new one starts with."""
+        self.addend = None  # what is still to be added
+        self.lent = False  # whether somebody else may write to the maps
+        self.reader = None  # refers to the sum whose addend this is
+
+    @classmethod
+    def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
+        x = args[0]
+        if isinstance(x, LazySum) and not kwargs:
+            if operation is aten.add_.Tensor and x.waits_for(args[1]):
+                return x
+            if operation in PLAIN_RELUS and x.addend is not None:
+                return x.settle(relu=True) if operation is PLAIN_RELUS[1] else x.sum_of(relu=True)
+        return super().__torch_dispatch__(operation, types, args, kwargs)
+
+    def can_add(self, other: Compact) -> bool:
+        """Whether `sum_of` can add ``other``, of the same type, shape and dtype."""
+        return True
+
+    def sum_with(self, other: "LazySum", relu: bool) -> "LazySum":
+        """``self + other``, with ``relu`` its positive part, in one pass."""
+        raise NotImplementedError
+
+    def become(self, y: "LazySum") -> None:
+        """Take over what ``y`` holds."""
+        raise NotImplementedError
+
+    def waits_for(self, other: object) -> bool:
+        """Whether ``other`` will be added, later: nobody else can write to it in the meantime."""
+        self.settle()
+        self.settle_reader()
+        if type(other) is not type(self) or other is self or other.shape != self.shape:
+            return False
+        other.settle()
+        if other.lent or self.lent or other.dtype != self.dtype or not self.can_add(other):
+            return False
+        other.settle_reader()
+        self.addend, other.reader = other, weakref.ref(self)
+        return True
+
+    def settle(self, relu: bool = False) -> "LazySum":
+        """Add what is still to be added."""
+        if self.addend is not None:
+            y = self.sum_of(relu)
+            self.addend = None
+            self.become(y)
+        return self
+
+    def settle_reader(self) -> None:
+        """Let the sum be made that these maps are to be part of, before they change."""
+        reader = self.reader and self.reader()
+        if reader is not None and reader.addend is self:
+            reader.settle()
+        self.reader = None
+
+    def sum_of(self, relu: bool) -> "LazySum":
+        addend, self.addend = self.addend, None
+        try:
+            return self.sum_with(addend, relu)
+        finally:
+            self.addend = addend
+
+    def fill_in(self) -> Tensor:
+        self.settle_reader()
+        maps = super().fill_in()
+        self.lent = True
+        return maps
 
 
 def _of_the_full_maps(name: str):

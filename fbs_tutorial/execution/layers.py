@@ -1,6 +1,7 @@
 """What every way of executing a gated network has in common."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +57,14 @@ class SparseConv(nn.Module):
         """
         raise NotImplementedError
 
+    def execute(self, layer: "SparseGatedConv2d", x: Compact) -> tuple[Tensor, Compact]:
+        """All that a gated layer does: its saliencies ``g`` ``[N, C_out]``, and its output."""
+        s, g, winners, pi = self.select(layer, x)
+        if layer.ratio is not None:
+            pi = pi * (layer.ratio if winners is None else layer.ratio[winners])
+        y = self(x, s, winners, pi, relu=layer.activation is True)
+        return g, layer.activation(y) if isinstance(layer.activation, nn.Module) else y
+
     def select(self, gate: Gated, x: Compact) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Measure, predict, choose: ``s`` ``[N, width]``, saliencies ``g`` ``[N, C_out]``, the
         winners and their gates, ``[N, k]`` each."""
@@ -88,6 +97,9 @@ class SparseConv(nn.Module):
             )
         return size
 
+    def adopt(self, predictor: nn.Linear) -> None:
+        """Arrange the weights of a predictor as `execute` wants them."""
+
     def uncounted_macs(self, x: Compact, y: Compact) -> int:
         """MACs of ``forward(x, …) = y`` that PyTorch's ``FlopCounterMode`` does not see."""
         return 0
@@ -108,6 +120,7 @@ def padding_of(conv: nn.Conv2d) -> tuple[tuple[int, ...], str]:
     return (columns, columns, rows, rows), "constant"
 
 
+winners_of = lru_cache(maxsize=4096)(active_channels)  # which checks its arguments every time
 Backend = Callable[..., SparseConv]  # makes one from a convolution and its batch norm
 
 
@@ -124,6 +137,7 @@ class SparseGatedConv2d(Gated):
         self.conv = backend(layer.conv, layer.norm)
         self.conv.bias += layer.beta.detach()
         self.activation = layer.activation
+        self.conv.adopt(self.predictor)
         self.ratio: Tensor | None = None  # [C_out], see `hold_statistics`
         if layer.stored_densities is not None:
             self.hold_statistics(layer)
@@ -168,11 +182,9 @@ class SparseGatedConv2d(Gated):
 
     def forward(self, input: Tensor) -> Tensor:
         x = check_input(self, input, self.in_channels)
-        s, self.saliency, winners, pi = self.conv.select(self, x)
-        if self.ratio is not None:
-            pi = pi * (self.ratio if winners is None else self.ratio[winners])
-        y = self.conv(x, s, winners, pi, relu=self.activation is True)
-        return self.activation(y) if isinstance(self.activation, nn.Module) else y
+        # past setattr, which would look for parameters
+        self.__dict__["saliency"], y = self.conv.execute(self, x)
+        return y
 
     def predict(self, s: Tensor) -> Tensor:
         linear = self.predictor
@@ -238,7 +250,7 @@ def winners_and_gates(layer: Gated, g: Tensor) -> tuple[Tensor, Tensor]:
     density = layer.density
     if isinstance(density, Tensor):
         density = density.double().max().item()
-    k = active_channels(layer.out_channels, density)
+    k = winners_of(layer.out_channels, density)
     if layer.forced is not None or isinstance(layer.density, Tensor):
         g = layer.select(g)
     if layer.forced is not None:

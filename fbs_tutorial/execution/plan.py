@@ -8,13 +8,14 @@ from ..method.gated import ChannelPruning, Gated, GatedConv2d, gated_layers
 from ..method.graph import Parts, copied, last_convolution, read_directly, traceable_parts
 from ..method.rebuild import rebuild
 from ..method.vouch import altered, check_network, doubt, has_statistics, note
+from . import native
 from .check import SelfCheck
 from .compact import full
 from .cpu import CpuConv, SparseLinear
 from .layers import SparseChannelPruning, SparseConv, SparseConv2d, SparseGatedConv2d
 from .reference import ReferenceConv
 
-BACKENDS = ("auto", "reference", "cpu", "cuda")
+BACKENDS = ("auto", "reference", "cpu", "native", "cuda")
 
 
 def accelerate(model: nn.Module, backend: str = "auto", *, check: bool = True) -> nn.Module:
@@ -34,8 +35,9 @@ def accelerate(model: nn.Module, backend: str = "auto", *, check: bool = True) -
     Args:
         model: in eval mode, with gated layers; float32 or float64, on a GPU float16 or bfloat16
             too. Those are what is stored and multiplied: gates and sums are in float32.
-        backend: ``"reference"`` loops that are easy to read; ``"cpu"``; ``"cuda"``; ``"auto"`` the
-            one for the device the model is on.
+        backend: ``"reference"`` loops that are easy to read; ``"cpu"``; ``"native"``, the fastest
+            there, compiled at its first use, for float32; ``"cuda"``; ``"auto"`` the one for the
+            device the model is on, and ``"cpu"``, with a warning, where nothing compiles.
         check: before it runs for the first time, the first image of that batch goes through the
             accelerated network and through the masked one with the same winners. What differs by
             more than rounding (of the largest output 1e-4 in float32, 1e-10 in float64, 5e-3 in
@@ -43,17 +45,19 @@ def accelerate(model: nn.Module, backend: str = "auto", *, check: bool = True) -
 
     Raises:
         TypeError: ``model`` is not a module, or has a dtype that the backend does not do.
-        ValueError: an unknown backend, or a model that is not on its device; a model in training
-            mode, without a gated layer, or accelerated already.
+        ValueError: an unknown backend, one that cannot be built here, or a model that is not on
+            its device; a model in training mode, without a gated layer, or accelerated already.
     """
     check_model(model)
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     device, dtypes = check_tensors(model)
     if backend == "auto":
-        backend = "cuda" if device == "cuda" else "cpu"
+        backend = "cuda" if device == "cuda" else native.fastest(dtypes)
     check_device(backend, device)
     check_dtypes(backend, dtypes)
+    if backend == "native":
+        native.require()
     model = copied(model).requires_grad_(False).eval()
     counted, parts = outline(model), traceable_parts(model, blocks=True)
     names = {module: name for name, module in model.named_modules()}
@@ -123,12 +127,15 @@ def replacements(
     plain: list[nn.Module], inside: set[nn.Module], backend: str
 ) -> dict[nn.Module, nn.Module]:
     """Every module that is executed differently, and what by; those inside gated layers by them."""
-    pools = {}
+    pools, linear = {}, SparseLinear
     if backend == "cuda":
         from .cuda import cuda_conv as kind  # here, because Triton takes a while to import
         from .rows import RowsMaxPool2d
 
         pools = {nn.MaxPool2d: RowsMaxPool2d}
+    elif backend == "native":
+        kind, linear = native.NativeConv, native.NativeLinear
+        pools = native.POOLS
     else:
         kind = ReferenceConv if backend == "reference" else CpuConv
     new = {}
@@ -140,7 +147,7 @@ def replacements(
         elif type(module) is nn.Conv2d:
             new[module] = SparseConv2d(module, kind)
         elif type(module) is nn.Linear and backend != "cuda":  # where shapes cannot follow values
-            new[module] = SparseLinear(module)
+            new[module] = linear(module)
         elif type(module) in pools:
             new[module] = pools[type(module)](module)
         elif type(module) in (nn.Dropout, nn.Dropout2d):  # which do nothing in eval mode

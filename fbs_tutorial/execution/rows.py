@@ -1,14 +1,13 @@
 """Feature maps as `TritonConv` makes them: compact, in rows of pixels, with their sums."""
 
 import copy
-import weakref
 from math import ceil
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-from .compact import Compact, aten
+from .compact import Compact, LazySum
 from .roofline import power_of_2
 
 try:
@@ -18,25 +17,9 @@ try:
 except ImportError:  # there are no wheels for macOS and Windows
     triton = kernels = None
 
-RELUS = (aten.relu.default, aten.relu_.default)
 
-
-def _settled(name: str) -> property:
-    slot = getattr(Compact, name)
-
-    def get(self: "Rows"):
-        self.settle()
-        return slot.__get__(self)
-
-    return property(get, slot.__set__)
-
-
-class Rows(Compact):
+class Rows(LazySum):
     """Compact maps in channels_last memory, in rows that are padded with zeros to 16 bytes.
-
-    Full maps that are added in place, as in a residual block, are not added at once: most often a
-    ReLU follows, and then one pass fills in, adds, cuts off and sums up. Whoever reads before that
-    gets the sum.
 
     Args:
         maps, channels, total, nonnegative: as of `Compact`.
@@ -44,8 +27,7 @@ class Rows(Compact):
         rounded: whether all values are numbers of TF32.
     """
 
-    __slots__ = ("_sums", "addend", "lent", "reader", "rounded")
-    maps, channels, nonnegative = map(_settled, ("maps", "channels", "nonnegative"))
+    __slots__ = ("_sums", "rounded")
 
     @staticmethod
     def __new__(
@@ -58,10 +40,8 @@ class Rows(Compact):
         rounded: bool = False,
     ) -> "Rows":
         self = Compact.__new__(cls, maps, channels, total, nonnegative)
+        self.set_up()
         self._sums, self.rounded = sums, rounded
-        self.addend = None  # what is still to be added
-        self.lent = False  # whether somebody else may write to the maps
-        self.reader = None  # refers to `Rows` whose addend this is
         return self
 
     @property
@@ -69,51 +49,15 @@ class Rows(Compact):
         self.settle()
         return self._sums
 
-    @classmethod
-    def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
-        x = args[0]
-        if isinstance(x, Rows) and not kwargs:
-            if operation is aten.add_.Tensor and x.waits_for(args[1]):
-                return x
-            if operation in RELUS and x.addend is not None:
-                return x.settle(relu=True) if operation is RELUS[1] else x.sum_of(relu=True)
-        return super().__torch_dispatch__(operation, types, args, kwargs)
+    def can_add(self, other: Compact) -> bool:
+        return triton is not None
 
-    def waits_for(self, other: object) -> bool:
-        """Whether ``other`` will be added, later: nobody else can write to it in the meantime."""
-        self.settle()
-        self.settle_reader()
-        if type(other) is not Rows or other is self or other.shape != self.shape:
-            return False
-        other.settle()
-        if other.lent or self.lent or other.dtype != self.dtype or triton is None:
-            return False
-        other.settle_reader()
-        self.addend, other.reader = other, weakref.ref(self)
-        return True
+    def sum_with(self, other: "Rows", relu: bool) -> "Rows":
+        return add(self, other, relu)
 
-    def settle(self, relu: bool = False) -> "Rows":
-        """Add what is still to be added."""
-        if self.addend is not None:
-            y = self.sum_of(relu)
-            self.addend = None
-            self.maps, self.channels, self.nonnegative = y.maps, None, relu
-            self._sums, self.rounded = y.sums, False
-        return self
-
-    def settle_reader(self) -> None:
-        """Let the sum be made that these maps are to be part of, before they change."""
-        reader = self.reader and self.reader()
-        if reader is not None and reader.addend is self:
-            reader.settle()
-        self.reader = None
-
-    def sum_of(self, relu: bool) -> "Rows":
-        addend, self.addend = self.addend, None
-        try:
-            return add(self, addend, relu)
-        finally:
-            self.addend = addend
+    def become(self, y: "Rows") -> None:
+        self.maps, self.channels, self.nonnegative = y.maps, None, y.nonnegative
+        self._sums, self.rounded = y.sums, False
 
     def on_maps(self, operation, args: tuple, kwargs: dict) -> object:
         self.settle_reader()
@@ -129,9 +73,8 @@ class Rows(Compact):
         return spread(self)
 
     def fill_in(self) -> Tensor:
-        self.settle_reader()
         maps = super().fill_in()
-        self._sums, self.rounded, self.lent = None, False, True
+        self._sums, self.rounded = None, False
         return maps
 
     def __deepcopy__(self, memo: dict) -> "Rows":
