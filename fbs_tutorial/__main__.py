@@ -1,4 +1,4 @@
-"""``python -m fbs_tutorial``: the commands ``train``, ``prune``, ``evaluate`` and ``bench``."""
+"""``python -m fbs_tutorial``: the commands ``train``, ``prune``, ``evaluate``, ``bench``, ``live``."""
 
 import argparse
 import os
@@ -127,6 +127,16 @@ def _bench(options: argparse.Namespace) -> int:
     return 0
 
 
+def _live(options: argparse.Namespace) -> int:
+    from .lesson.live import payload, save_page
+
+    if Path(options.out).suffix != ".html":
+        raise ValueError(f"--out takes the name of a .html file, got {options.out!r}")
+    save_page(payload(), Path(options.out))
+    _say(f"open {options.out} in a browser: the network is in it and runs there, offline too")
+    return 0
+
+
 def _say(text: str) -> None:
     """Print what a command has found, once all of it is stored.
 
@@ -170,7 +180,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_prune(commands)
     _add_evaluate(commands)
     _add_bench(commands)
+    _add_live(commands)
     return parser
+
+
+def _add_live(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "live", help="write one page in which the digits network runs while you draw"
+    )
+    command.add_argument("--out", default="build/live.html", metavar="FILE.html")
+    command.set_defaults(run=_live, when_stopped="nothing was written")
 
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
