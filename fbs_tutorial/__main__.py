@@ -1,4 +1,4 @@
-"""``python -m fbs_tutorial``: the commands ``train``, ``prune``, ``evaluate``, ``bench``, ``live``."""
+"""``python -m fbs_tutorial``: commands ``train``, ``prune``, ``evaluate``, ``bench``, ``live``."""
 
 import argparse
 import os

@@ -115,7 +115,6 @@ function untouched(payload, samples) {
  * Puts the picture into `root`.
  * @param {Object} [options]
  * @param {(state: Object) => void} [options.onCommit]  called when a stroke, a drag or a click ends
- * @param {(image, choices) => Promise} [options.compute]  in place of the arithmetic of engine.js
  * @returns {{set: Function, state: Function, destroy: Function}}
  */
 export function mount(root, payload, options = {}) {
@@ -206,7 +205,8 @@ export function mount(root, payload, options = {}) {
 
   function drawStrip() {
     const width = widthOf(".fbs-strip");
-    const unit = Math.max(0.5, Math.min(1, Math.floor((4 * (width - 190)) / 512) / 4));
+    const [beside, parts] = width < 560 ? [120, 16] : [200, 4]; // pixels that are no kernels
+    const unit = Math.max(1 / 4, Math.min(1, Math.floor((parts * (width - beside)) / 512) / parts));
     payload.layers.forEach((layer, i) => {
       const box = $(`[data-layer="${i}"]`);
       const marked = { row: i === state.layer ? state.channel : null, column: i === state.layer + 1 ? state.channel : null };
@@ -268,8 +268,10 @@ export function mount(root, payload, options = {}) {
     const fate = here.winners[channel]
       ? here.pi[channel] === 0 ? "wins with gate 0, so its map is empty" : "wins and is computed"
       : "loses and is skipped";
-    const why = forced ? `, forced ${forced > 0 ? "on" : "off"}` : "";
-    return `Channel ${channel}: g = ${here.g[channel].toFixed(2)}, rank ${here.order.indexOf(channel) + 1} of ${here.g.length}; it ${fate}${why}`;
+    const own = state.g[state.layer].has(channel);
+    const why = forced ? `, forced ${forced > 0 ? "on" : "off"}` : own ? ", with your g" : "";
+    const rank = here.g.filter((g, c) => g > here.g[channel] || (g === here.g[channel] && c < channel)).length + 1;
+    return `Channel ${channel}: g = ${here.g[channel].toFixed(2)}, rank ${rank} of ${here.g.length}; it ${fate}${why}`;
   }
 
   function drawOne(here) {
@@ -291,9 +293,9 @@ export function mount(root, payload, options = {}) {
     }
     const own = here.winners, theirs = other.layers[state.layer].winners;
     const shared = own.reduce((sum, win, c) => sum + (win && theirs[c]), 0);
-    const whom = state.compare === "mean" ? "of the mean gate" : `of that ${state.donor}`;
+    const whom = state.compare === "mean" ? "with the mean gate" : `for that ${state.donor}`;
     const only = state.layer === 0 ? " This layer has one input, hence one number to decide by: it always chooses the same." : "";
-    return `<i class="fbs-diamond"></i>${shared} of its ${count(own)} winners are winners ${whom}, too; the others are marked.${only}`;
+    return `<i class="fbs-diamond"></i>${shared} of its ${count(own)} winners also win ${whom}; the others are marked.${only}`;
   }
 
   function say() {
@@ -443,17 +445,18 @@ export function mount(root, payload, options = {}) {
   /** 1 wins, -1 loses, 0 as g says. */
   function force(channel, how) {
     state.forced[state.layer][channel] = how;
-    if (how === 0) state.g[state.layer].delete(channel);
+    state.g[state.layer].delete(channel);
     change({ channel });
     commit();
   }
 
   function turnAround(channel) {
     const forced = state.forced[state.layer][channel];
-    force(channel, forced ? 0 : result.layers[state.layer].winners[channel] ? -1 : 1);
+    force(channel, forced || state.g[state.layer].has(channel) ? 0 : result.layers[state.layer].winners[channel] ? -1 : 1);
   }
 
   function setG(channel, wanted) {
+    state.forced[state.layer][channel] = 0;
     state.g[state.layer].set(channel, Math.max(0, Math.min(top[state.layer], wanted)));
     change({ channel });
   }
@@ -482,7 +485,9 @@ export function mount(root, payload, options = {}) {
     });
     on(chips, "click", (event) => {
       const channel = channelOf(event.target);
-      if (channel !== undefined && event.pointerType === "touch") turnAround(Number(channel));
+      if (channel !== undefined && event.pointerType !== "mouse" && event.pointerType !== "pen") {
+        turnAround(Number(channel)); // a finger, or a screen reader
+      }
     });
     on(chips, "focusin", (event) => {
       for (const chip of chips.children) chip.tabIndex = chip === event.target ? 0 : -1;
@@ -527,6 +532,7 @@ export function mount(root, payload, options = {}) {
   drawThumbs();
   compute();
   draw();
+  hideStill(root);
   const watch = new ResizeObserver(update); // a canvas that was out of sight, or has a new width
   watch.observe(root);
 
@@ -544,6 +550,13 @@ export function mount(root, payload, options = {}) {
       clearTimeout(labels);
     },
   };
+}
+
+/** In a notebook a still picture stands before this one, for pages where nothing can move. */
+function hideStill(root) {
+  for (const image of root.closest(".jp-OutputArea, .output")?.querySelectorAll("img") ?? []) {
+    if (!root.contains(image)) image.style.display = "none";
+  }
 }
 
 // Only what differs is written, so that few elements change in a frame.

@@ -2,6 +2,7 @@
 // height, strokes of even width, on a 32 x 32 grid whose 4 x 4 blocks are counted.
 
 const GRID = 32;
+const WIDTH = 20; // the widest digit on it
 const INK = 0.305; // the share of ink in the data set's images, nearly the same for every digit
 const SPACING = 1 / 40; // between the points of a resampled stroke, as a share of the drawing
 
@@ -78,12 +79,16 @@ export function drawn(segments) {
   return bitmap;
 }
 
-/** Scaled so that the ink is as high as the grid, its aspect kept, centred from left to right. */
+/**
+ * Scaled so that the ink is as high as the grid; its aspect is kept unless it would be wider than
+ * the box of the data set's digits; centred from left to right.
+ */
 function fit(segments, pen) {
   const [left, top, right, bottom] = box(segments.flatMap(([a, b, c, d]) => [[a, b], [c, d]]));
-  const scale = (GRID - pen) / Math.max(bottom - top, right - left);
-  const x = (value) => GRID / 2 + (value - (left + right) / 2) * scale;
-  const y = (value) => GRID / 2 + (value - (top + bottom) / 2) * scale;
+  const scaleY = (GRID - pen) / Math.max(bottom - top, (right - left) / 3);
+  const scaleX = Math.min(scaleY, (WIDTH - pen) / Math.max(right - left, 1e-6));
+  const x = (value) => GRID / 2 + (value - (left + right) / 2) * scaleX;
+  const y = (value) => GRID / 2 + (value - (top + bottom) / 2) * scaleY;
   return segments.map(([x0, y0, x1, y1]) => [x(x0), y(y0), x(x1), y(y1)]);
 }
 

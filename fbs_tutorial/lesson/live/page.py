@@ -4,20 +4,13 @@ import json
 import re
 from pathlib import Path
 
-from ..plots import style
 from .payload import path_of
 
 MODULES = ("engine.js", "digits.js", "view.js", "app.js")  # each uses those before it alone
-COLOURS = {
-    "blue": style.BLUE, "orange": style.ORANGE, "green": style.GREEN, "purple": style.PURPLE,
-    "grey": style.GREY, "darkGrey": style.DARK_GREY, "black": style.BLACK,
-}  # fmt: skip
-
 # Every place that is still empty is filled: two pictures on a page do not fight.
 START = """
-for (const place of document.querySelectorAll("[data-fbs-live]:empty, [data-fbs-live] > noscript")) {
-  const root = place.closest("[data-fbs-live]");
-  if (!root.classList.contains("fbs-live")) mount(root, PAYLOAD, { still: true });
+for (const root of document.querySelectorAll("[data-fbs-live]:not(.fbs-live)")) {
+  mount(root, PAYLOAD);
 }
 """
 
@@ -25,6 +18,11 @@ for (const place of document.querySelectorAll("[data-fbs-live]:empty, [data-fbs-
 def script() -> str:
     """All modules as one text without imports and exports; `mount` is what it offers."""
     return "\n".join(_inlined(path_of(name).read_text()) for name in MODULES)
+
+
+def widget_script() -> str:
+    """The same with the widget's own part: one ES module, as anywidget takes it."""
+    return f"{script()}\n{path_of('widget.js').read_text()}"
 
 
 def _inlined(module: str) -> str:
@@ -39,7 +37,7 @@ def snippet(payload: dict, instead: str = "") -> str:
         payload: of `payload`.
         instead: HTML that stands there where scripts are blocked.
     """
-    data = json.dumps(payload | {"colours": COLOURS}, separators=(",", ":"))
+    data = json.dumps(payload, separators=(",", ":"))
     return (
         f"<style>{path_of('style.css').read_text()}</style>\n"
         f"<div data-fbs-live><noscript>{instead}</noscript></div>\n"

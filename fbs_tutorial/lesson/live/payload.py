@@ -12,10 +12,15 @@ from ...data import as_tensors, load_data
 from ...method.dynamics import how_dynamic
 from ...method.gated import GatedConv2d, evaluating, gated_layers, set_density
 from ...models import Normalize
+from ..plots import style
 
 MEASURED = ASSETS / "digits" / "live.safetensors"  # made by tools/ship_live.py
 DENSITIES = [round(0.05 * i, 2) for i in range(1, 21)]
 CONTROLS = ("own", "shuffled", "mean")  # of `how_dynamic`: the curves under the density slider
+COLOURS = {
+    "blue": style.BLUE, "orange": style.ORANGE, "green": style.GREEN, "purple": style.PURPLE,
+    "grey": style.GREY, "darkGrey": style.DARK_GREY, "black": style.BLACK,
+}  # fmt: skip
 PER_DIGIT = 3  # sample images of each class, from the test images
 
 
@@ -39,7 +44,7 @@ def payload(network: nn.Module | None = None) -> dict:
     flat = torch.cat([tensor.detach().float().flatten() for tensor in tensors.values()])
     images, labels = samples()
     return {
-        "layers": [_shape(name, layer, size) for (name, layer), size in zip(layers.items(), SIZES)],
+        "layers": [_shape(*layer, size) for layer, size in zip(layers.items(), SIZES, strict=True)],
         "index": index,
         "tensors": base64.b64encode(flat.numpy().tobytes()).decode(),
         "normalize": {"mean": network.normalize.mean.item(), "std": network.normalize.std.item()},
@@ -51,6 +56,7 @@ def payload(network: nn.Module | None = None) -> dict:
             name: [round(value, 4) for value in measured[name].tolist()] for name in CONTROLS
         },
         "tested": len(load_data("digits")[1]),
+        "colours": COLOURS,
     }
 
 
