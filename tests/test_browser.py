@@ -37,6 +37,7 @@ def lab(tmp_path):
         port = s.getsockname()[1]
     log = tmp_path / "lab.log"
     home = {"HOME": str(tmp_path), "BROWSER": "true"}  # a workspace of its own, no window
+    home["PYTHONPATH"] = str(ROOT)  # this checkout, wherever .venv was made
     settings = tmp_path / ".jupyter/lab/user-settings/@jupyterlab/notebook-extension"
     settings.mkdir(parents=True)  # or cells out of sight would not be in the page
     (settings / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')

@@ -362,7 +362,7 @@ def test_the_winners_move_together_and_back(opened):
 )
 def test_each_layer_says_how_far_it_chooses(opened, layer, sentence):
     page = opened()
-    page.get_by_role("button", name=f"layer {layer}").click()
+    page.get_by_role("button", name=f"Layer {layer}").click()
     expect(page.locator(".fbs-title")).to_have_text(f"Look inside layer {layer}")
     expect(page.locator(".fbs-dynamic")).to_contain_text(sentence)
 

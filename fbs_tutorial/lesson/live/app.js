@@ -17,7 +17,7 @@ function skeleton(payload) {
   const layers = payload.layers.map((layer, i) => `
     <div class="fbs-layer" data-layer="${i}">
       <button type="button" class="fbs-open" aria-pressed="false">
-        <span class="fbs-name">layer ${i + 1}</span>
+        <span class="fbs-name">Layer ${i + 1}</span>
         <canvas role="img" aria-label="Kernels of layer ${i + 1}: rows are outputs, columns inputs"></canvas>
       </button>
       <label><span class="fbs-k"></span>
@@ -49,7 +49,7 @@ function skeleton(payload) {
         <li><i class="fbs-line-own"></i>right with their own gates</li>
         <li><i class="fbs-line-mean"></i>with the mean gate for all</li>
         <li><i class="fbs-line-other"></i>with another image’s gates</li>
-        <li><i class="fbs-line-macs"></i>MACs</li>
+        <li><i class="fbs-line-macs"></i>MACs (multiplications with additions) that are left</li>
       </ul>
     </section>
     <section class="fbs-answer" aria-label="Answer">
@@ -72,6 +72,14 @@ function skeleton(payload) {
         channel (row), and its area is what it costs. Blue squares are computed. A channel that loses
         takes away its row, and its column in the next layer.
         <button type="button" class="fbs-gather" aria-pressed="false">Move the winners together</button></p>
+      <ul class="fbs-marks">
+        <li><i class="fbs-blue"></i>computed</li>
+        <li><i class="fbs-pale"></i>skipped: its row or its column has lost</li>
+        <li><i class="fbs-hatched"></i>a channel that lost, so it has no map</li>
+        <li><i class="fbs-diamond"></i>wins with one of the two compared only</li>
+        <li><i class="fbs-triangle"></i>wins with g = 0: computed for nothing</li>
+        <li><i class="fbs-purple"></i>forced by you</li>
+      </ul>
     </section>
     <section class="fbs-inside" aria-label="Inside one layer">
       <h3 class="fbs-title"></h3>
@@ -79,7 +87,7 @@ function skeleton(payload) {
       <canvas class="fbs-s" role="img"></canvas>
       <p class="fbs-step"><b>g</b> <span class="fbs-says-g"></span></p>
       <div class="fbs-channels"><canvas role="img"></canvas><div class="fbs-chips" role="group"></div></div>
-      <div class="fbs-one" hidden>
+      <div class="fbs-one">
         <p class="fbs-detail"></p>
         <label>its g <input type="range" class="fbs-g" min="0" step="0.01"></label>
         <button type="button" data-force="0">as predicted</button>
@@ -104,7 +112,7 @@ function untouched(payload, samples) {
     forced: payload.layers.map((layer) => new Int8Array(layer.outputs)),
     g: payload.layers.map(() => new Map()),
     layer: payload.layers.length - 1,
-    channel: null,
+    channel: 0,
     compare: "other", donor: 9,
     gathered: 0,
     cursor: null,
@@ -146,6 +154,9 @@ export function mount(root, payload, options = {}) {
       draw();
     });
   }
+
+  /** The strongest winner of a layer: what is looked at first. */
+  const first = (layer) => result.layers[layer].order[0];
 
   function compute() {
     result = forward(network, state.image, choices());
@@ -223,9 +234,11 @@ export function mount(root, payload, options = {}) {
     if (highest > top[i] || highest < 0.6 * top[i]) top[i] = 1.12 * highest;
     const grid = layChips(layer);
     text($(".fbs-title"), `Look inside layer ${i + 1}`);
-    html($(".fbs-says-s"), `measured: how strong each of its ${layer.inputs === 1 ? "one input is" : `${layer.inputs} inputs is`}${
-      state.channel === null ? "" : `; below, what each <em class="fbs-adds">adds</em> to g of channel ${state.channel} or <em class="fbs-takes">takes away</em>`}`);
-    html($(".fbs-says-g"), `predicted from s: the ${count(here.winners)} channels above the cut win, and only their maps are computed`);
+    const inputs = layer.inputs === 1 ? "its one input" : `each of its ${layer.inputs} inputs`;
+    html($(".fbs-says-s"), `measured: how strong ${inputs} is; below, what each <em class="fbs-adds">adds</em>
+      to g of channel ${state.channel} or <em class="fbs-takes">takes away</em> from it`);
+    html($(".fbs-says-g"), `predicted from s: the ${count(here.winners)} channels above the cut win, and only
+      their maps are computed. Click one to force it on or off, drag its bar to change it.`);
     drawInputs($(".fbs-s"), widthOf(".fbs-inside"), network.layers[i], here, state.channel, brush);
     attribute($(".fbs-s"), "aria-label", `Measured saliency of ${layer.inputs} inputs, ${count(here.live)} of them computed`);
     drawChannels($(".fbs-channels canvas"), layer, here, other?.layers[i], { forced: state.forced[i] }, state.channel, top[i], grid, brush);
@@ -246,7 +259,7 @@ export function mount(root, payload, options = {}) {
       chips.style.gridAutoRows = `${grid.height}px`;
       chips.setAttribute("aria-label", `Channels of layer ${state.layer + 1}; arrow keys move, enter forces, plus and minus change g`);
       chips.innerHTML = [...Array(layer.outputs).keys()]
-        .map((c) => `<button type="button" data-channel="${c}" tabindex="${c === (state.channel ?? 0) ? 0 : -1}"></button>`)
+        .map((c) => `<button type="button" data-channel="${c}" tabindex="${c === state.channel ? 0 : -1}"></button>`)
         .join("");
       nameChips();
     } else {
@@ -275,8 +288,6 @@ export function mount(root, payload, options = {}) {
   }
 
   function drawOne(here) {
-    $(".fbs-one").hidden = state.channel === null;
-    if (state.channel === null) return;
     text($(".fbs-detail"), `${describe(state.channel)}.`);
     const slider = $(".fbs-g");
     slider.max = top[state.layer].toFixed(2);
@@ -408,10 +419,10 @@ export function mount(root, payload, options = {}) {
       on(button, "click", () => pick(Number(button.dataset.digit)));
     }
     root.querySelectorAll(".fbs-layer").forEach((box, i) => {
-      on(box.querySelector(".fbs-open"), "click", () => change({ layer: i, channel: null }));
+      on(box.querySelector(".fbs-open"), "click", () => change({ layer: i, channel: first(i) }));
       on(box.querySelector("input"), "input", (event) => {
         state.k[i] = Number(event.target.value);
-        change({ layer: i, channel: i === state.layer ? state.channel : null });
+        change(i === state.layer ? {} : { layer: i, channel: first(i) });
       });
       on(box.querySelector("input"), "change", commit);
     });
@@ -531,6 +542,7 @@ export function mount(root, payload, options = {}) {
   on(root, "keydown", (event) => event.stopPropagation()); // a notebook would take them for its own
   drawThumbs();
   compute();
+  state.channel = first(state.layer);
   draw();
   hideStill(root);
   const watch = new ResizeObserver(update); // a canvas that was out of sight, or has a new width

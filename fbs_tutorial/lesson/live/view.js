@@ -329,8 +329,8 @@ export function cutOf(result, choice) {
 
 /** What a layer measures of its inputs, and what each adds to g of one channel. */
 export function drawInputs(canvas, width, layer, result, chosen, brush) {
-  const lane = 40, height = chosen === null ? lane + 2 : 2 * lane + 2;
-  const context = prepare(canvas, width, height);
+  const lane = 40;
+  const context = prepare(canvas, width, 2 * lane + 2);
   const cell = Math.min(28, width / layer.inputs);
   const largest = Math.max(...result.s, 1e-6);
   for (let i = 0; i < layer.inputs; i++) {
@@ -339,7 +339,7 @@ export function drawInputs(canvas, width, layer, result, chosen, brush) {
     context.fillStyle = result.live[i] ? brush.colours.darkGrey : brush.hatch;
     context.fillRect(i * cell + 1, lane - tall, cell - 2, tall);
   }
-  if (chosen !== null) drawParts(context, layer, result, chosen, cell, lane, brush);
+  drawParts(context, layer, result, chosen, cell, lane, brush);
 }
 
 function drawParts(context, layer, result, chosen, cell, lane, brush) {

@@ -13,7 +13,7 @@ from traitlets import Any, Dict, HasTraits, Int, TraitError, observe, validate
 from ...checkpoints import load_pretrained
 from ...data import as_tensors, load_data
 from ...method.gated import evaluating, forced_gates, gated_layers, set_density
-from ...method.wta import active_channels, check_density, rank_channels
+from ...method.wta import active_channels, check_density
 from .page import snippet, widget_script
 from .payload import path_of, payload
 from .still import plain_view, still
@@ -131,8 +131,7 @@ def forced_gate(g: Tensor, forced: Mapping[int, str | float], density: float) ->
             g[0, channel] = rank[0, channel] = how
     on, off = (list(forced.values()).count(word) for word in ("on", "off"))
     k = min(max(active_channels(g.shape[1], density), on), g.shape[1] - off)
-    lowest = rank.min()
-    order = rank_channels(rank - lowest)[1]  # it ranks by magnitude, and -1 must come last
+    order = rank.sort(dim=1, descending=True, stable=True).indices  # signed: -1 comes last
     return torch.zeros_like(g).scatter(1, order[:, :k], g.gather(1, order[:, :k]))
 
 
