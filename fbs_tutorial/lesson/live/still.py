@@ -23,7 +23,7 @@ def still(live: "LiveNetwork") -> tuple[Figure, str]:
     figure, axes = plt.subplots(
         1, 6, figsize=(9.5, 3.3), width_ratios=(6, 1.2, 8, 16, 8, 6), layout="constrained"
     )
-    axes[0].imshow(live.image[0], cmap="gray_r", vmin=0, vmax=1)
+    axes[0].imshow(live.image[0].numpy(), cmap="gray_r", vmin=0, vmax=1)
     axes[0].set_title("image", fontsize=9)
     axes[0].set_axis_off()
     live_inputs = np.ones(1, dtype=bool)
