@@ -328,7 +328,7 @@ def test_everything_works_from_the_keyboard(opened):
     page = opened()
     page.locator(".fbs-pad").focus()
     page.keyboard.press("8")
-    expect(page.locator(".fbs-headline")).to_contain_text("It reads a 8")
+    expect(page.locator(".fbs-headline")).to_contain_text("It reads an 8")
     page.keyboard.press("Delete")
     page.keyboard.press("Space")
     for _ in range(16):

@@ -13,7 +13,7 @@ const PEN_STEP = 0.04; // of the pad, that an arrow key moves the pen
 /** The page's parts, once. */
 function skeleton(payload) {
   const digits = [...Array(payload.classes).keys()];
-  const options = digits.map((d) => `<option value="${d}">a ${d}</option>`).join("");
+  const options = digits.map((d) => `<option value="${d}">${article(d)} ${d}</option>`).join("");
   const layers = payload.layers.map((layer, i) => `
     <div class="fbs-layer" data-layer="${i}">
       <button type="button" class="fbs-open" aria-pressed="false">
@@ -30,7 +30,7 @@ function skeleton(payload) {
   </div>
   <div class="fbs-top">
     <section class="fbs-input" aria-label="Input">
-      <h3>Draw a digit, or pick one</h3>
+      <h2>Draw a digit, or pick one</h2>
       <div class="fbs-pads">
         <canvas class="fbs-pad" tabindex="0" role="application" aria-label="Drawing pad. Draw with the mouse or a finger. With keys: arrows move the pen, space lowers and lifts it, 0 to 9 picks a test image, delete clears."></canvas>
         <div class="fbs-seen"><canvas role="img" aria-label="What the network sees"></canvas>
@@ -38,10 +38,10 @@ function skeleton(payload) {
           <button type="button" class="fbs-clear">Clear the pad</button></div>
       </div>
       <div class="fbs-thumbs" role="group" aria-label="Test images">${digits.map((d) => `
-        <button type="button" data-digit="${d}" aria-label="Test image of a ${d}; again for another"><canvas></canvas></button>`).join("")}</div>
+        <button type="button" data-digit="${d}" aria-label="Test image of ${article(d)} ${d}; again for another"><canvas></canvas></button>`).join("")}</div>
     </section>
     <section class="fbs-density" aria-label="Density">
-      <h3>Choose how much it may compute</h3>
+      <h2>Choose how much it may compute</h2>
       <canvas class="fbs-curves" role="img"></canvas>
       <input type="range" class="fbs-d" min="${payload.densities[0]}" max="1" step="0.01" aria-label="Density of all layers">
       <p class="fbs-readout"></p>
@@ -53,7 +53,7 @@ function skeleton(payload) {
       </ul>
     </section>
     <section class="fbs-answer" aria-label="Answer">
-      <h3>Read the answer</h3>
+      <h2>Read the answer</h2>
       <ol class="fbs-bars">${digits.map((d) => `
         <li><span>${d}</span><div><i class="fbs-own"></i><i class="fbs-other"></i></div><b></b></li>`).join("")}</ol>
       <p class="fbs-beside"><i class="fbs-key"></i><label>beside it, the same with
@@ -66,7 +66,7 @@ function skeleton(payload) {
   </div>
   <div class="fbs-bottom">
     <section class="fbs-kernels" aria-label="Kernels of all layers">
-      <h3>See where the work goes</h3>
+      <h2>See where the work goes</h2>
       <div class="fbs-strip">${layers}</div>
       <p class="fbs-caption">Each square is one kernel, from an input channel (column) to an output
         channel (row), and its area is what it costs. Blue squares are computed. A channel that loses
@@ -82,7 +82,7 @@ function skeleton(payload) {
       </ul>
     </section>
     <section class="fbs-inside" aria-label="Inside one layer">
-      <h3 class="fbs-title"></h3>
+      <h2 class="fbs-title"></h2>
       <p class="fbs-step"><b>s</b> <span class="fbs-says-s"></span></p>
       <canvas class="fbs-s" role="img"></canvas>
       <p class="fbs-step"><b>g</b> <span class="fbs-says-g"></span></p>
@@ -312,10 +312,10 @@ export function mount(root, payload, options = {}) {
   function say() {
     const sure = percent(result.probabilities[result.prediction]);
     const share = percent(result.macs / result.dense);
-    html($(".fbs-headline"), `It reads a <b>${result.prediction}</b>, and computes <b>${share}</b> of its MACs.`);
-    const gates = { other: `the gates of a ${state.donor}`, mean: "the mean gate", dense: "all channels" }[state.compare];
+    html($(".fbs-headline"), `It reads ${article(result.prediction)} <b>${result.prediction}</b>, and computes <b>${share}</b> of its MACs.`);
+    const gates = { other: `the gates of ${article(state.donor)} ${state.donor}`, mean: "the mean gate", dense: "all channels" }[state.compare];
     const same = other?.macs === result.macs ? " at the same cost" : "";
-    const beside = other === null ? "" : ` With ${gates} it reads a ${other.prediction} (${percent(other.probabilities[other.prediction])} sure)${same}.`;
+    const beside = other === null ? "" : ` With ${gates} it reads ${article(other.prediction)} ${other.prediction} (${percent(other.probabilities[other.prediction])} sure)${same}.`;
     text($(".fbs-sub"), `It is ${sure} sure.${beside} For each image the network guesses which channels will matter, and computes only those.`);
     const now = performance.now();
     if (now - spoken > 1000) {
@@ -590,6 +590,10 @@ function attribute(element, name, wanted) {
 
 function value(element, wanted) {
   if (element.value !== `${wanted}`) element.value = wanted;
+}
+
+function article(digit) {
+  return digit === 8 ? "an" : "a";
 }
 
 function percent(share) {

@@ -64,10 +64,11 @@ def said(live: "LiveNetwork") -> str:
     """One sentence: the answer, and what it cost."""
     macs = count_macs(live.network, live.image[None])
     share = 100 * macs.active.item() / macs.dense
+    article = "an" if live.prediction == 8 else "a"
     sure = 100 * live.probabilities.max().item()
     kernels = "Blue: kernels that are computed, from inputs (columns) to outputs (rows)."
     return (
-        f"The network reads a {live.prediction} ({sure:.0f} % sure) and computes {share:.0f} % of "
+        f"The network reads {article} {live.prediction} ({sure:.0f} % sure) and computes {share:.0f} % of "
         f"its MACs. {kernels}"
     )
 
