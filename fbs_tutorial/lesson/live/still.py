@@ -68,8 +68,8 @@ def said(live: "LiveNetwork") -> str:
     sure = 100 * live.probabilities.max().item()
     kernels = "Blue: kernels that are computed, from inputs (columns) to outputs (rows)."
     return (
-        f"The network reads {article} {live.prediction} ({sure:.0f} % sure) and computes {share:.0f} % of "
-        f"its MACs. {kernels}"
+        f"The network reads {article} {live.prediction} ({sure:.0f} % sure) and computes "
+        f"{share:.0f} % of its MACs. {kernels}"
     )
 
 
