@@ -257,6 +257,7 @@ def draw(page, digit):
     box = page.locator(".fbs-pad").bounding_box()
     said = []
     for stroke in placed(DRAWINGS[5 * digit], 0, 1):
+        stroke = stroke[::3] + stroke[-1:]
         for i, (x, y) in enumerate(stroke):
             page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
             if i == 0:
