@@ -457,6 +457,7 @@ def test_the_saved_cell_of_notebook_00_is_alive(browser, tmp_path):
         if "data-fbs-live" in str(o.get("data", {}).get("text/html", ""))
     ]
     assert len(html) == 1  # weights are embedded once
+    assert script() in html[0]  # else run the notebook again: make notebooks
     still = "<div class=jp-OutputArea><img src='data:,' alt=still>"
     (tmp_path / "saved.html").write_text(f"<!DOCTYPE html>{still}{html[0]}</div>")
     page = browser.new_page()

@@ -57,9 +57,10 @@ class Film:
         self.times.append(milliseconds)
 
     def save(self, path: Path) -> None:
-        """All frames as high as the first, in the same 64 colours."""
+        """All frames as high as the first, in the same 128 colours."""
         height = self.frames[0].height
-        colours = self.frames[0].quantize(64)
+        # which cover all that occur: the most frequent ones would be greys and blues
+        colours = self.frames[0].quantize(128, PIL.Image.Quantize.MAXCOVERAGE)
         frames = [
             frame.crop((0, 0, WIDTH, height)).quantize(
                 palette=colours, dither=PIL.Image.Dither.NONE

@@ -20,6 +20,7 @@ CONTROLS = ("own", "shuffled", "mean")  # of `how_dynamic`: the curves under the
 COLOURS = {
     "blue": style.BLUE, "orange": style.ORANGE, "green": style.GREEN, "purple": style.PURPLE,
     "grey": style.GREY, "darkGrey": style.DARK_GREY, "black": style.BLACK,
+    "pale": style.PALE, "faint": style.FAINT,
 }  # fmt: skip
 PER_DIGIT = 3  # sample images of each class, from the test images
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...data import as_tensors, load_data
 from ...method.macs import count_macs
-from ..plots.style import BLUE
+from ..plots.style import BLUE, FAINT, PALE
 
 if TYPE_CHECKING:
     from .widget import LiveNetwork
@@ -42,7 +42,7 @@ def winners_of(live: "LiveNetwork") -> dict[str, np.ndarray]:
 def _kernels(axes: Axes, live_inputs: np.ndarray, winners: np.ndarray, name: str) -> None:
     state = winners[:, None].astype(int) + live_inputs[None]
     axes.pcolormesh(
-        state, cmap=ListedColormap(["#f1f1f1", "#dfe7ee", BLUE]), vmin=0, vmax=2,
+        state, cmap=ListedColormap([FAINT, PALE, BLUE]), vmin=0, vmax=2,
         edgecolors="white", linewidth=0.25,
     )  # fmt: skip
     axes.invert_yaxis()

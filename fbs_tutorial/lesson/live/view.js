@@ -178,7 +178,7 @@ export function drawKernels(canvas, layer, result, before, unit, gathered, marke
   for (let o = 0; o < layer.outputs; o++) {
     for (let i = 0; i < layer.inputs; i++) {
       const wins = result.winners[o], live = result.live[i];
-      context.fillStyle = wins && live ? brush.colours.blue : wins || live ? "#dfe7ee" : "#f1f1f1";
+      context.fillStyle = wins && live ? brush.colours.blue : wins || live ? brush.colours.pale : brush.colours.faint;
       context.fillRect(columns[i] * side, rows[o] * side, side - gap, side - gap);
     }
     if (other && other.winners[o] !== result.winners[o]) {
