@@ -1,17 +1,19 @@
-"""``python -m fbs_tutorial``: commands ``train``, ``prune``, ``evaluate``, ``bench``, ``live``."""
+"""``python -m fbs_tutorial``: the commands train, prune, evaluate, bench, budget and live."""
 
 import argparse
-import os
 import shlex
 import sys
 import time
+import warnings
 from pathlib import Path
 
+from .bench.budget import SHARES, budget, curves, report
 from .bench.cases import NETWORKS
 from .bench.evaluate import evaluate, evaluation
 from .bench.report import tables
 from .bench.run import bench
-from .data import DamagedImageError
+from .console import note, open_streams, send_into_nothing
+from .files import DamagedImageError
 from .models import MODELS
 from .training.parallel import rank_in
 from .training.prune import METHODS, prune
@@ -19,31 +21,40 @@ from .training.runs import markdown_table, read_log
 from .training.settings import RunError, Settings, numbers
 from .training.train import train
 
+FLAGS = Settings.flags() | {"anyway": "--anyway"}
 WEIGHTS = "a network: a file of this package, or with --model a plain torch state dict"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 when it worked, 2 with one clear line when it could not, 130 on Ctrl-C."""
+    open_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
     options.arguments = arguments
+    first = rank_in("LOCAL_RANK") == 0
     try:
-        return options.run(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return options.run(options)
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
         # of several processes all fail alike, but for one that cannot read its own share
-        if rank_in("LOCAL_RANK") == 0 or isinstance(error, DamagedImageError):
-            text = error.with_names(Settings.flags()) if isinstance(error, RunError) else str(error)
-            line = f"error: {' '.join(text.split())}\n"
+        if first or isinstance(error, DamagedImageError):
+            text = error.with_names(FLAGS) if isinstance(error, RunError) else str(error)
             # another process may have left a progress bar on the line
-            sys.stderr.write(line if rank_in("LOCAL_RANK") == 0 else f"\n{line}")
-            sys.stderr.flush()
+            note(f"{'' if first else chr(10)}error: {' '.join(text.split())}")
         else:
             time.sleep(5)  # torchrun ends all as soon as one ends: let the first speak
         return 2
     except KeyboardInterrupt:
-        if rank_in("LOCAL_RANK") == 0:
-            print(f"\nstopped; {options.when_stopped}", file=sys.stderr)
+        if first:
+            note(f"\nstopped; {options.when_stopped}")
         return 130
+
+
+def _show_warning(message: Warning | str, *place: object, **more: object) -> None:
+    """A warning of a library in one line, from one process."""
+    if rank_in("RANK") == 0:
+        note(f"note: {' '.join(str(message).split())}")
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -77,7 +88,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         device=options.device,
         out=None if options.out is None else _json(options.out),
         command=_command(options),
-        say=_progress,
+        say=note,
     )
     where = "" if options.out is None else f"\n\nthe numbers are in {options.out}"
     _say(evaluation(results) + where)
@@ -116,7 +127,7 @@ def _bench(options: argparse.Namespace) -> int:
         anyway=options.anyway,
         out=out,
         command=_command(options),
-        say=_progress,
+        say=note,
     )
     said = [f"the numbers are in {out}"]
     if results["densities"]:
@@ -137,6 +148,30 @@ def _live(options: argparse.Namespace) -> int:
     return 0
 
 
+def _budget(options: argparse.Namespace) -> int:
+    from .lesson.plots import budget_curves
+
+    out = _json(options.out or f"build/budget-{options.device}.json")
+    results = budget(
+        options.weights,
+        options.data,
+        model=options.model,
+        shares=options.shares,
+        batch=options.batch,
+        size=options.size,
+        device=options.device,
+        clock=not options.no_clock,
+        out=out,
+        command=_command(options),
+        say=note,
+    )
+    figure, sentence = budget_curves(curves(results))
+    figure.savefig(out.with_suffix(".png"), dpi=130)
+    where = f"the numbers are in {out}, the plot in {out.with_suffix('.png')}"
+    _say("\n".join([report(results), "", sentence, where]))
+    return 0
+
+
 def _say(text: str) -> None:
     """Print what a command has found, once all of it is stored.
 
@@ -145,11 +180,10 @@ def _say(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-
-
-def _progress(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+        send_into_nothing(sys.stdout)
+    except OSError:  # a full disk: what is left of the text would fail again at exit
+        send_into_nothing(sys.stdout)
+        raise
 
 
 def _command(options: argparse.Namespace) -> str:
@@ -180,6 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_prune(commands)
     _add_evaluate(commands)
     _add_bench(commands)
+    _add_budget(commands)
     _add_live(commands)
     return parser
 
@@ -244,6 +279,42 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     add("--anyway", action="store_true", help="measure although the machine is busy")
     command.set_defaults(
         run=_bench, when_stopped="rows measured so far are kept, the same command goes on"
+    )
+
+
+def _add_budget(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "budget", help="a cheap first look, a second for the unsure: accuracy over mean MACs"
+    )
+    add = command.add_argument
+    add(
+        "--weights",
+        required=True,
+        nargs="+",
+        metavar="FILE[@0.3,0.7]",
+        help=f"two looks or more, cheap ones first; each {WEIGHTS}; of one with gates the "
+        "densities may follow",
+    )
+    add("--data", metavar="NAME", help="whose images; what the first was trained on if it tells")
+    add("--model", choices=MODELS, metavar="NAME", help=f"of {', '.join(MODELS)}")
+    add(
+        "--shares",
+        type=numbers(float),
+        default=SHARES,
+        metavar="0.1,0.2",
+        help="of the validation images that look again; each sets a threshold",
+    )
+    add("--batch", type=int, default=64, help="images per call that is timed (default: 64)")
+    add("--size", type=int, help="of photographs in pixels")
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--no-clock", action="store_true", help="do not time; the same command can do it later")
+    add(
+        "--out",
+        metavar="FILE.json",
+        help="all numbers, the plot beside it (default: under build/)",
+    )
+    command.set_defaults(
+        run=_budget, when_stopped="what was measured before the clock is kept in the file"
     )
 
 

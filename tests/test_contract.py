@@ -25,6 +25,7 @@ SIGNATURES = {
     "calibrate": "model, images, densities",
     "count_macs": "model, images, by='gates'",
     "how_dynamic": "model, images, labels",
+    "look_again": "model, images, first, second, threshold, *, average=False",
     "accelerate": "model, backend='auto'",
     "prune_kernels": "model, percent, score='max'",
     "slimming_penalty": "model",
@@ -71,7 +72,9 @@ def test_every_public_name_has_a_docstring_that_names_its_errors(name):
 LAYERS = {
     "method": [],
     "models": ["method"],
-    "data": ["files"],
+    "data": ["files", "pictures"],
+    "pictures": ["files"],
+    "console": [],
     "files": [],
     "machine": [],
     "_version": [],
@@ -82,6 +85,7 @@ LAYERS = {
     "training": [
         "_version",
         "checkpoints",
+        "console",
         "data",
         "files",
         "machine",

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from ..checkpoints import load_weights, pretrained, save_network
+from ..files import check_writable
 from ..method.gated import is_gated
 from ..models import TORCHVISION
 from ..static.masks import prune_kernels
@@ -46,6 +47,7 @@ def prune(
     Raises:
         CheckpointError: a file that is not there, or of another network.
         ValueError, TypeError: arguments that do not fit, or a network with gates.
+        OSError: ``out`` cannot be written.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
@@ -61,6 +63,7 @@ def prune(
     if is_gated(network):
         text = "{file} has gates; prune the plain network, then train at a {density}"
         raise RunError(text, {"file": checkpoint})
+    check_writable(Path(out))  # before what takes long
     forms, said = {"before": network}, []
     if method == "kernels":
         pruned = copy.deepcopy(network)
