@@ -15,7 +15,7 @@ CIFAR := fbs_tutorial/assets/cifar10
 CORE := calibrate contract convert dynamics errors execution gated graph losses macs packaging saliency tables wta
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test quick lint unit nbval test-gpu test-native-asan run notebooks digits bench bench-gpu budget gpu ablation clean
+.PHONY: help setup lab test quick lint unit nbval test-gpu test-native-asan run notebooks digits bench bench-gpu budget gpu ablation bench-live clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ bench: setup ## measure times on this CPU into benchmarks/ and the README (10 mi
 bench-gpu: setup ## the same on this machine's NVIDIA GPU
 	$(BIN)/python -m fbs_tutorial bench --device cuda --out benchmarks/cuda.json
 	$(BIN)/python tools/ship_bench.py
+
+bench-live: setup ## how long the living picture takes from an event to the changed page (needs a browser)
+	$(BIN)/python tools/bench_live.py
 
 gpu: setup ## all that a GPU is wanted for, in SECONDS=360, ONLY=tests,bench,train,notebooks; goes on when called again
 	$(BIN)/python tools/gpu.py --seconds $(SECONDS) --only $(ONLY)

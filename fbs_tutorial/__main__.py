@@ -1,4 +1,4 @@
-"""``python -m fbs_tutorial``: the commands train, prune, evaluate, bench and budget."""
+"""``python -m fbs_tutorial``: the commands train, prune, evaluate, bench, budget and live."""
 
 import argparse
 import shlex
@@ -138,6 +138,16 @@ def _bench(options: argparse.Namespace) -> int:
     return 0
 
 
+def _live(options: argparse.Namespace) -> int:
+    from .lesson.live import payload, save_page
+
+    if Path(options.out).suffix != ".html":
+        raise ValueError(f"--out takes the name of a .html file, got {options.out!r}")
+    save_page(payload(), Path(options.out))
+    _say(f"open {options.out} in a browser: the network is in it and runs there, offline too")
+    return 0
+
+
 def _budget(options: argparse.Namespace) -> int:
     from .lesson.plots import budget_curves
 
@@ -205,7 +215,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_bench(commands)
     _add_budget(commands)
+    _add_live(commands)
     return parser
+
+
+def _add_live(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "live", help="write one page in which the digits network runs while you draw"
+    )
+    command.add_argument("--out", default="build/live.html", metavar="FILE.html")
+    command.set_defaults(run=_live, when_stopped="nothing was written")
 
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:

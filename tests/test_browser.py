@@ -1,4 +1,4 @@
-"""`make lab` in a real browser: notebook 00 runs, and its density slider moves the picture."""
+"""`make lab` in a real browser: notebook 00 runs, and Python reads what a hand did in it."""
 
 import os
 import re
@@ -37,6 +37,7 @@ def lab(tmp_path):
         port = s.getsockname()[1]
     log = tmp_path / "lab.log"
     home = {"HOME": str(tmp_path), "BROWSER": "true"}  # a workspace of its own, no window
+    home["PYTHONPATH"] = str(ROOT)  # this checkout, wherever .venv was made
     settings = tmp_path / ".jupyter/lab/user-settings/@jupyterlab/notebook-extension"
     settings.mkdir(parents=True)  # or cells out of sight would not be in the page
     (settings / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')
@@ -66,7 +67,23 @@ def lab(tmp_path):
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_make_lab_serves_notebook_00_and_its_slider_moves_the_picture(lab):
+READ_BACK = (
+    "print('read', live.prediction, live.density, live.forced, float(live.image.sum()) > 10, "
+    "sorted(live.gates))"
+)
+
+
+def run_in_new_cell(page, code):
+    """Add a cell after the selected one, run it, and wait until nothing runs any more."""
+    page.locator(".jp-Notebook").press("Escape")
+    page.keyboard.press("b")
+    page.keyboard.press("Enter")
+    page.keyboard.insert_text(code)
+    page.keyboard.press("Shift+Enter")
+    expect(page.locator(".jp-InputArea-prompt", has_text="[*]")).to_have_count(0, timeout=60_000)
+
+
+def test_make_lab_serves_notebook_00_and_python_reads_what_the_hand_did(lab):
     assert "00_start_here.ipynb" in lab
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
@@ -82,21 +99,39 @@ def test_make_lab_serves_notebook_00_and_its_slider_moves_the_picture(lab):
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.locator('[data-command="runmenu:run-all"]').click()
 
-        control = page.locator(".widget-slider", has_text="density d").first
-        view = page.locator(".jp-OutputArea-child", has=control).first
-        picture = view.locator("img")
-        expect(picture).to_be_visible(timeout=120_000)
+        live = page.locator(".fbs-live").first
+        headline = live.locator(".fbs-headline")
+        expect(headline).to_be_visible(timeout=120_000)
         expect(page.locator(".jp-InputArea-prompt", has_text="[*]")).to_have_count(
             0, timeout=60_000
         )
-        before = picture.get_attribute("src")
-        sentence = view.locator("pre").last.inner_text()
-        handle = control.get_by_role("slider")
-        handle.focus()
-        for _ in range(3):
-            page.keyboard.press("ArrowLeft")
-        expect(control.locator(".widget-readout")).to_have_text("0.20")
-        expect(picture).not_to_have_attribute("src", before, timeout=60_000)
-        assert view.locator("pre").last.inner_text() != sentence
+        expect(page.locator(".fbs-live")).to_have_count(1)
+        expect(headline).to_contain_text("It reads a 3")  # what the last cells set from Python
+        cells = page.locator(".jp-Cell").count()
+        live.locator(".fbs-clear").click()
+        box = live.locator(".fbs-pad").bounding_box()
+        middle = box["x"] + box["width"] / 2
+        page.mouse.move(middle, box["y"] + 20)
+        page.mouse.down()
+        page.mouse.move(middle, box["y"] + 160, steps=10)
+        page.mouse.up()
+        expect(headline).to_contain_text("It reads a 1")
+        live.locator(".fbs-d").focus()
+        for _ in range(5):
+            page.keyboard.press("ArrowRight")
+        live.locator('[data-channel="5"]').focus()
+        page.keyboard.press("Enter")
+        page.keyboard.press("b")  # would add a cell, if the notebook heard it
+        assert page.locator(".jp-Cell").count() == cells
+        how = "on" if "forced on" in live.locator(".fbs-detail").inner_text() else "off"
+        run_in_new_cell(page, READ_BACK)
+        read = page.locator(".jp-OutputArea-output", has_text=re.compile("^read "))
+        layers = "['conv1', 'conv2', 'conv3', 'conv4']"
+        expect(read).to_have_text(f"read 1 0.35 {{'conv4': {{5: '{how}'}}}} True {layers}\n")
+        run_in_new_cell(page, "live.image, live.density, live.forced = images[0], 0.5, {}")
+        run_in_new_cell(page, "print('answer', live.prediction)")
+        answer = page.locator(".jp-OutputArea-output", has_text=re.compile("^answer "))
+        expect(headline.locator("b").first).to_have_text(answer.inner_text().split()[1])
+        expect(live.locator(".fbs-readout")).to_contain_text("At density 0.50")
         assert errors == []
         browser.close()

@@ -162,6 +162,18 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "True",
         "test_accelerate_check.py::test_a_layer_that_differs_is_named_and_runs_masked",
     ),
+    "live: what is forced off wins when all are": (
+        "lesson/live/widget.py",
+        "on), g.shape[1] - off)",
+        "on), g.shape[1])",
+        "test_live.py::test_forced_gate_in_small",
+    ),
+    "live: modules with a name in common": (
+        "lesson/live/digits.js",
+        "function rasterise(",
+        "function pad() {}\nfunction rasterise(",
+        "test_live.py::test_the_modules_join_without_names_that_clash",
+    ),
     "static: masked kernels are read as they are stored": (
         "static/masks.py",
         "return torch.where(mask, value, 0.0)",

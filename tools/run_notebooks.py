@@ -94,6 +94,9 @@ def without_widgets(notebook: nbformat.NotebookNode) -> None:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
+            for out in cell.outputs:
+                if "text/html" in out.get("data", {}):  # what a widget offers in its place
+                    out.data.pop(WIDGET, None)
             cell.outputs = [out for out in cell.outputs if WIDGET not in out.get("data", {})]
 
 

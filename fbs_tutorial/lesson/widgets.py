@@ -16,7 +16,10 @@ import PIL.Image
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 
+from .live.widget import live_network
 from .plots import number_line
+
+__all__ = ["Prediction", "density_slider", "live_network", "predict", "show", "small_png"]
 
 Picture = tuple[Figure, str]
 

@@ -2,6 +2,7 @@
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 
 import torch
 
@@ -9,6 +10,7 @@ from ..._version import __version__
 from .engine import CheckResult
 
 NEEDED = ("torch", "torchvision", "numpy", "matplotlib", "scikit-learn", "ipywidgets", "tqdm")
+WANTED = ("anywidget",)  # without it the living network is a slider and a still picture
 
 
 def environment() -> CheckResult:
@@ -19,6 +21,7 @@ def environment() -> CheckResult:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             missing.append(name)
+    found += [f"{name} {version(name)}" for name in WANTED if find_spec(name)]
     device = f"GPU ({torch.cuda.get_device_name()})" if torch.cuda.is_available() else "CPU"
     text = (
         f"fbs_tutorial {__version__}, Python {platform.python_version()}, device: {device}\n"

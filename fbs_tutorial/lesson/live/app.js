@@ -1,0 +1,602 @@
+// The picture on a page: state, events, and one loop that computes once and draws once per frame.
+
+import { activeChannels, count, forward, fromBase64, gatesOf, meanGates, readNetwork } from "./engine.js";
+import { enlarge, imageOf } from "./digits.js";
+import {
+  channelGrid, drawChannels, drawCurves, drawInputs, drawKernels, drawMap, drawPad, interpolate,
+  makeBrush, prepare,
+} from "./view.js";
+
+const PAD = 184;
+const PEN_STEP = 0.04; // of the pad, that an arrow key moves the pen
+
+/** The page's parts, once. */
+function skeleton(payload) {
+  const digits = [...Array(payload.classes).keys()];
+  const options = digits.map((d) => `<option value="${d}">${article(d)} ${d}</option>`).join("");
+  const layers = payload.layers.map((layer, i) => `
+    <div class="fbs-layer" data-layer="${i}">
+      <button type="button" class="fbs-open" aria-pressed="false">
+        <span class="fbs-name">Layer ${i + 1}</span>
+        <canvas role="img" aria-label="Kernels of layer ${i + 1}: rows are outputs, columns inputs"></canvas>
+      </button>
+      <label><span class="fbs-k"></span>
+        <input type="range" min="1" max="${layer.outputs}" step="1"></label>
+    </div>`).join("");
+  return `
+  <div class="fbs-head">
+    <p class="fbs-headline"></p>
+    <p class="fbs-sub"></p>
+  </div>
+  <div class="fbs-top">
+    <section class="fbs-input" aria-label="Input">
+      <h2>Draw a digit, or pick one</h2>
+      <div class="fbs-pads">
+        <canvas class="fbs-pad" tabindex="0" role="application" aria-label="Drawing pad. Draw with the mouse or a finger. With keys: arrows move the pen, space lowers and lifts it, 0 to 9 picks a test image, delete clears."></canvas>
+        <div class="fbs-seen"><canvas role="img" aria-label="What the network sees"></canvas>
+          <p>What the network sees: 16 × 16 pixels, upright and of full height, as its training images are.</p>
+          <button type="button" class="fbs-clear">Clear the pad</button></div>
+      </div>
+      <div class="fbs-thumbs" role="group" aria-label="Test images">${digits.map((d) => `
+        <button type="button" data-digit="${d}" aria-label="Test image of ${article(d)} ${d}; again for another"><canvas></canvas></button>`).join("")}</div>
+    </section>
+    <section class="fbs-density" aria-label="Density">
+      <h2>Choose how much it may compute</h2>
+      <canvas class="fbs-curves" role="img"></canvas>
+      <input type="range" class="fbs-d" min="${payload.densities[0]}" max="1" step="0.01" aria-label="Density of all layers">
+      <p class="fbs-readout"></p>
+      <ul class="fbs-legend">
+        <li><i class="fbs-line-own"></i>right with their own gates</li>
+        <li><i class="fbs-line-mean"></i>with the mean gate for all</li>
+        <li><i class="fbs-line-other"></i>with another image’s gates</li>
+        <li><i class="fbs-line-macs"></i>MACs (multiplications with additions) that are left</li>
+      </ul>
+    </section>
+    <section class="fbs-answer" aria-label="Answer">
+      <h2>Read the answer</h2>
+      <ol class="fbs-bars">${digits.map((d) => `
+        <li><span>${d}</span><div><i class="fbs-own"></i><i class="fbs-other"></i></div><b></b></li>`).join("")}</ol>
+      <p class="fbs-beside"><i class="fbs-key"></i><label>beside it, the same with
+        <select class="fbs-compare">
+          <option value="other">the gates of</option><option value="mean">the mean gate</option>
+          <option value="dense">all channels</option><option value="none">nothing else</option>
+        </select></label>
+        <select class="fbs-donor" aria-label="The image whose gates are borrowed">${options}</select></p>
+    </section>
+  </div>
+  <div class="fbs-bottom">
+    <section class="fbs-kernels" aria-label="Kernels of all layers">
+      <h2>See where the work goes</h2>
+      <div class="fbs-strip">${layers}</div>
+      <p class="fbs-caption">Each square is one kernel, from an input channel (column) to an output
+        channel (row), and its area is what it costs. Blue squares are computed. A channel that loses
+        takes away its row, and its column in the next layer.
+        <button type="button" class="fbs-gather" aria-pressed="false">Move the winners together</button></p>
+      <ul class="fbs-marks">
+        <li><i class="fbs-blue"></i>computed</li>
+        <li><i class="fbs-pale"></i>skipped: its row or its column has lost</li>
+        <li><i class="fbs-hatched"></i>a channel that lost, so it has no map</li>
+        <li><i class="fbs-diamond"></i>wins with one of the two compared only</li>
+        <li><i class="fbs-triangle"></i>wins with g = 0: computed for nothing</li>
+        <li><i class="fbs-purple"></i>forced by you</li>
+      </ul>
+    </section>
+    <section class="fbs-inside" aria-label="Inside one layer">
+      <h2 class="fbs-title"></h2>
+      <p class="fbs-step"><b>s</b> <span class="fbs-says-s"></span></p>
+      <canvas class="fbs-s" role="img"></canvas>
+      <p class="fbs-step"><b>g</b> <span class="fbs-says-g"></span></p>
+      <div class="fbs-channels"><canvas role="img"></canvas><div class="fbs-chips" role="group"></div></div>
+      <div class="fbs-one">
+        <p class="fbs-detail"></p>
+        <label>its g <input type="range" class="fbs-g" min="0" step="0.01"></label>
+        <button type="button" data-force="0">as predicted</button>
+        <button type="button" data-force="1">force on</button>
+        <button type="button" data-force="-1">force off</button>
+      </div>
+      <p class="fbs-step"><span class="fbs-dynamic"></span>
+        <button type="button" class="fbs-reset" hidden>Undo all that was forced</button></p>
+    </section>
+  </div>
+  <p class="fbs-status" role="status" aria-live="polite"></p>`;
+}
+
+/** A state in which nothing was touched yet. */
+function untouched(payload, samples) {
+  return {
+    strokes: null, // or the drawing: lists of points [x, y] from 0 to 1
+    image: samples[4 * 3],
+    digit: 4, turn: 0,
+    density: 0.3,
+    k: payload.layers.map((layer) => activeChannels(layer.outputs, 0.3)),
+    forced: payload.layers.map((layer) => new Int8Array(layer.outputs)),
+    g: payload.layers.map(() => new Map()),
+    layer: payload.layers.length - 1,
+    channel: 0,
+    compare: "other", donor: 9,
+    gathered: 0,
+    cursor: null,
+  };
+}
+
+/**
+ * Puts the picture into `root`.
+ * @param {Object} [options]
+ * @param {(state: Object) => void} [options.onCommit]  called when a stroke, a drag or a click ends
+ * @returns {{set: Function, state: Function, destroy: Function}}
+ */
+export function mount(root, payload, options = {}) {
+  const network = readNetwork(payload);
+  const counts = fromBase64(payload.samples);
+  const samples = payload.labels.map((_, i) => enlarge(counts.subarray(64 * i, 64 * i + 64)));
+  const state = untouched(payload, samples);
+  const brush = makeBrush(payload.colours);
+  root.classList.add("fbs-live");
+  for (const [name, value] of Object.entries(payload.colours)) root.style.setProperty(`--${name}`, value);
+  root.innerHTML = skeleton(payload);
+  const $ = (selector) => root.querySelector(selector);
+  const coarse = window.matchMedia?.("(pointer: coarse)").matches ?? false;
+  const calm = window.matchMedia?.("(prefers-reduced-motion: reduce)").matches ?? false;
+  const stop = new AbortController();
+  const on = (target, type, handler) => target.addEventListener(type, handler, { signal: stop.signal });
+  const top = payload.layers.map(() => 0); // of the axis of g, steady while bars move
+  let result = null, other = null, frame = 0, spoken = 0, labels = 0;
+
+  const choices = () => state.k.map((k, i) => ({ k, forced: state.forced[i], g: state.g[i] }));
+  const plain = () => state.k.map((k) => ({ k }));
+  const commit = () => options.onCommit?.(state);
+
+  /** Asks for one more frame; any number of events share it. */
+  function update() {
+    frame ||= requestAnimationFrame(() => {
+      frame = 0;
+      compute();
+      draw();
+    });
+  }
+
+  /** The strongest winner of a layer: what is looked at first. */
+  const first = (layer) => result.layers[layer].order[0];
+
+  function compute() {
+    result = forward(network, state.image, choices());
+    other = beside();
+  }
+
+  /** The same image with what the reader wants beside it. */
+  function beside() {
+    if (state.compare === "none") return null;
+    if (state.compare === "dense") return forward(network, state.image, payload.layers.map((l) => ({ k: l.outputs })));
+    const gates = state.compare === "mean"
+      ? meanGates(network, state.k)
+      : gatesOf(forward(network, samples[3 * state.donor], plain()));
+    return forward(network, state.image, gates);
+  }
+
+  function draw() {
+    drawInput();
+    drawDensity();
+    drawAnswer();
+    drawStrip();
+    drawInside();
+    say();
+  }
+
+  function drawInput() {
+    drawPad($(".fbs-pad"), PAD, state.strokes, state.image, brush, state.cursor);
+    drawMap(prepare($(".fbs-seen canvas"), 80, 80), state.image, 16, 0, 0, 80, 1);
+    root.querySelectorAll(".fbs-thumbs button").forEach((button, d) => {
+      attribute(button, "aria-pressed", `${state.strokes === null && state.digit === d}`);
+    });
+  }
+
+  function drawDensity() {
+    const width = widthOf(".fbs-density");
+    drawCurves($(".fbs-curves"), width, payload, state.density, brush);
+    value($(".fbs-d"), state.density);
+    const right = interpolate(payload.densities, payload.accuracy.own, state.density);
+    html($(".fbs-readout"), `At density <b>${state.density.toFixed(2)}</b> the network is right on
+      <b>${percent(right)}</b> of ${payload.tested} test images.`);
+    attribute($(".fbs-curves"), "aria-label", `Accuracy and MACs against density; at
+      ${state.density.toFixed(2)}, ${percent(right)} of the test images are right.`);
+  }
+
+  function drawAnswer() {
+    root.querySelectorAll(".fbs-bars li").forEach((row, d) => {
+      const p = result.probabilities[d];
+      row.querySelector(".fbs-own").style.transform = `scaleX(${p.toFixed(3)})`;
+      row.querySelector(".fbs-other").style.transform = `scaleX(${(other?.probabilities[d] ?? 0).toFixed(3)})`;
+      text(row.querySelector("b"), p < 0.005 ? "" : percent(p));
+      row.classList.toggle("fbs-first", d === result.prediction);
+    });
+    value($(".fbs-compare"), state.compare);
+    value($(".fbs-donor"), state.donor);
+    $(".fbs-donor").hidden = state.compare !== "other";
+  }
+
+  function drawStrip() {
+    const width = widthOf(".fbs-strip");
+    const [beside, parts] = width < 560 ? [120, 16] : [200, 4]; // pixels that are no kernels
+    const unit = Math.max(1 / 4, Math.min(1, Math.floor((parts * (width - beside)) / 512) / parts));
+    payload.layers.forEach((layer, i) => {
+      const box = $(`[data-layer="${i}"]`);
+      const marked = { row: i === state.layer ? state.channel : null, column: i === state.layer + 1 ? state.channel : null };
+      drawKernels(box.querySelector("canvas"), layer, result.layers[i], result.layers[i - 1], unit, state.gathered, marked, other?.layers[i], brush);
+      attribute(box.querySelector(".fbs-open"), "aria-pressed", `${i === state.layer}`);
+      text(box.querySelector(".fbs-k"), `${count(result.layers[i].winners)} of ${layer.outputs} win`);
+      value(box.querySelector("input"), state.k[i]);
+    });
+  }
+
+  function drawInside() {
+    const i = state.layer, layer = payload.layers[i], here = result.layers[i];
+    const highest = Math.max(...here.g, 0.01);
+    if (highest > top[i] || highest < 0.6 * top[i]) top[i] = 1.12 * highest;
+    const grid = layChips(layer);
+    text($(".fbs-title"), `Look inside layer ${i + 1}`);
+    const inputs = layer.inputs === 1 ? "its one input" : `each of its ${layer.inputs} inputs`;
+    html($(".fbs-says-s"), `measured: how strong ${inputs} is; below, what each <em class="fbs-adds">adds</em>
+      to g of channel ${state.channel} or <em class="fbs-takes">takes away</em> from it`);
+    html($(".fbs-says-g"), `predicted from s: the ${count(here.winners)} channels above the cut win, and only
+      their maps are computed. Click one to force it on or off, drag its bar to change it.`);
+    drawInputs($(".fbs-s"), widthOf(".fbs-inside"), network.layers[i], here, state.channel, brush);
+    attribute($(".fbs-s"), "aria-label", `Measured saliency of ${layer.inputs} inputs, ${count(here.live)} of them computed`);
+    drawChannels($(".fbs-channels canvas"), layer, here, other?.layers[i], { forced: state.forced[i] }, state.channel, top[i], grid, brush);
+    attribute($(".fbs-channels canvas"), "aria-label", `Predicted saliency and map of ${layer.outputs} channels, ${count(here.winners)} of them computed`);
+    drawOne(here);
+    html($(".fbs-dynamic"), dynamicSentence(here));
+    $(".fbs-reset").hidden = !isForced();
+  }
+
+  /** One button for each channel, over the canvas that shows it. */
+  function layChips(layer) {
+    const grid = channelGrid(layer.outputs, widthOf(".fbs-inside"), coarse);
+    const chips = $(".fbs-chips");
+    const key = `${state.layer} ${grid.columns} ${grid.cell}`;
+    if (chips.dataset.key !== key) {
+      chips.dataset.key = key;
+      chips.style.gridTemplateColumns = `repeat(${grid.columns}, ${grid.cell}px)`;
+      chips.style.gridAutoRows = `${grid.height}px`;
+      chips.setAttribute("aria-label", `Channels of layer ${state.layer + 1}; arrow keys move, enter forces, plus and minus change g`);
+      chips.innerHTML = [...Array(layer.outputs).keys()]
+        .map((c) => `<button type="button" data-channel="${c}" tabindex="${c === state.channel ? 0 : -1}"></button>`)
+        .join("");
+      nameChips();
+    } else {
+      clearTimeout(labels);
+      labels = setTimeout(nameChips, 250);
+    }
+    return grid;
+  }
+
+  /** What a screen reader says of each channel; put right when the hand rests, not in every frame. */
+  function nameChips() {
+    for (const chip of root.querySelectorAll(".fbs-chips button")) {
+      attribute(chip, "aria-label", describe(Number(chip.dataset.channel)));
+    }
+  }
+
+  function describe(channel) {
+    const here = result.layers[state.layer], forced = state.forced[state.layer][channel];
+    const fate = here.winners[channel]
+      ? here.pi[channel] === 0 ? "wins with gate 0, so its map is empty" : "wins and is computed"
+      : "loses and is skipped";
+    const own = state.g[state.layer].has(channel);
+    const why = forced ? `, forced ${forced > 0 ? "on" : "off"}` : own ? ", with your g" : "";
+    const rank = here.g.filter((g, c) => g > here.g[channel] || (g === here.g[channel] && c < channel)).length + 1;
+    return `Channel ${channel}: g = ${here.g[channel].toFixed(2)}, rank ${rank} of ${here.g.length}; it ${fate}${why}`;
+  }
+
+  function drawOne(here) {
+    text($(".fbs-detail"), `${describe(state.channel)}.`);
+    const slider = $(".fbs-g");
+    slider.max = top[state.layer].toFixed(2);
+    value(slider, here.g[state.channel]);
+    for (const button of root.querySelectorAll("[data-force]")) {
+      attribute(button, "aria-pressed", `${Number(button.dataset.force) === state.forced[state.layer][state.channel]}`);
+    }
+  }
+
+  /** How far the choice depends on the image: the point of it all. */
+  function dynamicSentence(here) {
+    if (other === null || state.compare === "dense") {
+      return `A different image would pick other winners: choose “the gates of” another digit to compare.`;
+    }
+    const own = here.winners, theirs = other.layers[state.layer].winners;
+    const shared = own.reduce((sum, win, c) => sum + (win && theirs[c]), 0);
+    const whom = state.compare === "mean" ? "with the mean gate" : `for that ${state.donor}`;
+    const only = state.layer === 0 ? " This layer has one input, hence one number to decide by: it always chooses the same." : "";
+    return `<i class="fbs-diamond"></i>${shared} of its ${count(own)} winners also win ${whom}; the others are marked.${only}`;
+  }
+
+  function say() {
+    const sure = percent(result.probabilities[result.prediction]);
+    const share = percent(result.macs / result.dense);
+    html($(".fbs-headline"), `It reads ${article(result.prediction)} <b>${result.prediction}</b>, and computes <b>${share}</b> of its MACs.`);
+    const gates = { other: `the gates of ${article(state.donor)} ${state.donor}`, mean: "the mean gate", dense: "all channels" }[state.compare];
+    const same = other?.macs === result.macs ? " at the same cost" : "";
+    const beside = other === null ? "" : ` With ${gates} it reads ${article(other.prediction)} ${other.prediction} (${percent(other.probabilities[other.prediction])} sure)${same}.`;
+    text($(".fbs-sub"), `It is ${sure} sure.${beside} For each image the network guesses which channels will matter, and computes only those.`);
+    const now = performance.now();
+    if (now - spoken > 1000) {
+      spoken = now;
+      text($(".fbs-status"), `Reads ${result.prediction}, ${sure} sure, ${share} of the MACs.`);
+    }
+  }
+
+  const isForced = () => state.forced.some((f) => f.some(Boolean)) || state.g.some((g) => g.size > 0);
+  const widthOf = (selector) => Math.max(200, Math.floor($(selector).clientWidth));
+
+  // What the reader does.
+
+  function pick(digit) {
+    state.turn = state.strokes === null && state.digit === digit ? (state.turn + 1) % 3 : 0;
+    Object.assign(state, { strokes: null, digit, image: samples[3 * digit + state.turn] });
+    update();
+    commit();
+  }
+
+  function setDensity(density) {
+    state.density = density;
+    state.k = payload.layers.map((layer) => activeChannels(layer.outputs, density));
+    update();
+  }
+
+  function redraw() {
+    state.image = imageOf(state.strokes) ?? new Float32Array(256);
+    update();
+  }
+
+  function clear() {
+    Object.assign(state, { strokes: [], image: new Float32Array(256) });
+    update();
+    commit();
+  }
+
+  function listenToPad() {
+    const pad = $(".fbs-pad");
+    const place = (event) => {
+      const box = pad.getBoundingClientRect();
+      return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+    };
+    on(pad, "pointerdown", (event) => {
+      pad.setPointerCapture(event.pointerId);
+      state.cursor = null;
+      state.strokes = [...(state.strokes ?? []), [place(event)]];
+      redraw();
+    });
+    on(pad, "pointermove", (event) => {
+      if (!pad.hasPointerCapture(event.pointerId)) return;
+      const events = event.getCoalescedEvents?.() ?? [];
+      state.strokes.at(-1).push(...(events.length ? events : [event]).map(place));
+      redraw();
+    });
+    on(pad, "lostpointercapture", commit);
+    on(pad, "keydown", padKey);
+    on(pad, "blur", () => {
+      state.cursor = null;
+      update();
+    });
+  }
+
+  function padKey(event) {
+    const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+    if (event.key in moves) movePen(...moves[event.key]);
+    else if (event.key === " ") lowerPen();
+    else if (/^[0-9]$/.test(event.key)) pick(Number(event.key));
+    else if (event.key === "Delete" || event.key === "Backspace") clear();
+    else return;
+    event.preventDefault();
+  }
+
+  function movePen(x, y) {
+    const pen = (state.cursor ??= { x: 0.5, y: 0.2, down: false });
+    const inside = (place) => Math.max(0.04, Math.min(0.96, place));
+    pen.x = inside(pen.x + x * PEN_STEP);
+    pen.y = inside(pen.y + y * PEN_STEP);
+    if (!pen.down) return update();
+    state.strokes.at(-1).push([pen.x, pen.y]);
+    redraw();
+  }
+
+  function lowerPen() {
+    const pen = (state.cursor ??= { x: 0.5, y: 0.2, down: false });
+    pen.down = !pen.down;
+    if (!pen.down) return commit();
+    state.strokes = [...(state.strokes ?? []), [[pen.x, pen.y]]];
+    redraw();
+  }
+
+  function listenToControls() {
+    on($(".fbs-clear"), "click", clear);
+    on($(".fbs-d"), "input", (event) => setDensity(Number(event.target.value)));
+    on($(".fbs-d"), "change", commit);
+    on($(".fbs-compare"), "change", (event) => change({ compare: event.target.value }));
+    on($(".fbs-donor"), "change", (event) => change({ donor: Number(event.target.value) }));
+    on($(".fbs-gather"), "click", gather);
+    on($(".fbs-reset"), "click", reset);
+    for (const button of root.querySelectorAll(".fbs-thumbs button")) {
+      on(button, "click", () => pick(Number(button.dataset.digit)));
+    }
+    root.querySelectorAll(".fbs-layer").forEach((box, i) => {
+      on(box.querySelector(".fbs-open"), "click", () => change({ layer: i, channel: first(i) }));
+      on(box.querySelector("input"), "input", (event) => {
+        state.k[i] = Number(event.target.value);
+        change(i === state.layer ? {} : { layer: i, channel: first(i) });
+      });
+      on(box.querySelector("input"), "change", commit);
+    });
+  }
+
+  function change(values) {
+    Object.assign(state, values);
+    update();
+  }
+
+  function gather() {
+    const target = state.gathered < 0.5 ? 1 : 0, start = performance.now(), from = state.gathered;
+    attribute($(".fbs-gather"), "aria-pressed", `${target === 1}`);
+    text($(".fbs-gather"), target ? "Put them back in place" : "Move the winners together");
+    const move = (now) => {
+      const share = calm ? 1 : Math.min(1, (now - start) / 400);
+      state.gathered = from + (target - from) * share * share * (3 - 2 * share);
+      if (result) drawStrip();
+      if (share < 1 && !stop.signal.aborted) requestAnimationFrame(move);
+    };
+    requestAnimationFrame(move);
+  }
+
+  function reset() {
+    state.forced.forEach((forced) => forced.fill(0));
+    state.g.forEach((g) => g.clear());
+    update();
+    commit();
+  }
+
+  /** 1 wins, -1 loses, 0 as g says. */
+  function force(channel, how) {
+    state.forced[state.layer][channel] = how;
+    state.g[state.layer].delete(channel);
+    change({ channel });
+    commit();
+  }
+
+  function turnAround(channel) {
+    const forced = state.forced[state.layer][channel];
+    force(channel, forced || state.g[state.layer].has(channel) ? 0 : result.layers[state.layer].winners[channel] ? -1 : 1);
+  }
+
+  function setG(channel, wanted) {
+    state.forced[state.layer][channel] = 0;
+    state.g[state.layer].set(channel, Math.max(0, Math.min(top[state.layer], wanted)));
+    change({ channel });
+  }
+
+  /** A click forces a channel, a drag upwards or downwards sets its g. */
+  function listenToChannels() {
+    const chips = $(".fbs-chips");
+    const channelOf = (target) => target.closest?.("[data-channel]")?.dataset.channel;
+    let drag = null;
+    on(chips, "pointerdown", (event) => {
+      const channel = channelOf(event.target);
+      if (channel === undefined || event.pointerType === "touch") return;
+      drag = { channel: Number(channel), y: event.clientY, g: result.layers[state.layer].g[channel], moved: false };
+      chips.setPointerCapture(event.pointerId);
+    });
+    on(chips, "pointermove", (event) => {
+      if (!drag) return;
+      drag.moved ||= Math.abs(event.clientY - drag.y) > 3;
+      if (drag.moved) setG(drag.channel, drag.g + ((drag.y - event.clientY) / 36) * top[state.layer]);
+    });
+    on(chips, "pointerup", () => {
+      if (!drag) return;
+      if (drag.moved) commit();
+      else turnAround(drag.channel);
+      drag = null;
+    });
+    on(chips, "click", (event) => {
+      const channel = channelOf(event.target);
+      if (channel !== undefined && event.pointerType !== "mouse" && event.pointerType !== "pen") {
+        turnAround(Number(channel)); // a finger, or a screen reader
+      }
+    });
+    on(chips, "focusin", (event) => {
+      for (const chip of chips.children) chip.tabIndex = chip === event.target ? 0 : -1;
+      if (event.target.matches(":focus-visible")) change({ channel: Number(channelOf(event.target)) });
+    });
+    on(chips, "keydown", chipKey);
+    listenToOne();
+  }
+
+  function listenToOne() {
+    on($(".fbs-g"), "input", (event) => setG(state.channel, Number(event.target.value)));
+    on($(".fbs-g"), "change", commit);
+    for (const button of root.querySelectorAll("[data-force]")) {
+      on(button, "click", () => force(state.channel, Number(button.dataset.force)));
+    }
+  }
+
+  function chipKey(event) {
+    const chips = $(".fbs-chips"), channel = Number(event.target.dataset.channel);
+    const columns = Number(chips.dataset.key.split(" ")[1]);
+    const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
+    const g = result.layers[state.layer].g[channel], step = top[state.layer] / 20;
+    if (event.key in moves) chips.children[channel + moves[event.key]]?.focus();
+    else if (event.key === "Enter" || event.key === " ") turnAround(channel);
+    else if (event.key === "+") setG(channel, g + step);
+    else if (event.key === "-") setG(channel, g - step);
+    else return;
+    event.preventDefault();
+  }
+
+  /** Thumbnails never change: drawn once. */
+  function drawThumbs() {
+    root.querySelectorAll(".fbs-thumbs canvas").forEach((canvas, d) => {
+      drawMap(prepare(canvas, 32, 32), samples[3 * d], 16, 0, 0, 32, 1);
+    });
+  }
+
+  listenToPad();
+  listenToControls();
+  listenToChannels();
+  on(root, "keydown", (event) => event.stopPropagation()); // a notebook would take them for its own
+  drawThumbs();
+  compute();
+  state.channel = first(state.layer);
+  draw();
+  hideStill(root);
+  const watch = new ResizeObserver(update); // a canvas that was out of sight, or has a new width
+  watch.observe(root);
+
+  return {
+    state: () => state,
+    result: () => result,
+    set(values) {
+      if (values.density !== undefined) setDensity(values.density);
+      change(values);
+    },
+    destroy() {
+      stop.abort();
+      watch.disconnect();
+      cancelAnimationFrame(frame);
+      clearTimeout(labels);
+    },
+  };
+}
+
+/** In a notebook a still picture stands before this one, for pages where nothing can move. */
+function hideStill(root) {
+  for (const image of root.closest(".jp-OutputArea, .output")?.querySelectorAll("img") ?? []) {
+    if (!root.contains(image)) image.style.display = "none";
+  }
+}
+
+// Only what differs is written, so that few elements change in a frame.
+
+function text(element, wanted) {
+  if (element.textContent !== wanted) element.textContent = wanted;
+}
+
+function html(element, wanted) {
+  if (element.dataset.html !== wanted) {
+    element.dataset.html = wanted;
+    element.innerHTML = wanted;
+  }
+}
+
+function attribute(element, name, wanted) {
+  if (element.getAttribute(name) !== wanted) element.setAttribute(name, wanted);
+}
+
+function value(element, wanted) {
+  if (element.value !== `${wanted}`) element.value = wanted;
+}
+
+function article(digit) {
+  return digit === 8 ? "an" : "a";
+}
+
+function percent(share) {
+  const hundred = 100 * share;
+  return `${hundred < 9.95 && hundred > 0 ? hundred.toFixed(1) : hundred.toFixed(0)} %`;
+}

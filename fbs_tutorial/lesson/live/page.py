@@ -1,0 +1,57 @@
+"""Join the modules of this folder into one script: for a page, for a saved cell, for a widget."""
+
+import json
+import re
+from pathlib import Path
+
+from .payload import path_of
+
+MODULES = ("engine.js", "digits.js", "view.js", "app.js")  # each uses those before it alone
+# Every place that is still empty is filled: two pictures on a page do not fight.
+START = """
+for (const root of document.querySelectorAll("[data-fbs-live]:not(.fbs-live)")) {
+  mount(root, PAYLOAD);
+}
+"""
+
+
+def script() -> str:
+    """All modules as one text without imports and exports; `mount` is what it offers."""
+    return "\n".join(_inlined(path_of(name).read_text()) for name in MODULES)
+
+
+def widget_script() -> str:
+    """The same with the widget's own part: one ES module, as anywidget takes it."""
+    return f"{script()}\n{path_of('widget.js').read_text()}"
+
+
+def _inlined(module: str) -> str:
+    module = re.sub(r"^import \{[^}]*\} from \"\./\w+\.js\";\n", "", module, flags=re.M)
+    return re.sub(r"^export (?=(async )?function|const|class)", "", module, flags=re.M)
+
+
+def snippet(payload: dict, instead: str = "") -> str:
+    """A piece of HTML that becomes the picture wherever its script may run.
+
+    Args:
+        payload: of `payload`.
+        instead: HTML that stands there where scripts are blocked.
+    """
+    data = json.dumps(payload, separators=(",", ":"))
+    return (
+        f"<style>{path_of('style.css').read_text()}</style>\n"
+        f"<div data-fbs-live><noscript>{instead}</noscript></div>\n"
+        f"<script>(() => {{\n{script()}\nconst PAYLOAD = {data};\n{START}}})();</script>\n"
+    )
+
+
+def page(payload: dict) -> str:
+    """A whole page in one file, which works from disk and offline."""
+    instead = "<p>The picture needs scripts, which are blocked here.</p>"
+    return path_of("page.html").read_text().replace("<!-- picture -->", snippet(payload, instead))
+
+
+def save_page(payload: dict, path: Path) -> None:
+    """Write the page to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page(payload), encoding="utf-8")

@@ -1,0 +1,154 @@
+"""What the browser needs of a digits network: weights, sample images, what was measured of it."""
+
+import base64
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ...checkpoints import ASSETS, load_pretrained
+from ...data import as_tensors, load_data
+from ...method.dynamics import how_dynamic
+from ...method.gated import GatedConv2d, evaluating, gated_layers, set_density
+from ...models import Normalize
+from ..plots import style
+
+MEASURED = ASSETS / "digits" / "live.safetensors"  # made by tools/ship_live.py
+DENSITIES = [round(0.05 * i, 2) for i in range(1, 21)]
+CONTROLS = ("own", "shuffled", "mean")  # of `how_dynamic`: the curves under the density slider
+COLOURS = {
+    "blue": style.BLUE, "orange": style.ORANGE, "green": style.GREEN, "purple": style.PURPLE,
+    "grey": style.GREY, "darkGrey": style.DARK_GREY, "black": style.BLACK,
+    "pale": style.PALE, "faint": style.FAINT,
+}  # fmt: skip
+PER_DIGIT = 3  # sample images of each class, from the test images
+
+
+def payload(network: nn.Module | None = None) -> dict:
+    """All that ``engine.js`` and the drawing read, as JSON can hold it.
+
+    Args:
+        network: of the form of the any-density digits network, which is taken when None.
+
+    Raises:
+        TypeError, ValueError: a network of another form.
+    """
+    network = load_pretrained("digits") if network is None else network
+    layers = check_form(network)
+    measured = load_file(MEASURED)
+    tensors = network_tensors(network) | {"mean_gates": measured["mean_gates"]}
+    start, index = 0, {}
+    for name, tensor in tensors.items():
+        index[name] = [start, tensor.numel()]
+        start += tensor.numel()
+    flat = torch.cat([tensor.detach().float().flatten() for tensor in tensors.values()])
+    images, labels = samples()
+    return {
+        "layers": [_shape(*layer, size) for layer, size in zip(layers.items(), SIZES, strict=True)],
+        "index": index,
+        "tensors": base64.b64encode(flat.numpy().tobytes()).decode(),
+        "normalize": {"mean": network.normalize.mean.item(), "std": network.normalize.std.item()},
+        "classes": network.classifier.out_features,
+        "samples": base64.b64encode(images.numpy().tobytes()).decode(),
+        "labels": labels.tolist(),
+        "densities": DENSITIES,
+        "accuracy": {
+            name: [round(value, 4) for value in measured[name].tolist()] for name in CONTROLS
+        },
+        "tested": len(load_data("digits")[1]),
+        "colours": COLOURS,
+    }
+
+
+SIZES = ((16, 16), (16, 8), (8, 8), (8, 4))  # of the input and output maps of each layer
+
+
+def check_form(network: nn.Module) -> dict[str, GatedConv2d]:
+    """The four gated layers by name, or an error that says what the picture can show.
+
+    Raises:
+        TypeError, ValueError: anything but the chain that ``convert(digitsnet())`` makes.
+    """
+    layers = gated_layers(network)
+    takes = "the living picture shows networks of the form convert(digitsnet())"
+    shapes = [(m.in_channels, m.out_channels) for m in layers.values()]
+    ends = isinstance(getattr(network, "normalize", None), Normalize)
+    if not ends or shapes != [(1, 16), (16, 32), (32, 32), (32, 64)]:
+        raise ValueError(f"{takes}, got gated layers of {shapes} channels")
+    for name, layer in layers.items():
+        if layer.reduce != "l1" or layer.stored_densities is not None:
+            raise ValueError(f"{takes} with reduce='l1' and one set of statistics, not {name}")
+    return layers
+
+
+def network_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Weights by the names that ``readNetwork`` of ``engine.js`` knows; the norm as two vectors."""
+    tensors = {}
+    for name, layer in gated_layers(network).items():
+        scale = (layer.norm.running_var.double() + layer.norm.eps).rsqrt()
+        tensors[f"{name}.weight"] = layer.conv.weight
+        tensors[f"{name}.predictor.weight"] = layer.predictor.weight
+        tensors[f"{name}.predictor.bias"] = layer.predictor.bias
+        tensors[f"{name}.scale"] = scale
+        tensors[f"{name}.shift"] = layer.beta.double() - layer.norm.running_mean.double() * scale
+    tensors["classifier.weight"] = network.classifier.weight
+    tensors["classifier.bias"] = network.classifier.bias
+    return tensors
+
+
+def _shape(name: str, layer: GatedConv2d, sizes: tuple[int, int]) -> dict:
+    shape = {"name": name, "inputs": layer.in_channels, "outputs": layer.out_channels}
+    return shape | {"stride": layer.conv.stride[0], "sizeIn": sizes[0], "sizeOut": sizes[1]}
+
+
+def samples() -> tuple[Tensor, Tensor]:
+    """The first test images of each class, ``[30, 64]`` uint8 counts of 0 to 16, and labels."""
+    images, labels = as_tensors(load_data("digits")[1])
+    chosen = torch.cat([(labels == digit).nonzero()[:PER_DIGIT, 0] for digit in range(10)])
+    return shrink(images[chosen]).flatten(1), labels[chosen]
+
+
+def shrink(images: Tensor) -> Tensor:
+    """Images ``[N, 1, 16, 16]`` of `load_data` to the 8x8 counts they were enlarged from.
+
+    Along one axis, pixels 2i and 2i + 1 are 3/4 of count i and 1/4 of its neighbour on either side
+    (at the ends of itself), so a linear system gives the counts back.
+    """
+    weights = torch.zeros(16, 8, dtype=torch.float64)
+    for place in range(16):
+        first = max(0.0, (place + 0.5) / 2 - 0.5)
+        low = int(first)
+        weights[place, low] += 1 - (first - low)
+        weights[place, min(7, low + 1)] += first - low
+    inverse = torch.linalg.pinv(weights)  # [8, 16]
+    return (16 * inverse @ images[:, 0].double() @ inverse.T).round().to(torch.uint8)
+
+
+def measure(network: nn.Module) -> dict[str, Tensor]:
+    """At each of `DENSITIES`: the mean gate of the training images, and accuracies on the test's.
+
+    ``{"mean_gates": [20, 144], "own": [20], "shuffled": [20], "mean": [20]}``.
+    """
+    train, test = (as_tensors(part) for part in load_data("digits"))
+    rows = {name: [] for name in ("mean_gates", *CONTROLS)}
+    for density in DENSITIES:
+        set_density(network, density)
+        control = how_dynamic(network, *test, reference=train[0])
+        rows["mean_gates"].append(mean_gates(network, train[0]))
+        for name in CONTROLS:
+            rows[name].append(torch.tensor(getattr(control, name)))
+    set_density(network, 1.0)
+    return {name: torch.stack(values) for name, values in rows.items()}
+
+
+def mean_gates(network: nn.Module, images: Tensor) -> Tensor:
+    """The gates of all layers, one after the other, averaged over ``images``: ``[144]``."""
+    with evaluating(network):
+        network(images)
+        return torch.cat([layer.gate.mean(dim=0) for layer in gated_layers(network).values()])
+
+
+def path_of(name: str) -> Path:
+    """A file of this folder."""
+    return Path(__file__).parent / name
