@@ -16,7 +16,7 @@ from .parallel import Team
 from .settings import RunError, usual_recipe
 from .splits import load_splits
 
-METHODS = ("kernels", "slimming")
+METHODS = ("kernels", "slimming", "idle")
 IMAGENET_CLASSES = 1000
 
 

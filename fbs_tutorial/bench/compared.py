@@ -1,0 +1,146 @@
+"""What ``compare`` has found: the file of its rows, and tables made from it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+from ..files import damaged, write_atomically
+from ..tables import markdown
+from ..training.settings import RunError
+from .record import check_writable
+from .timing import busy, machine, three_digits
+
+LABELS = {  # of the methods, in the order in which they are trained and shown
+    "plain": "plain",
+    "narrow": "narrow from the start",
+    "scratch": "slimmed shape, new weights",
+    "slimming": "network slimming",
+    "kernels": "kernel masks",
+    "stripes": "stripes",
+    "fbs": "FBS",
+    "fbs, idle removed": "FBS, idle channels removed",
+    "slimming, fbs": "slimming, then FBS",
+    "slimming, fbs, idle removed": "the same, idle channels removed",
+}
+IDLE = ", idle removed"  # of a network, after the name of its method
+
+
+class Results:
+    """The rows, and the file that holds them after each."""
+
+    def __init__(self, plan: dict, path: Path, device: str, command: str):
+        check_writable(path)
+        self.path = path
+        self.facts = {"command": command, "plan": plan, "machine": machine(device)}
+        self.facts |= {"busy": busy(device), "rows": []}
+        if path.exists():
+            self._go_on(_read(path))
+
+    def _go_on(self, old: dict) -> None:
+        own = self.facts["machine"]["device"], self.facts["plan"]
+        if (old["machine"]["device"], old["plan"]) != own:
+            text = "{path} holds another comparison; move it away, or give another {out}"
+            raise RunError(text, {"path": self.path})
+        self.facts |= {"rows": old["rows"], "busy": old["busy"] or self.facts["busy"]}
+
+    def lacks(self, seed: int, level: float | None, method: str | None = None) -> bool:
+        """Whether a row, or with no ``method`` any row of a level, is still to come."""
+        there = {
+            r["method"] for r in self.facts["rows"] if (r["seed"], r["level"]) == (seed, level)
+        }
+        wanted = {"plain"} if level is None else LABELS.keys() - {"plain"}
+        if method is not None:
+            wanted = {name for name in wanted if name.removesuffix(IDLE) == method}
+        return not wanted <= there
+
+    def add(self, row: dict) -> None:
+        """Keep a row, in the place of one that an interrupted run left without its second half."""
+        same = ("seed", "level", "method")
+        self.facts["rows"] = [
+            r for r in self.facts["rows"] if any(r[key] != row[key] for key in same)
+        ] + [row]
+        write_atomically(self.path, (json.dumps(self.facts, indent=1) + "\n").encode())
+
+
+def _read(path: Path) -> dict:
+    try:
+        results = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(damaged(path, error, "move it away")) from error
+    if not isinstance(results, dict) or not {"machine", "plan", "rows"} <= results.keys():
+        raise ValueError(damaged(path, "it is not of a comparison", "move it away"))
+    return results
+
+
+def best_penalty(rows: Sequence[dict], name: str) -> float:
+    """The candidate of best mean validation accuracy; of equal ones the smallest."""
+    tried = [row for row in rows if row["penalty"] == name and not row["decay"]]
+    means = {
+        value: mean(row["val_accuracy"] for row in tried if row["value"] == value)
+        for value in sorted({row["value"] for row in tried})
+    }
+    return max(means, key=means.get)
+
+
+def penalty_table(results: dict) -> str:
+    """Markdown: for each candidate the validation accuracy as trained, pruned and fine-tuned."""
+    keys = ("penalty", "value", "decay")
+    tried = dict.fromkeys(tuple(row[key] for key in keys) for row in results["rows"])
+    lines = []
+    for name, value, decay in tried:
+        rows = [r for r in results["rows"] if tuple(r[k] for k in keys) == (name, value, decay)]
+        notes = ["with weight decay on skeletons"] if decay else []
+        notes += ["published"] if value == results["published"][name] else []
+        notes += ["chosen"] if value == results["best"][name] and not decay else []
+        shown = ("val_trained", "val_pruned", "val_accuracy")
+        cells = [spread([row[key] for row in rows]) for key in shown]
+        lines.append([name, f"{value:g}", *cells, ", ".join(notes)])
+    return markdown(["penalty", "weight", "trained", "pruned", "fine-tuned", ""], lines)
+
+
+def grouped(results: dict) -> dict[tuple[float | None, str], list[dict]]:
+    """The rows of all seeds by level and method, in the order of the table."""
+    found = {}
+    for level in (None, *results["plan"]["densities"]):
+        for method in LABELS:
+            same = (level, method)
+            rows = [row for row in results["rows"] if (row["level"], row["method"]) == same]
+            found |= {same: rows} if rows else {}
+    return found
+
+
+def table(results: dict) -> str:
+    """Markdown: a line for each method at each level, means over the seeds with their range."""
+    timed = all("ms" in row for row in results["rows"])
+    batches = list(results["rows"][0]["ms"]) if timed else []
+    plain = mean(row["macs"] for row in results["rows"] if row["method"] == "plain")
+    lines = []
+    for (level, method), rows in grouped(results).items():
+        cells = ["" if level is None else f"d = {level:g}", LABELS[method]]
+        cells += [spread([row[f"{part}_accuracy"] for row in rows]) for part in ("val", "test")]
+        macs = mean(row["macs"] for row in rows)
+        cells += [f"{macs / 1e6:.3f} M", f"{macs / plain:.1%}"]
+        cells.append(f"{mean(row['bytes'] for row in rows) / 1e3:.1f}")
+        cells += [three_digits(mean(row["ms"][batch] for row in rows)) for batch in batches]
+        lines.append(cells)
+    head = ["MACs as FBS at", "method", "validation", "test", "MACs", "of plain", "kB"]
+    head += [f"ms, batch {batch}" for batch in batches]
+    return markdown(head, lines)
+
+
+def spread(shares: Sequence[float]) -> str:
+    """Mean in percent, and the range where there are several that differ."""
+    low, high = (f"{100 * end:.1f}" for end in (min(shares), max(shares)))
+    return f"{100 * mean(shares):.1f}" + f" ({low} to {high})" * (low != high)
+
+
+def provenance(results: dict) -> str:
+    """One line: the command, where, when and with what it ran, and for how long it trained."""
+    facts, plan = results["machine"], results["plan"]
+    seeds = len(plan["seeds"])
+    return (
+        f"`{results['command']}`: {facts['date']}, {facts['device']}, torch "
+        f"{facts['versions']['torch']}; {plan['data']}, {plan['model']}, {2 * plan['epochs']} "
+        f"epochs for every network, {seeds} seed{'s' * (seeds > 1)}."
+    )
