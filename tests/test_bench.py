@@ -636,9 +636,11 @@ def test_a_gpus_tables_go_after_the_cpus(tmp_path):
     assert with_tables(once, tmp_path) == once
 
 
-def test_readme_shows_the_results_in_benchmarks():
+def test_pages_show_the_results_in_benchmarks():
     sys.path.insert(0, str(ROOT / "tools"))
-    from ship_bench import with_tables
+    from readme import README, RESULTS
+    from ship_bench import with_h100, with_speed, with_tables
 
-    readme = (ROOT / "README.md").read_text()
-    assert with_tables(readme) == readme
+    results, readme = RESULTS.read_text(), README.read_text()
+    assert with_h100(with_tables(results)) == results
+    assert with_speed(readme) == readme

@@ -16,6 +16,8 @@ import fbs_tutorial
 ROOT = Path(__file__).parents[1]
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 README = (ROOT / "README.md").read_text()
+RESULTS_PATH = ROOT / "benchmarks" / "README.md"
+RESULTS = RESULTS_PATH.read_text()
 
 
 def listed(name):
@@ -39,31 +41,40 @@ def test_versions_agree():
 
 def test_readme_names_commands_that_exist():
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"\bmake ([a-z]+)", README):
+    for target in re.findall(r"\bmake ([a-z]+)", README + RESULTS):
         if target != "and":
             assert re.search(rf"^{target}:", makefile, re.M), target
 
 
-def test_readme_links_lead_somewhere_and_pictures_have_alt_texts():
-    for bang, alt, target in re.findall(r"(!?)\[([^\]]*)\]\((?!http)([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
-        assert not bang or len(alt) > 20
+def test_links_lead_somewhere_and_pictures_have_alt_texts():
+    for folder, page in ((ROOT, README), (ROOT / "benchmarks", RESULTS)):
+        for bang, alt, target in re.findall(r"(!?)\[([^\]]*)\]\((?!http)([^)]+)\)", page):
+            file, _, heading = target.partition("#")
+            assert (folder / file).exists(), target
+            assert not bang or len(alt) > 20
+            assert not heading or heading in headings(folder / file if file else RESULTS_PATH)
 
 
-def test_readme_table_is_what_the_shipped_runs_say():
+def headings(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    found = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    return {heading.lower().replace(" ", "-") for heading in found}
+
+
+def test_table_of_results_is_what_the_shipped_runs_say():
     sys.path.insert(0, str(ROOT / "tools"))
     from ship_digits import with_table
 
-    assert with_table(README) == README
+    assert with_table(RESULTS) == RESULTS
 
 
-def test_readme_tables_of_cifar10_are_what_the_shipped_networks_say():
+def test_tables_of_cifar10_are_what_the_shipped_networks_say():
     sys.path.insert(0, str(ROOT / "tools"))
     from readme import between_marks
     from ship_cifar10 import tables
 
     for name, text in tables().items():
-        assert between_marks(README, name, text) == README
+        assert between_marks(RESULTS, name, text) == RESULTS
         assert text in (ROOT / "benchmarks" / "cifar10.md").read_text()
     made = [row for row in tables()["cifar10"].splitlines() if "recipe script" in row]
     assert [row.split("|")[1].strip() for row in made] == ["FBS for d = 0.5, distilled"]

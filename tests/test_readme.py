@@ -10,7 +10,7 @@ from fbs_tutorial.checkpoints import load_network
 
 ROOT, PACKAGE = Path(__file__).parents[1], Path(fbs_tutorial.__file__).parent
 README = (ROOT / "README.md").read_text()
-WALKS = README[README.index("## The way of an image") : README.index("## Is it faster?")]
+WALKS = README[README.index("## Inside the package") : README.index("## More")]
 WALK = re.search(r"```python\n(.*?)```", WALKS, re.S)[1]
 
 
@@ -38,7 +38,7 @@ def test_the_tree_has_every_wing():
 
 
 def test_every_command_of_the_readme_can_be_read():
-    section = README[README.index("## Commands") : README.index("## Is it faster?")]
+    section = README[README.index("## Commands") : README.index("### Training")]
     commands = re.findall(r"^python -m fbs_tutorial (.*?)(?:  +#|$)", section, re.M)
     kinds = [_parser().parse_args(shlex.split(command)).run.__name__ for command in commands]
     assert set(kinds) == {"_train", "_prune", "_evaluate", "_bench"}

@@ -1,28 +1,29 @@
 """Show the times in benchmarks/ as tables: python tools/ship_bench.py, after `make bench`.
 
-All rows of benchmarks/cpu.json go to benchmarks/cpu.md; those of whole networks stand in the README
-between the marks of ``bench cpu``. The same with ``cuda``, whose marks are put after the others
-when there is a first result. What one H100 measured of whole networks, benchmarks/h100, stands
-between those of ``h100``.
+All rows of benchmarks/cpu.json go to benchmarks/cpu.md; those of whole networks stand on the page
+of results between the marks of ``bench cpu``. The same with ``cuda``, whose marks are put after
+the others when there is a first result. What one H100 measured of whole networks, benchmarks/h100,
+stands between those of ``h100``. The README has the shortest table, between those of ``speed``.
 """
 
 import json
 from pathlib import Path
 
-from readme import ROOT, between_marks, with_marks
+from readme import README, RESULTS, ROOT, between_marks, with_marks
 
-from fbs_tutorial.bench.report import tables
+from fbs_tutorial.bench.report import find, tables
+from fbs_tutorial.bench.timing import three_digits
 from fbs_tutorial.tables import markdown
 
 
 def main() -> None:
-    readme = ROOT / "README.md"
     for path in results_in(ROOT / "benchmarks"):
         results = json.loads(path.read_text())
         if set(results.get("missing", ())) - results.get("left_out", {}).keys():
             raise SystemExit(f"{path} is not finished; its command goes on: {results['command']}")
         path.with_suffix(".md").write_text(f"{provenance(results)}\n\n{tables(results)}\n")
-    readme.write_text(with_h100(with_tables(readme.read_text())))
+    RESULTS.write_text(with_h100(with_tables(RESULTS.read_text())))
+    README.write_text(with_speed(README.read_text()))
 
 
 def results_in(folder: Path) -> list[Path]:
@@ -30,18 +31,18 @@ def results_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.json"))
 
 
-def with_tables(readme: str, folder: Path = ROOT / "benchmarks") -> str:
-    """The README's text with the tables of the whole networks in the results in ``folder``."""
+def with_tables(page: str, folder: Path = ROOT / "benchmarks") -> str:
+    """``page`` with the tables of the whole networks in the results in ``folder``."""
     for path in results_in(folder):
         results, name = json.loads(path.read_text()), f"bench {path.stem}"
         results["rows"] = [row for row in results["rows"] if row["kind"] == "network"]
-        readme = with_marks(readme, name, "tools/ship_bench.py", after=r"bench \w+")
-        readme = between_marks(readme, name, f"{provenance(results)}\n\n{tables(results)}")
-    return readme
+        page = with_marks(page, name, "tools/ship_bench.py", after=r"bench \w+")
+        page = between_marks(page, name, f"{provenance(results)}\n\n{tables(results)}")
+    return page
 
 
-def with_h100(readme: str, folder: Path = ROOT / "benchmarks" / "h100") -> str:
-    """The README's text with the times of whole networks on one H100."""
+def with_h100(page: str, folder: Path = ROOT / "benchmarks" / "h100") -> str:
+    """``page`` with the times of whole networks on one H100."""
     results = json.loads((folder / "networks.json").read_text())
     columns = [f"accelerated {d}" for d in ("1.0", "0.5", "0.25")]
     lines = []
@@ -52,7 +53,42 @@ def with_h100(readme: str, folder: Path = ROOT / "benchmarks" / "h100") -> str:
     head = ["network", "batch", "products", "best dense", "d = 1", "d = 0.5", "d = 0.25"]
     told = f"{results['machine']}; {results['date']}, {results['unit']}. {results['made by']}."
     told = told.replace(". a script", ". Made by a script")
-    return between_marks(readme, "h100", f"{told}\n\n{markdown(head, lines)}")
+    return between_marks(page, "h100", f"{told}\n\n{markdown(head, lines)}")
+
+
+def with_speed(page: str) -> str:
+    """``page`` with the shortest table: whole networks, best dense times, and shares of them."""
+    cpu = json.loads((ROOT / "benchmarks" / "cpu.json").read_text())
+    gpu = json.loads((ROOT / "benchmarks" / "h100" / "networks.json").read_text())
+    lines = [_cpu_line(row) for row in cpu["rows"] if row["kind"] == "network"]
+    lines += [_gpu_line(row) for row in gpu["rows"] if row["images"] >= 32]
+    head = ["network", "images per call", "on", "best dense", "at d = 0.5", "at d = 0.25"]
+    told = (
+        "Time of the accelerated network as a share of the best dense one; below 1 it is faster. "
+        f"CPU: {_where(cpu)}. GPU: {gpu['machine']}, {gpu['date']}, CUDA graphs."
+    )
+    return between_marks(page, "speed", f"{told}\n\n{markdown(head, lines)}")
+
+
+def _cpu_line(row: dict) -> list[str]:
+    best = three_digits(find(row, row["dense_best"])["median_ms"])
+    shares = [find(row, "accelerated", d)["time_share"] for d in (0.5, 0.25)]
+    cells = [row["name"], str(row["batch"]), "CPU, float32", f"{best} ms"]
+    return [*cells, *(f"{share:.2f}" for share in shares)]
+
+
+def _gpu_line(row: dict) -> list[str]:
+    best = min(row["dense_nchw"], row["dense_nhwc"])
+    shares = [row[f"accelerated {d}"] / best for d in (0.5, 0.25)]
+    precision = {"tf32": "TF32", "bf16": "bfloat16", "fp32": "float32"}[row["products"]]
+    cells = [row["network"], str(row["images"]), f"GPU, {precision}", f"{best / 1000:.2f} ms"]
+    return [*cells, *(f"{share:.2f}" for share in shares)]
+
+
+def _where(results: dict) -> str:
+    facts = results["machine"]
+    instructions = f" with {facts['instructions']}" * ("instructions" in facts)
+    return f"{facts['device']}{instructions}, {facts['threads']} threads, {facts['date']}"
 
 
 def provenance(results: dict) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from readme import ROOT
-from readme import show as show_in_readme
+from readme import show as show_in_results
 from torch import nn
 
 from fbs_tutorial import calibrate, count_macs, load_data, set_density
@@ -283,7 +283,7 @@ def show() -> None:
     rows = [*single["rows"], *static["rows"]]
     texts = tables()
     for name, text in texts.items():
-        show_in_readme(name, text)
+        show_in_results(name, text)
     made = [
         f"- `{row['step']}`, by {row['made']['by']}: {row['made']['how']}; {row['made']['where']}."
         for row in rows
@@ -301,7 +301,7 @@ def shipped() -> list[dict]:
 
 
 def tables() -> dict[str, str]:
-    """What stands in the README, by the names of its marks."""
+    """What stands on the page of results, by the names of its marks."""
     single = shipped()[1]
     row = next(row for row in single["rows"] if "calibrated" in row)
     return {"cifar10": table(*shipped()), "cifar10 moved up": moved_up(row["calibrated"])}

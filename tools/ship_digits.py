@@ -4,13 +4,13 @@
 
 Three seeds of the schedule, of the any-density network and of small plain networks of the same
 cost. The weights of seed 0 (but not the small ones) and the numbers of all seeds go to
-fbs_tutorial/assets/digits, the picture to benchmarks/, the table to README.md.
+fbs_tutorial/assets/digits, the picture to benchmarks/, the table to the page of results.
 """
 
 import shutil
 from statistics import median
 
-from readme import ROOT, between_marks
+from readme import RESULTS, ROOT, between_marks
 
 from fbs_tutorial.checkpoints import ASSETS, load_metrics
 from fbs_tutorial.lesson.plots import accuracy_and_macs
@@ -32,8 +32,7 @@ def main() -> None:
             if seed == 0 and kind != "static":
                 for weights in run.glob("*.safetensors"):
                     shutil.copy(weights, assets)
-    readme = ROOT / "README.md"
-    readme.write_text(with_table(readme.read_text()))
+    RESULTS.write_text(with_table(RESULTS.read_text()))
     runs = [metrics["rows"] for metrics in load_metrics("digits")]
     static = [metrics["rows"] for metrics in load_metrics("digits", "static")]
     figure, sentence = accuracy_and_macs(
@@ -43,8 +42,8 @@ def main() -> None:
     print(sentence)
 
 
-def with_table(readme: str) -> str:
-    """The README's text with the table of the shipped numbers, medians and ranges of the seeds."""
+def with_table(page: str) -> str:
+    """``page`` with the table of the shipped numbers, medians and ranges of the seeds."""
     runs = [metrics["rows"] for metrics in load_metrics("digits")]
     small = [metrics["rows"] for metrics in load_metrics("digits", "static")]
     head = ["density", *(control.label for control in CONTROLS), "small plain network"]
@@ -62,7 +61,7 @@ def with_table(readme: str) -> str:
         cells.append(f"{rows[0]['macs_gates']:,.0f} + {rows[0]['macs_predictors']:,}")
         sets = [max(row["distinct_sets"].values()) for row in rows if "distinct_sets" in row]
         lines.append([*cells, f"{median(sets)}" if sets else ""])
-    return between_marks(readme, "digits", markdown(head, lines))
+    return between_marks(page, "digits", markdown(head, lines))
 
 
 def spread(shares: list[float]) -> str:

@@ -1,7 +1,7 @@
 """Show the numbers of one run: python tools/ship_run.py RUN NAME
 
 A finished run folder's metrics.json, table and plot go to benchmarks/NAME, and the table to the
-README between the marks of ``run NAME``. Weights stay where they are.
+page of results between the marks of ``run NAME``. Weights stay where they are.
 """
 
 import json
