@@ -222,12 +222,12 @@ def _add_prune(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("prune", help="prune a trained network for all images alike")
     add = command.add_argument
     add("--method", required=True, help=f"one of {', '.join(METHODS)}")
-    add("--percent", type=float, required=True, help="of the weights, or of the channels")
+    add("--percent", type=float, help="of the weights, or of the channels; none with idle")
     add("--from", dest="checkpoint", metavar="FILE", help="the network's weights")
     add("--model", help="whose weights they are, where the file does not tell")
     add("--pretrained", action="store_true", help="torchvision's weights of --model")
     add("--score", default="max", help="of kernels: max, l1 or l2")
-    add("--data", help="a data set: print the validation accuracy before and after")
+    add("--data", help="a data set: print the validation accuracy before and after; idle needs it")
     add("--out", required=True, metavar="FILE", help="what to write, for train --from")
     command.set_defaults(run=_prune, when_stopped="nothing is written")
 
