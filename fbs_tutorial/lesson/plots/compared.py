@@ -1,13 +1,17 @@
 """Pictures of FBS beside its static relatives: what each costs, and what is removed."""
 
+from collections.abc import Mapping, Sequence
 from statistics import mean
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from ...bench.compared import LABELS, grouped
-from .style import BLACK, BLUE, DARK_GREY, GREEN, ORANGE, PURPLE, legend_below, plain_ticks
+from .style import BLACK, BLUE, DARK_GREY, GREEN, GREY, ORANGE, PURPLE, legend_below, plain_ticks
 
 LOOKS = {  # colour, marker, line
     "narrow": (DARK_GREY, "x", "--"),
@@ -49,8 +53,7 @@ def _lines(axes: Axes, results: dict, name: str) -> None:
     groups = grouped(results)
     (plain,) = (rows for (level, _), rows in groups.items() if level is None)
     level = 100 * mean(row["test_accuracy"] for row in plain)
-    axes.axhline(level, color=BLACK, linewidth=0.8, label=f"plain, {_cost(plain, name):.3g}")
-    axes.get_lines()[0].set_label("plain")
+    axes.axhline(level, color=BLACK, linewidth=0.8, label="plain")
     for method, (colour, marker, line) in LOOKS.items():
         points = [rows for (_, other), rows in groups.items() if other == method]
         cost = [_cost(rows, name) for rows in points]
@@ -92,3 +95,106 @@ def _sentence(results: dict) -> str:
             f"{means[best]:.1f} %; FBS has {means['fbs']:.1f} %."
         )
     return "\n".join(said)
+
+
+def four_cuts() -> tuple[Figure, str]:
+    """What each method leaves out of one weight tensor, drawn as a grid of 3x3 kernels."""
+    figure, row = plt.subplots(1, 5, figsize=(11, 3.1), layout="constrained")
+    kinds = {
+        "kernel masks": _kernels_left,
+        "network slimming": lambda: _channels_left((0, 1, 3, 5), (0, 2, 3)),
+        "stripes": _stripes_left,
+        "FBS, one image": lambda: _channels_left((1, 2, 5), (0, 1, 4)),
+        "FBS, another image": lambda: _channels_left((0, 2, 4), (1, 3, 4)),
+    }
+    shares = {}
+    for axes, (name, left) in zip(row, kinds.items(), strict=True):
+        kept = left()  # [C_out, C_in, 3, 3]
+        shares[name] = kept.mean()
+        _draw_kernels(axes, kept)
+        axes.set_title(name, fontsize=10)
+    row[0].set_ylabel("outputs: a row is a filter", fontsize=9)
+    row[2].set_xlabel("inputs: a column is what one channel is read with", fontsize=9)
+    said = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    return figure, (
+        f"Six filters that read five channels, with 3×3 kernels; grey taps are gone. Left: {said}."
+    )
+
+
+def _kernels_left() -> np.ndarray:
+    kept = np.random.default_rng(3).random((6, 5)) < 0.4
+    return np.broadcast_to(kept[:, :, None, None], (6, 5, 3, 3))
+
+
+def _channels_left(outputs: tuple[int, ...], inputs: tuple[int, ...]) -> np.ndarray:
+    kept = np.zeros((6, 5, 3, 3))
+    kept[np.ix_(outputs, inputs)] = 1
+    return kept
+
+
+def _stripes_left() -> np.ndarray:
+    kept = np.random.default_rng(5).random((6, 1, 3, 3)) < 0.4
+    return np.broadcast_to(kept, (6, 5, 3, 3))
+
+
+def _draw_kernels(axes: Axes, kept: np.ndarray) -> None:
+    """A small square for each tap, blue where it is kept, with a gap between kernels."""
+    outputs, inputs, height, width = kept.shape
+    for place in np.ndindex(kept.shape):
+        o, i, y, x = place
+        look = {"facecolor": BLUE} if kept[place] else {"facecolor": "#EEEEEE", "hatch": "////"}
+        corner = (i * (width + 1) + x, -(o * (height + 1) + y))
+        axes.add_patch(plt.Rectangle(corner, 1, 1, edgecolor="white", linewidth=0.5, **look))
+    axes.set(xlim=(-0.5, inputs * (width + 1) - 0.5), ylim=(-outputs * (height + 1) + 1.5, 1.5))
+    axes.set(xticks=[], yticks=[], aspect="equal")
+    axes.spines[:].set_visible(False)
+
+
+def filter_shapes(kept: Mapping[str, Tensor]) -> tuple[Figure, str]:
+    """The shapes of filters, each its 3x3 taps, kept ones filled: ``{layer: [C_out, 3, 3]}``."""
+    figure, column = plt.subplots(
+        len(kept), 1, figsize=(8, 1.0 * len(kept) + 0.4), squeeze=False, layout="constrained"
+    )
+    said = []
+    for axes, (name, shapes) in zip(column[:, 0], kept.items(), strict=True):
+        shown = shapes[:32].float().numpy()
+        strip = np.full((3, 4 * len(shown) - 1), np.nan)
+        for i, shape in enumerate(shown):
+            strip[:, 4 * i : 4 * i + 3] = shape
+        axes.imshow(strip, cmap=ListedColormap(["#EEEEEE", BLUE]), vmin=0, vmax=1)
+        axes.set_title(name, fontsize=9, loc="left")
+        axes.set_axis_off()
+        said.append(f"{name} keeps {shapes.float().mean():.0%} of its stripes")
+    return figure, "; ".join(said) + ". Blue taps are kept; the first 32 filters of each layer."
+
+
+def pruning_level(
+    points: Mapping[str, Sequence[Mapping]], method: str, share: float
+) -> tuple[Figure, str]:
+    """One method at one level, among all methods at all levels, none of them fine-tuned.
+
+    Args:
+        points: ``{method: [{"share", "accuracy", "macs", "kB", "layers": {name: share}}]}``, MACs
+            as a share of the unpruned network's. share: of what the method prunes that is left.
+    """
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(8.5, 3.7), width_ratios=(1.5, 1), layout="constrained"
+    )
+    looks = zip(points.items(), (PURPLE, GREEN, ORANGE, BLUE), "Ps^o", strict=True)
+    for (name, row), colour, marker in looks:
+        macs, right_ones = ([100 * point[key] for point in row] for key in ("macs", "accuracy"))
+        left.plot(macs, right_ones, color=colour, marker=marker, markersize=4, label=name)
+    here = min(points[method], key=lambda point: abs(point["share"] - share))
+    left.plot([100 * here["macs"]], [100 * here["accuracy"]], "o", color=BLACK, markersize=13,
+              fillstyle="none", label="you are here")  # fmt: skip
+    left.set(xlabel="MACs (% of the unpruned network)", ylabel="test accuracy (%)", ylim=(0, 104))
+    left.grid(alpha=0.3)
+    left.legend(fontsize=8, frameon=False)
+    names, shares = list(here["layers"]), [100 * value for value in here["layers"].values()]
+    bars = right.bar(names, shares, color=GREY, edgecolor=BLACK)
+    right.bar_label(bars, [f"{value:.0f}" for value in shares], fontsize=8, padding=2)
+    right.set(ylabel="MACs left in the layer (%)", ylim=(0, 115), title=method)
+    return figure, (
+        f"{method} at {here['share']:.1f}: {here['macs']:.1%} of the MACs, {here['kB']:.0f} kB "
+        f"stored, right on {here['accuracy']:.1%} without fine-tuning."
+    )
