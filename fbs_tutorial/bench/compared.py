@@ -27,7 +27,10 @@ IDLE = ", idle removed"  # of a network, after the name of its method
 
 
 class Results:
-    """The rows, and the file that holds them after each."""
+    """The rows, and the file that holds them after each; more seeds can be added to it later.
+
+    Rows of a time when the machine was busy have no milliseconds.
+    """
 
     def __init__(self, plan: dict, path: Path, device: str, command: str):
         check_writable(path)
@@ -38,11 +41,14 @@ class Results:
             self._go_on(_read(path))
 
     def _go_on(self, old: dict) -> None:
-        own = self.facts["machine"]["device"], self.facts["plan"]
-        if (old["machine"]["device"], old["plan"]) != own:
+        seeds = sorted({*old["plan"]["seeds"], *self.facts["plan"]["seeds"]})
+        plan = self.facts["plan"] | {"seeds": seeds}
+        if old["machine"]["device"] != self.facts["machine"]["device"] or (
+            plan != old["plan"] | {"seeds": seeds}
+        ):
             text = "{path} holds another comparison; move it away, or give another {out}"
             raise RunError(text, {"path": self.path})
-        self.facts |= {"rows": old["rows"], "busy": old["busy"] or self.facts["busy"]}
+        self.facts |= {"plan": plan, "rows": old["rows"]}
 
     def lacks(self, seed: int, level: float | None, method: str | None = None) -> bool:
         """Whether a row, or with no ``method`` any row of a level, is still to come."""
@@ -112,8 +118,7 @@ def grouped(results: dict) -> dict[tuple[float | None, str], list[dict]]:
 
 def table(results: dict) -> str:
     """Markdown: a line for each method at each level, means over the seeds with their range."""
-    timed = all("ms" in row for row in results["rows"])
-    batches = list(results["rows"][0]["ms"]) if timed else []
+    batches = next((list(row["ms"]) for row in results["rows"] if "ms" in row), [])
     plain = mean(row["macs"] for row in results["rows"] if row["method"] == "plain")
     lines = []
     for (level, method), rows in grouped(results).items():
@@ -122,11 +127,33 @@ def table(results: dict) -> str:
         macs = mean(row["macs"] for row in rows)
         cells += [f"{macs / 1e6:.3f} M", f"{macs / plain:.1%}"]
         cells.append(f"{mean(row['bytes'] for row in rows) / 1e3:.1f}")
-        cells += [three_digits(mean(row["ms"][batch] for row in rows)) for batch in batches]
+        times = [row["ms"] for row in rows if "ms" in row]
+        cells += [
+            three_digits(mean(ms[batch] for ms in times)) if times else "" for batch in batches
+        ]
         lines.append(cells)
     head = ["MACs as FBS at", "method", "validation", "test", "MACs", "of plain", "kB"]
     head += [f"ms, batch {batch}" for batch in batches]
     return markdown(head, lines)
+
+
+def recorded(name: str) -> dict:
+    """What is stored of a comparison on this data set, in ``benchmarks/compare`` of the course.
+
+    Raises:
+        FileNotFoundError: the folder of the course is not around here, or has no such file.
+    """
+    here = Path.cwd()
+    file = Path("benchmarks", "compare", f"{name}.json")
+    for place in (Path(__file__).parents[2], here, *here.parents, *here.glob("*/")):
+        if (place / file).is_file():
+            return _read(place / file)
+    raise FileNotFoundError(f"no {file} beside the package or above {here}; run `compare` first")
+
+
+def mean_accuracy(results: dict, level: float | None, method: str) -> float:
+    """Mean test accuracy over the seeds, 0..1."""
+    return mean(row["test_accuracy"] for row in grouped(results)[level, method])
 
 
 def spread(shares: Sequence[float]) -> str:

@@ -33,9 +33,9 @@ def compared(results: dict, title: str = "") -> tuple[Figure, str]:
 
     Args:
         results: of `compare`. Points are means over its seeds; bars run from the lowest seed to
-            the highest. Milliseconds are left out where the machine was busy.
+            the highest. Milliseconds are of the seeds for which the machine was idle, if any.
     """
-    timed = all("ms" in row for row in results["rows"])
+    timed = all(any("ms" in row for row in rows) for rows in grouped(results).values())
     names = list(AXES) if timed else [name for name in AXES if name != "ms"]
     figure, row = plt.subplots(
         1, len(names), figsize=(3.2 * len(names), 4.2), sharey=True, layout="constrained"
@@ -76,7 +76,8 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _cost(rows: list[dict], name: str) -> float:
-    values = [row["ms"]["1"] if name == "ms" else row[name] for row in rows]
+    times = [row["ms"]["1"] for row in rows if "ms" in row]
+    values = times if name == "ms" else [row[name] for row in rows]
     return mean(values) / UNITS[name]
 
 
