@@ -327,7 +327,7 @@ def _networks(
 
 
 def _without_idle(lab: Lab, settings: dict, network: nn.Module) -> Made:
-    smaller = remove_idle(network, lab.splits.train[0])
+    smaller = remove_idle(network, lab.splits.seen)
     return settings | {"densities": densities_of(smaller)}, smaller
 
 

@@ -58,15 +58,7 @@ def prune(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if (percent is None) != (method == "idle"):
         raise RunError("{percent} goes with the methods kernels and slimming, which need one")
-    if (checkpoint is None) != pretrained_weights:
-        raise RunError("prune takes one network: {checkpoint}, or {pretrained} with {model}")
-    if pretrained_weights and model not in TORCHVISION:
-        raise ValueError(f"model must be one of {', '.join(TORCHVISION)}, got {model!r}")
-    if pretrained_weights:
-        network = pretrained(model, IMAGENET_CLASSES)
-        header = {"model": model, "num_classes": IMAGENET_CLASSES, "width": 1.0}
-    else:
-        network, header = load_weights(checkpoint, model)
+    network, header = _given(checkpoint, model, pretrained_weights)
     if method == "idle":
         return _idle(network, header, checkpoint, data, Path(out))
     if is_gated(network):
@@ -84,6 +76,20 @@ def prune(
     said += [] if data is None else _accuracies(forms, data)
     facts = {"method": method, "percent": percent} | ({} if data is None else {"data": data})
     return [*said, _save(pruned, Path(out), header, **facts)]
+
+
+def _given(
+    checkpoint: str | os.PathLike | None, model: str | None, pretrained_weights: bool
+) -> tuple[nn.Module, Mapping[str, str]]:
+    """The network to prune, and the header of its file or one that would fit."""
+    if (checkpoint is None) != pretrained_weights:
+        raise RunError("prune takes one network: {checkpoint}, or {pretrained} with {model}")
+    if not pretrained_weights:
+        return load_weights(checkpoint, model)
+    if model not in TORCHVISION:
+        raise ValueError(f"model must be one of {', '.join(TORCHVISION)}, got {model!r}")
+    header = {"model": model, "num_classes": IMAGENET_CLASSES, "width": 1.0}
+    return pretrained(model, IMAGENET_CLASSES), header
 
 
 def _save(pruned: nn.Module, out: Path, header: Mapping[str, str], **facts) -> str:
@@ -111,7 +117,7 @@ def _idle(
         text = "{file} does not tell one density that it was trained at"
         raise RunError(text, {"file": file}) from None
     splits = load_splits(data, usual_recipe(data), int(header.get("seed", 0)), False, Team())
-    pruned = remove_idle(network, splits.reference)
+    pruned = remove_idle(network, splits.seen)
     found = densities_of(pruned)
     said = [_sizes(network, pruned)]
     for name, net in (("before", network), ("pruned", pruned)):
