@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
-from torch.nn.utils import parametrize
 
 from ..data import spread
 from ..execution import accelerate
@@ -40,7 +39,7 @@ DENSITIES = (0.7, 0.5, 0.3)  # of FBS; each sets how many MACs all methods may h
 HALVINGS = 14  # of the range in which a setting is looked for
 COUNTED = 4  # images: where sums are, MACs by gates differ from image to image
 BATCHES = (1, 64)  # images in a call that is timed
-SECONDS = 0.3  # of timing for each network and batch
+SECONDS = 0.5  # of timing for each network and batch
 PUBLISHED = {"slimming": 1e-4, "sr": 1e-5}  # for VGG on CIFAR-10, by both papers' authors
 PENALTIES = {  # chosen on validation images with ``compare --choose``, see benchmarks/compare
     "digits": {"slimming": 1e-4, "sr": 1e-5},
@@ -369,8 +368,11 @@ def _call(module: nn.Module, images: Tensor) -> Callable[[], Tensor]:
 def _plain_layers(network: nn.Module) -> nn.Module:
     """A copy with PyTorch's convolutions, which store masked weights as the zeros they are."""
     network = copy.deepcopy(network)
-    for name in masked_layers(network):
-        parametrize.remove_parametrizations(network.get_submodule(name), "weight")
+    for name in masked_layers(network):  # remove_parametrizations would change the original, too
+        conv = network.get_submodule(name)
+        weight = conv.weight.detach().clone()
+        del conv.parametrizations
+        conv.__class__, conv.weight = nn.Conv2d, nn.Parameter(weight)
     for module in network.modules():
         if isinstance(module, SmallerConv2d):
             module.__class__ = nn.Conv2d

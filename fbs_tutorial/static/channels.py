@@ -254,8 +254,6 @@ def keep_outputs(layer: nn.Conv2d | nn.BatchNorm2d | GatedConv2d, keep: Tensor) 
 def _keep_gated_outputs(layer: GatedConv2d, keep: Tensor) -> None:
     keep_outputs(layer.conv, keep)
     keep_outputs(layer.norm, keep)
-    for name in ("stored_means", "stored_vars"):
-        _cut(layer, name, lambda value: value[:, keep.to(value.device)])
     for part, name in ((layer, "beta"), (layer.predictor, "weight"), (layer.predictor, "bias")):
         _cut(part, name, lambda value: value[keep.to(value.device)])
     layer.out_channels = layer.predictor.out_features = len(layer.beta)

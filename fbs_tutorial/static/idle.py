@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from ..method.gated import Gated, evaluating, gated_layers
+from ..method.gated import Gated, GatedConv2d, evaluating, gated_layers
 from ..method.saliency import check_feature_maps
 from ..method.wta import active_channels, mark_winners
 from .channels import gated_channels, remove_channels
@@ -48,8 +48,8 @@ def remove_idle(model: nn.Module, images: Tensor) -> nn.Module:
     FBS itself stores every channel, since any could win for the next image. Those that never win
     for ``images`` are bet on never to win: on these the outputs are the same, on others they differ
     only where one of them would have won. Each layer keeps its number of winners, so its density,
-    a share of fewer channels, becomes larger; see `densities_of`. Channels that meet in a sum or a
-    concatenation stay.
+    a share of fewer channels, becomes larger; see `densities_of`. Of statistics by `calibrate` those
+    of the present density stay. Channels that meet in a sum or a concatenation stay, too.
 
     Args, Raises:
         As `winning_channels`; ValueError too if the network cannot be traced. ``model`` is not
@@ -63,9 +63,20 @@ def remove_idle(model: nn.Module, images: Tensor) -> nn.Module:
         layer = group.convs[0]
         keep = winning[names[layer]].cpu()
         if not keep.all():
+            _keep_one_density(layer)
             remove_channels(group, keep)
             layer.density = winners[layer] / layer.out_channels
     return model
+
+
+@torch.no_grad()
+def _keep_one_density(layer: GatedConv2d) -> None:
+    """Let the norm's own statistics be those of the layer's density, and forget the others."""
+    if layer.stored_densities is not None:
+        mean, var = layer.statistics(layer.density)
+        layer.norm.running_mean.copy_(mean)
+        layer.norm.running_var.copy_(var)
+        layer.store_statistics(None, None, None)
 
 
 def densities_of(model: nn.Module) -> dict[str, float]:
