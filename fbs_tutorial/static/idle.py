@@ -48,8 +48,8 @@ def remove_idle(model: nn.Module, images: Tensor) -> nn.Module:
     FBS itself stores every channel, since any could win for the next image. Those that never win
     for ``images`` are bet on never to win: on these the outputs are the same, on others they differ
     only where one of them would have won. Each layer keeps its number of winners, so its density,
-    a share of fewer channels, becomes larger; see `densities_of`. Of statistics by `calibrate` those
-    of the present density stay. Channels that meet in a sum or a concatenation stay, too.
+    a share of fewer channels, becomes larger; see `densities_of`. Of the statistics of `calibrate`
+    those of the present density stay. Channels that meet in a sum or a concatenation stay, too.
 
     Args, Raises:
         As `winning_channels`; ValueError too if the network cannot be traced. ``model`` is not
