@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .bench.cases import NETWORKS
 from .bench.compare import DENSITIES, Plan, choose, compare
-from .bench.compared import penalty_table, provenance, table
+from .bench.compared import choices_table, provenance, table
 from .bench.evaluate import evaluate, evaluation
 from .bench.report import tables
 from .bench.run import bench
@@ -111,12 +111,12 @@ def _compare(options: argparse.Namespace) -> int:
         options.epochs,
         options.images,
     )
-    name = "penalties" if options.choose else "compare"
+    name = "choices" if options.choose else "compare"
     out = _json(options.out or f"build/{name}-{Path(options.data).name}.json")
     work = choose if options.choose else compare
     results = work(plan, out, command=_command(options), say=_progress)
     said = [provenance(results), ""]
-    said += [penalty_table(results) if options.choose else table(results), ""]
+    said += [choices_table(results) if options.choose else table(results), ""]
     if not options.choose:
         from .lesson.plots import compared
 
@@ -239,11 +239,16 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     add = command.add_argument
     add("--data", default="digits", metavar="NAME", help="as train takes it (default: digits)")
     add("--model", metavar="NAME", help=f"of {', '.join(MODELS)}; the recipe's when not given")
-    add("--densities", type=numbers(float), metavar="0.7,0.5", help="of FBS; they set the MACs")
+    add(
+        "--densities",
+        type=numbers(float),
+        metavar="0.7,0.5",
+        help="each sets the MACs, by its winners",
+    )
     add("--seeds", type=numbers(int), default=(0,), metavar="0,1,2", help="default: 0")
     add("--epochs", type=int, help="before pruning, and as many after it")
     add("--images", type=int, help="of the training part, at most, for a shorter comparison")
-    add("--choose", action="store_true", help="choose penalties on validation images instead")
+    add("--choose", action="store_true", help="choose settings on validation images instead")
     add("--out", metavar="FILE.json", help="written after each row (default: under build/)")
     command.set_defaults(run=_compare, when_stopped="the same command goes on from here")
 

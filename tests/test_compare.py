@@ -12,9 +12,9 @@ from fbs_tutorial.bench.compare import METHODS, Lab, Plan, choose, compare, mill
 from fbs_tutorial.bench.compared import (
     IDLE,
     LABELS,
-    best_penalty,
+    best_value,
+    choices_table,
     grouped,
-    penalty_table,
     provenance,
     recorded,
     spread,
@@ -99,7 +99,7 @@ def test_the_table_and_the_picture_say_what_was_found(results):
         "stored (kB)",
         "ms, one image",
     ]
-    assert "With the MACs of FBS at d = 0.5" in sentence
+    assert "With the MACs of winners at d = 0.5" in sentence
     busy = results | {"rows": [{k: v for k, v in r.items() if k != "ms"} for r in results["rows"]]}
     assert "ms, batch" not in table(busy) and len(compared(busy)[0].axes) == 2
     assert "2 epochs for every network, 1 seed." in provenance(results)
@@ -114,7 +114,7 @@ def test_every_network_has_the_same_epochs(lab, monkeypatch):
         spent.append(step.epochs)
 
     monkeypatch.setattr(module, "fit", fit)
-    target = lab.macs(lab.gate(lab.new(), 0.5))
+    target = lab.target(0.5)
     for method, make in METHODS.items():
         spent.clear()
         make(Lab(QUICK, 0, Team()), target)
@@ -128,7 +128,7 @@ def test_penalties_are_of_the_first_half_only(lab, monkeypatch):
     monkeypatch.setattr(
         module, "fit", lambda net, step, recipe, *_: seen.append((step.kind, recipe.slimming))
     )
-    monkeypatch.setitem(module.PENALTIES, "digits", {"slimming": 0.5, "sr": 0.25})
+    monkeypatch.setitem(module.CHOSEN, "digits", {"slimming": 0.5, "sr": 0.25, "gain": 1.0})
     METHODS["slimming"](Lab(QUICK, 0, Team()), 300_000)
     assert seen == [("plain", 0.5), ("tuned", 0.0)]
 
@@ -172,6 +172,7 @@ def test_what_is_timed_computes_the_same(form, lab, monkeypatch):
 def test_choosing_penalties_looks_at_validation_images_alone(tmp_path, monkeypatch):
     monkeypatch.setitem(module.CANDIDATES, "slimming", (0.0, 1e-2))
     monkeypatch.setitem(module.CANDIDATES, "sr", (1e-5,))
+    monkeypatch.setitem(module.CANDIDATES, "gain", (1.0,))
     monkeypatch.setattr(Lab, "few", None, raising=False)
     out = tmp_path / "penalties.json"
 
@@ -183,28 +184,29 @@ def test_choosing_penalties_looks_at_validation_images_alone(tmp_path, monkeypat
     monkeypatch.setattr(Lab, "__init__", without_test)
     found = choose(QUICK, out, say=lambda line: None)
     assert json.loads(out.read_text()) == found
-    assert [(r["penalty"], r["value"], r["decay"]) for r in found["rows"]] == [
+    assert [(r["setting"], r["value"], r["decay"]) for r in found["rows"]] == [
         ("slimming", 0.0, False),
         ("slimming", 1e-2, False),
         ("sr", 1e-5, False),
+        ("gain", 1.0, False),
         ("sr", 1e-5, True),
     ]
-    text = penalty_table(found)
-    assert "weight decay on skeletons, published" in text and text.count("chosen") == 2
+    text = choices_table(found)
+    assert "weight decay on skeletons, published" in text and text.count("chosen") == 3
 
 
-def test_the_best_penalty_is_the_smallest_of_equals():
+def test_the_best_value_is_the_smallest_of_equals():
     def row(value, accuracy, decay=False):
-        return {"penalty": "sr", "value": value, "val_accuracy": accuracy, "decay": decay}
+        return {"setting": "sr", "value": value, "val_accuracy": accuracy, "decay": decay}
 
     rows = [row(0.1, 0.5), row(0.2, 0.75), row(0.3, 0.75), row(0.3, 0.75), row(0.1, 1.0, True)]
-    assert best_penalty(rows, "sr") == 0.2
+    assert best_value(rows, "sr") == 0.2
     assert spread([0.5, 0.7]) == "60.0 (50.0 to 70.0)" and spread([0.5]) == "50.0"
 
 
-@pytest.mark.parametrize("data", list(module.PENALTIES))
+@pytest.mark.parametrize("data", list(module.CHOSEN))
 def test_penalties_are_those_that_were_chosen(data):
-    assert module.PENALTIES[data] == recorded(f"penalties-{data}")["best"]
+    assert module.CHOSEN[data] == recorded(f"choices-{data}")["best"]
 
 
 @pytest.mark.parametrize("data", ["digits", "fashion_mnist"])

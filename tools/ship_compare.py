@@ -1,6 +1,6 @@
 """Show the comparisons in benchmarks/compare: python tools/ship_compare.py, after `compare`.
 
-Each gets a picture beside its file. Tables, with the penalties that were tried and the published
+Each gets a picture beside its file. Tables, with the settings that were tried and the published
 figures for CIFAR-10, stand in benchmarks/compare/README.md; the table of the digits, and those of
 the other data sets if there are any, on the page of results as well.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from readme import RESULTS, ROOT, between_marks
 
-from fbs_tutorial.bench.compared import penalty_table, provenance, table
+from fbs_tutorial.bench.compared import choices_table, provenance, table
 from fbs_tutorial.lesson.plots import compared
 from fbs_tutorial.tables import markdown
 
@@ -55,10 +55,10 @@ def page() -> str:
     for name, results in comparisons():
         picture = f"![Test accuracy against MACs, bytes and milliseconds]({name}.png)"
         parts += [f"## {title_of(name, results)}", provenance(results), picture, table(results)]
-    parts += ["## Penalties", PENALTIES]
-    for path in sorted(FOLDER.glob("penalties-*.json")):
+    parts += ["## Settings", SETTINGS]
+    for path in sorted(FOLDER.glob("choices-*.json")):
         results = json.loads(path.read_text())
-        parts += [provenance(results), penalty_table(results)]
+        parts += [provenance(results), choices_table(results)]
     return "\n\n".join([*parts, "## Published, CIFAR-10", PUBLISHED, published()]) + "\n"
 
 
@@ -81,10 +81,10 @@ ABOUT = (
     "(and their range); MACs of one image, predictors included; kB with masks, indices and "
     "predictors; milliseconds per call on the machine named, each network as it is executed best."
 )
-PENALTIES = (
-    "Validation accuracy with each weight of the penalty: as trained, right after pruning to the "
-    "MACs of FBS, and after fine-tuning. The last decides. Where candidates differ by less than "
-    "seeds do, as on the digits, any of them would do."
+SETTINGS = (
+    "Weights of the two penalties, and the gain of the predictors that FBS starts with: validation "
+    "accuracy as trained, right after the cut, and trained on. The last decides. Where values "
+    "differ by less than seeds do, any of them would do."
 )
 PUBLISHED = "By other people, with other recipes and many more epochs; not comparable in detail."
 

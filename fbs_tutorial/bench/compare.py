@@ -1,7 +1,6 @@
 """FBS beside its static relatives: equal MACs, equal epochs; accuracy, bytes, milliseconds."""
 
 import copy
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -13,7 +12,6 @@ from torch.fx.experimental.optimization import fuse
 
 from ..data import spread
 from ..execution import accelerate
-from ..files import write_atomically
 from ..method.convert import convert, random_predictor
 from ..method.gated import gated_layers, is_gated
 from ..method.graph import trace
@@ -31,23 +29,22 @@ from ..training.parallel import Team, join_team
 from ..training.recipes import Recipe, Step
 from ..training.settings import RunError, usual_recipe
 from ..training.splits import load_splits
-from .compared import IDLE, Results, best_penalty
-from .record import check_writable
-from .timing import machine, race
+from .compared import IDLE, Choices, Results
+from .timing import race
 
-DENSITIES = (0.7, 0.5, 0.3)  # of FBS; each sets how many MACs all methods may have
+DENSITIES = (0.7, 0.5, 0.3)  # each sets how many MACs all methods get: those of its winners
 HALVINGS = 14  # of the range in which a setting is looked for
 COUNTED = 4  # images: where sums are, MACs by gates differ from image to image
 BATCHES = (1, 64)  # images in a call that is timed
 SECONDS = 0.5  # of timing for each network and batch
 PUBLISHED = {"slimming": 1e-4, "sr": 1e-5}  # for VGG on CIFAR-10, by both papers' authors
-PENALTIES = {  # chosen on validation images with ``compare --choose``, see benchmarks/compare
-    "digits": {"slimming": 1e-4, "sr": 1e-5},
-    "fashion_mnist": {"slimming": 1e-4, "sr": 1e-5},
+CHOSEN = {  # on validation images, with ``compare --choose``; see benchmarks/compare
+    "digits": {"slimming": 1e-4, "sr": 1e-5, "gain": 1.0},
 }
-CANDIDATES = {
+CANDIDATES = {  # of both penalties, and of what predictors start with
     "slimming": (0.0, 1e-4, 1e-3, 3e-3, 1e-2),
     "sr": (0.0, 1e-5, 1e-4, 1e-3, 3e-3),
+    "gain": (0.3, 1.0, 3.0, 5.0),
 }
 
 
@@ -57,7 +54,7 @@ class Plan:
 
     Args:
         data, model: as in `Settings`; the recipe's model when None.
-        densities: of FBS; at each the other methods get as many MACs.
+        densities: each sets how many MACs all methods get: those of its winners.
         seeds: one training of everything for each.
         epochs: before pruning, and as many after it; networks of one training have both. None:
             half of the recipe's epochs of a plain network, rounded up.
@@ -103,13 +100,14 @@ class Plan:
         return self.epochs or -(-self.recipe.plain_epochs // 2)
 
     @property
-    def penalties(self) -> dict[str, float]:
-        return PENALTIES.get(self.data, PUBLISHED)
+    def chosen(self) -> dict[str, float]:
+        """The data set's settings; where none were chosen, those published, and the recipe's."""
+        return PUBLISHED | {"gain": self.recipe.gain} | CHOSEN.get(self.data, {})
 
     def record(self) -> dict:
         """For the file of the results."""
         facts = asdict(self) | {"densities": list(self.densities), "seeds": list(self.seeds)}
-        found = {"model": self.recipe.model, "epochs": self.half, "penalties": self.penalties}
+        found = {"model": self.recipe.model, "epochs": self.half}
         return facts | found
 
 
@@ -149,12 +147,12 @@ class Lab:
     @cached_property
     def penalised(self) -> nn.Module:
         """A plain network whose scales were pulled to 0."""
-        return self.sparse(self.plan.penalties["slimming"])
+        return self.sparse(self.plan.chosen["slimming"])
 
     @cached_property
     def skeletons(self) -> nn.Module:
         """A network whose stripes were pulled to 0."""
-        return self.stripes(self.plan.penalties["sr"])
+        return self.stripes(self.plan.chosen["sr"])
 
     def sparse(self, slimming: float) -> nn.Module:
         return self.train(self.new(), "plain", self.plan.half, slimming=slimming)
@@ -163,14 +161,19 @@ class Lab:
         how = {"sr": sr, "decay_skeletons": decay}
         return self.train(add_skeletons(self.new()), "stripes", self.plan.half, **how)
 
-    def gate(self, plain: nn.Module, density: float) -> nn.Module:
+    def gate(self, plain: nn.Module, density: float, gain: float | None = None) -> nn.Module:
         """A copy with new gates."""
         torch.manual_seed(self.seed + 1)
         network = convert(plain, density)
         for layer in gated_layers(network).values():
             layer.reduce = self.recipe.saliency
-            random_predictor(layer, self.recipe.gain)
+            random_predictor(layer, self.plan.chosen["gain"] if gain is None else gain)
         return network
+
+    def target(self, density: float) -> float:
+        """The MACs that winners are left with at this density, predictors not counted in."""
+        report = count_macs(self.gate(self.new(), density), self.few)
+        return report.active.double().mean().item()
 
     def macs(self, network: nn.Module) -> float:
         """Of one image, predictors included."""
@@ -244,9 +247,9 @@ def _match_stripes(lab: Lab, network: nn.Module, target: float) -> tuple[float, 
 
 
 def gated(lab: Lab, target: float) -> Made:
-    """FBS: gates after half the epochs. The target is the MACs of one of the plan's densities."""
-    density = min(lab.plan.densities, key=lambda d: abs(lab.macs(lab.gate(lab.plain, d)) - target))
-    return {"density": density}, lab.train(lab.gate(lab.plain, density), "gated", lab.plan.half)
+    """FBS: gates after half the epochs. Its density pays for the predictors, too."""
+    density, network = lab.match(lambda d: lab.gate(lab.plain, d), 0.05, 1.0, target)
+    return {"density": density}, lab.train(network, "gated", lab.plan.half)
 
 
 def slimmed_and_gated(lab: Lab, target: float) -> Made:
@@ -298,13 +301,13 @@ def _one_seed(
     for level in todo:
         for method, settings, network in _networks(lab, level, results):
             row = {"seed": seed, "method": method, "level": level, "settings": settings}
-            row |= _measured(lab, network, results.facts["busy"])
-            results.add(row)
+            row |= _measured(lab, network, results.busy)
+            results.keep(row)
             say(_progress(row))
 
 
 def _progress(row: dict) -> str:
-    level = "" if row["level"] is None else f" as FBS at {row['level']:g}"
+    level = "" if row["level"] is None else f" for d = {row['level']:g}"
     macs = f"{row['macs'] / 1e6:.3f} M MACs{level}"
     return f"seed {row['seed']}, {row['method']}: {row['test_accuracy']:.1%}, {macs}"
 
@@ -316,7 +319,7 @@ def _networks(
     if level is None:
         yield "plain", {}, lab.train(lab.new(), "plain", 2 * lab.plan.half)
         return
-    target = lab.macs(lab.gate(lab.new(), level))
+    target = lab.target(level)
     for method, make in METHODS.items():
         if results.lacks(lab.seed, level, method):
             settings, network = make(lab, target)
@@ -380,46 +383,50 @@ def _plain_layers(network: nn.Module) -> nn.Module:
 
 
 def choose(plan: Plan, out: Path, *, command: str = "", say: Callable[[str], None] = print) -> dict:
-    """Which penalties are best on validation images, at the first density of the plan.
+    """Which settings are best on validation images, at the first density of the plan.
 
     Each candidate is trained, pruned and fine-tuned as in `compare`; test images are not looked at.
     Beside them the published stripes with weight decay on skeletons, which pulls ten times as hard.
+    Stopped and called again, it goes on.
+
+    Raises:
+        RunError: ``out`` holds something else. OSError: it cannot be written, or the data set is
+            not there.
     """
-    check_writable(out)
-    rows = []
     with join_team() as team, threads(plan.recipe.threads):
+        results = Choices(plan.record(), out, team.device.type, command, PUBLISHED)
         for seed in plan.seeds:
-            lab = Lab(plan, seed, team)
-            for name, value, decay in candidates():
-                rows.append({"seed": seed, "penalty": name, "value": value, "decay": decay})
-                rows[-1] |= _tried(lab, name, value, decay)
-                say(f"{name} {value:g}{' with decay' * decay}: {rows[-1]['val_accuracy']:.1%}")
-        facts = {"command": command, "plan": plan.record(), "machine": machine(team.device.type)}
-    best = {name: best_penalty(rows, name) for name in CANDIDATES}
-    results = facts | {"published": PUBLISHED, "best": best, "rows": rows}
-    write_atomically(out, (json.dumps(results, indent=1) + "\n").encode())
-    return results
+            todo = [what for what in candidates() if results.lacks(seed, *what)]
+            lab = Lab(plan, seed, team) if todo else None
+            for what in todo:
+                row = _tried(lab, *what)
+                results.add(seed, *what, row)
+                say(f"{what}: {row['val_accuracy']:.1%}")
+    return results.facts
 
 
 def candidates() -> Iterator[tuple[str, float, bool]]:
-    """Penalty, its weight, and whether skeletons decay as well."""
+    """Name of a setting, its value, and whether skeletons decay as well."""
     for name, values in CANDIDATES.items():
         yield from ((name, value, False) for value in values)
     yield "sr", PUBLISHED["sr"], True
 
 
 def _tried(lab: Lab, name: str, value: float, decay: bool) -> dict:
-    """Validation accuracy as trained, as pruned, and as fine-tuned."""
-    target = lab.macs(lab.gate(lab.new(), lab.plan.densities[0]))
-    if name == "slimming":
+    """Validation accuracy as trained, as pruned, and as trained on."""
+    target = lab.target(lab.plan.densities[0])
+    if name == "gain":
+        before = lab.plain
+        cut, network = lab.match(lambda d: lab.gate(before, d, value), 0.05, 1.0, target)
+    elif name == "slimming":
         before = lab.sparse(value)
-        setting, network = lab.match(lambda p: slim(before, p), 0.0, 100.0, target)
+        cut, network = lab.match(lambda p: slim(before, p), 0.0, 100.0, target)
     else:
         before = lab.stripes(value, decay)
-        setting, network = _match_stripes(lab, before, target)
-    row = {"setting": setting, "macs": lab.macs(network), "target": target}
+        cut, network = _match_stripes(lab, before, target)
+    row = {"cut": cut, "macs": lab.macs(network), "target": target}
     row["val_trained"], row["val_pruned"] = (
         accuracy(form, *lab.splits.validation) for form in (before, network)
     )
-    lab.train(network, "tuned", lab.plan.half)
+    lab.train(network, "gated" if name == "gain" else "tuned", lab.plan.half)
     return row | {"val_accuracy": accuracy(network, *lab.splits.validation)}

@@ -1,7 +1,7 @@
 """What ``compare`` has found: the file of its rows, and tables made from it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -26,29 +26,51 @@ LABELS = {  # of the methods, in the order in which they are trained and shown
 IDLE = ", idle removed"  # of a network, after the name of its method
 
 
-class Results:
-    """The rows, and the file that holds them after each; more seeds can be added to it later.
+class Stored:
+    """Rows with what they were made with, in a file that is written after each.
 
-    Rows of a time when the machine was busy have no milliseconds.
+    Raises:
+        RunError: the file holds rows of another kind. OSError: it cannot be written.
     """
+
+    same: tuple[str, ...]  # the keys that tell one row from the others
 
     def __init__(self, plan: dict, path: Path, device: str, command: str):
         check_writable(path)
         self.path = path
-        self.facts = {"command": command, "plan": plan, "machine": machine(device)}
-        self.facts |= {"busy": busy(device), "rows": []}
+        self.facts = {"command": command, "plan": plan, "machine": machine(device), "rows": []}
         if path.exists():
             self._go_on(_read(path))
 
     def _go_on(self, old: dict) -> None:
+        """Take over the rows of an earlier call, which may have had other seeds."""
         seeds = sorted({*old["plan"]["seeds"], *self.facts["plan"]["seeds"]})
         plan = self.facts["plan"] | {"seeds": seeds}
-        if old["machine"]["device"] != self.facts["machine"]["device"] or (
-            plan != old["plan"] | {"seeds": seeds}
-        ):
+        same_machine = old["machine"]["device"] == self.facts["machine"]["device"]
+        rows_fit = all(key in row for row in old["rows"] for key in self.same)
+        if plan != old["plan"] | {"seeds": seeds} or not same_machine or not rows_fit:
             text = "{path} holds another comparison; move it away, or give another {out}"
             raise RunError(text, {"path": self.path})
         self.facts |= {"plan": plan, "rows": old["rows"]}
+
+    def keep(self, row: dict) -> None:
+        """Store a row, in the place of an older one like it."""
+        others = [r for r in self.facts["rows"] if any(r[key] != row[key] for key in self.same)]
+        self.facts["rows"] = [*others, row]
+        write_atomically(self.path, (json.dumps(self.facts, indent=1) + "\n").encode())
+
+
+class Results(Stored):
+    """What `compare` has measured.
+
+    Rows of a time when the machine was busy have no milliseconds.
+    """
+
+    same = ("seed", "level", "method")
+
+    def __init__(self, plan: dict, path: Path, device: str, command: str):
+        super().__init__(plan, path, device, command)
+        self.busy = busy(device)
 
     def lacks(self, seed: int, level: float | None, method: str | None = None) -> bool:
         """Whether a row, or with no ``method`` any row of a level, is still to come."""
@@ -60,13 +82,29 @@ class Results:
             wanted = {name for name in wanted if name.removesuffix(IDLE) == method}
         return not wanted <= there
 
-    def add(self, row: dict) -> None:
-        """Keep a row, in the place of one that an interrupted run left without its second half."""
-        same = ("seed", "level", "method")
-        self.facts["rows"] = [
-            r for r in self.facts["rows"] if any(r[key] != row[key] for key in same)
-        ] + [row]
-        write_atomically(self.path, (json.dumps(self.facts, indent=1) + "\n").encode())
+
+class Choices(Stored):
+    """What `choose` has tried, and which values were best."""
+
+    same = ("seed", "setting", "value", "decay")
+
+    def __init__(
+        self, plan: dict, path: Path, device: str, command: str, published: Mapping[str, float]
+    ):
+        super().__init__(plan, path, device, command)
+        self.facts = {"published": dict(published), "best": {}} | self.facts
+
+    def lacks(self, *what: object) -> bool:
+        """Whether a seed, setting, value and decay are still to be tried."""
+        return all(tuple(row[key] for key in self.same) != what for row in self.facts["rows"])
+
+    def add(self, *what: object) -> None:
+        """Keep what was found, the last argument, for a seed, setting, value and decay."""
+        *names, row = what
+        rows = [*self.facts["rows"], dict(zip(self.same, names, strict=True)) | row]
+        settings = dict.fromkeys(row["setting"] for row in rows)
+        self.facts["best"] = {name: best_value(rows, name) for name in settings}
+        self.keep(rows[-1])
 
 
 def _read(path: Path) -> dict:
@@ -79,30 +117,30 @@ def _read(path: Path) -> dict:
     return results
 
 
-def best_penalty(rows: Sequence[dict], name: str) -> float:
-    """The candidate of best mean validation accuracy; of equal ones the smallest."""
-    tried = [row for row in rows if row["penalty"] == name and not row["decay"]]
+def best_value(rows: Sequence[dict], setting: str) -> float | None:
+    """The value of best mean validation accuracy, of equal ones the smallest; None without one."""
+    tried = [row for row in rows if row["setting"] == setting and not row["decay"]]
     means = {
         value: mean(row["val_accuracy"] for row in tried if row["value"] == value)
         for value in sorted({row["value"] for row in tried})
     }
-    return max(means, key=means.get)
+    return max(means, key=means.get, default=None)
 
 
-def penalty_table(results: dict) -> str:
-    """Markdown: for each candidate the validation accuracy as trained, pruned and fine-tuned."""
-    keys = ("penalty", "value", "decay")
+def choices_table(results: dict) -> str:
+    """Markdown: for each value the validation accuracy as trained, as pruned and as trained on."""
+    keys = ("setting", "value", "decay")
     tried = dict.fromkeys(tuple(row[key] for key in keys) for row in results["rows"])
     lines = []
     for name, value, decay in tried:
         rows = [r for r in results["rows"] if tuple(r[k] for k in keys) == (name, value, decay)]
         notes = ["with weight decay on skeletons"] if decay else []
-        notes += ["published"] if value == results["published"][name] else []
+        notes += ["published"] if value == results["published"].get(name) else []
         notes += ["chosen"] if value == results["best"][name] and not decay else []
         shown = ("val_trained", "val_pruned", "val_accuracy")
         cells = [spread([row[key] for row in rows]) for key in shown]
         lines.append([name, f"{value:g}", *cells, ", ".join(notes)])
-    return markdown(["penalty", "weight", "trained", "pruned", "fine-tuned", ""], lines)
+    return markdown(["setting", "value", "trained", "pruned", "trained on", ""], lines)
 
 
 def grouped(results: dict) -> dict[tuple[float | None, str], list[dict]]:
@@ -132,7 +170,7 @@ def table(results: dict) -> str:
             three_digits(mean(ms[batch] for ms in times)) if times else "" for batch in batches
         ]
         lines.append(cells)
-    head = ["MACs as FBS at", "method", "validation", "test", "MACs", "of plain", "kB"]
+    head = ["MACs of winners at", "method", "validation", "test", "MACs", "of plain", "kB"]
     head += [f"ms, batch {batch}" for batch in batches]
     return markdown(head, lines)
 

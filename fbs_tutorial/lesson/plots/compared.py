@@ -92,7 +92,7 @@ def _sentence(results: dict) -> str:
         }
         best = max(means, key=means.get)
         said.append(
-            f"With the MACs of FBS at d = {level:g}, {LABELS[best]} is best with "
+            f"With the MACs of winners at d = {level:g}, {LABELS[best]} is best with "
             f"{means[best]:.1f} %; FBS has {means['fbs']:.1f} %."
         )
     return "\n".join(said)
