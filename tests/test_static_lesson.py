@@ -143,12 +143,16 @@ def test_filter_shapes_show_what_is_kept():
 
 
 def test_the_slider_shows_the_nearest_level_of_a_method():
-    def point(share, accuracy):
-        layers = {"conv1": share}
-        return {"share": share, "accuracy": accuracy, "macs": share, "kB": 7.0, "layers": layers}
+    def point(share, before, accuracy):
+        same = {"share": share, "macs": share, "kB": 7.0, "layers": {"conv1": share}}
+        return same | {"before": before, "accuracy": accuracy}
 
-    points = {name: [point(0.2, 0.5), point(0.9, 0.98)] for name in "abcd"}
-    _, sentence = plots.pruning_level(points, "c", 0.8)
+    points = {name: [point(0.2, 0.3, 0.5), point(0.9, 0.9, 0.98)] for name in "abc"}
+    points["d"] = [point(0.2, 0.5, 0.5), point(0.9, 0.98, 0.98)]
+    figure, sentence = plots.pruning_level(points, "c", 0.8)
     assert sentence == (
-        "c at 0.9: 90.0% of the MACs, 7 kB stored, right on 98.0% without fine-tuning."
+        "c at 0.9: 90.0% of the MACs, 7 kB stored, right on 90.0% after the cut and 98.0% in the "
+        "end. Dashed lines: after the cut."
     )
+    assert len(figure.axes[0].get_lines()) == 4 + 3 + 1
+    assert "right on 50.0% in the end" in plots.pruning_level(points, "d", 0.1)[1]

@@ -39,7 +39,7 @@ BATCHES = (1, 64)  # images in a call that is timed
 SECONDS = 0.5  # of timing for each network and batch
 PUBLISHED = {"slimming": 1e-4, "sr": 1e-5}  # for VGG on CIFAR-10, by both papers' authors
 CHOSEN = {  # on validation images, with ``compare --choose``; see benchmarks/compare
-    "digits": {"slimming": 1e-4, "sr": 1e-5, "gain": 1.0},
+    "digits": {"slimming": 1e-4, "sr": 1e-5, "gain": 0.3},
 }
 CANDIDATES = {  # of both penalties, and of what predictors start with
     "slimming": (0.0, 1e-4, 1e-3, 3e-3, 1e-2),

@@ -172,19 +172,23 @@ def filter_shapes(kept: Mapping[str, Tensor]) -> tuple[Figure, str]:
 def pruning_level(
     points: Mapping[str, Sequence[Mapping]], method: str, share: float
 ) -> tuple[Figure, str]:
-    """One method at one level, among all methods at all levels, none of them fine-tuned.
+    """One method at one level, among all methods at all levels.
 
     Args:
-        points: ``{method: [{"share", "accuracy", "macs", "kB", "layers": {name: share}}]}``, MACs
-            as a share of the unpruned network's. share: of what the method prunes that is left.
+        points: for each method a list of mappings with "share"; "before" and "accuracy", right
+            after the cut and after fine-tuning; "macs", as a share of the unpruned network's; "kB";
+            and "layers" ``{name: share of its MACs}``.
+        share: of what the method prunes that is left.
     """
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(8.5, 3.7), width_ratios=(1.5, 1), layout="constrained"
     )
     looks = zip(points.items(), (PURPLE, GREEN, ORANGE, BLUE), "Ps^o", strict=True)
     for (name, row), colour, marker in looks:
-        macs, right_ones = ([100 * point[key] for point in row] for key in ("macs", "accuracy"))
-        left.plot(macs, right_ones, color=colour, marker=marker, markersize=4, label=name)
+        macs, cut, tuned = ([100 * p[key] for p in row] for key in ("macs", "before", "accuracy"))
+        left.plot(macs, tuned, color=colour, marker=marker, markersize=4, label=name)
+        if cut != tuned:
+            left.plot(macs, cut, "--", color=colour, linewidth=0.9)
     here = min(points[method], key=lambda point: abs(point["share"] - share))
     left.plot([100 * here["macs"]], [100 * here["accuracy"]], "o", color=BLACK, markersize=13,
               fillstyle="none", label="you are here")  # fmt: skip
@@ -195,7 +199,8 @@ def pruning_level(
     bars = right.bar(names, shares, color=GREY, edgecolor=BLACK)
     right.bar_label(bars, [f"{value:.0f}" for value in shares], fontsize=8, padding=2)
     right.set(ylabel="MACs left in the layer (%)", ylim=(0, 115), title=method)
+    cut = "" if here["before"] == here["accuracy"] else f"{here['before']:.1%} after the cut and "
     return figure, (
         f"{method} at {here['share']:.1f}: {here['macs']:.1%} of the MACs, {here['kB']:.0f} kB "
-        f"stored, right on {here['accuracy']:.1%} without fine-tuning."
+        f"stored, right on {cut}{here['accuracy']:.1%} in the end. Dashed lines: after the cut."
     )
