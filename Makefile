@@ -10,10 +10,12 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 # Each test process keeps to one thread; the tests of a file, and the cells of a notebook, share one.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout 300
+DIGITS := fbs_tutorial/assets/digits
+CIFAR := fbs_tutorial/assets/cifar10
 CORE := calibrate contract convert dynamics errors execution gated graph losses macs packaging saliency tables wta
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test quick lint unit nbval test-gpu run notebooks digits bench bench-gpu gpu ablation clean
+.PHONY: help setup lab test quick lint unit nbval test-gpu run notebooks digits bench bench-gpu budget gpu ablation clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +70,17 @@ bench-gpu: setup ## the same on this machine's NVIDIA GPU
 
 gpu: setup ## all that a GPU is wanted for, in SECONDS=360, ONLY=tests,bench,train,notebooks; goes on when called again
 	$(BIN)/python tools/gpu.py --seconds $(SECONDS) --only $(ONLY)
+
+budget: setup ## two looks on CIFAR-10 and digits, into benchmarks/budget (20 minutes on 2 cores; FBS_DATA)
+	$(BIN)/python -m fbs_tutorial budget --data digits --weights $(DIGITS)/d0.1.safetensors \
+	  $(DIGITS)/d0.2.safetensors $(DIGITS)/any.safetensors@0.2,0.3,0.5 \
+	  $(DIGITS)/plain.safetensors --out benchmarks/budget/digits.json
+	$(BIN)/python -m fbs_tutorial budget --data cifar10 --weights $(CIFAR)/static0.3.safetensors \
+	  $(CIFAR)/d0.3.safetensors $(CIFAR)/any.safetensors@0.3,0.5,0.7 \
+	  $(CIFAR)/static0.5.safetensors $(CIFAR)/static0.5-distilled.safetensors \
+	  $(CIFAR)/d0.5.safetensors@0.5,0.7 $(CIFAR)/static0.7.safetensors \
+	  $(CIFAR)/plain.safetensors --out benchmarks/budget/cifar10.json
+	$(BIN)/python tools/ship_budget.py
 
 ablation: setup ## what distillation is worth on small data, three seeds (an hour on 2 cores)
 	$(BIN)/python tools/ablation.py

@@ -7,6 +7,7 @@ try:
     from .checkpoints import load_pretrained
     from .data import load_data
     from .execution import accelerate
+    from .method.budgets import look_again
     from .method.calibrate import calibrate
     from .method.convert import convert
     from .method.dynamics import how_dynamic
@@ -44,6 +45,7 @@ __all__ = [
     "how_dynamic",
     "load_data",
     "load_pretrained",
+    "look_again",
     "models",
     "prune_kernels",
     "prune_stripes",

@@ -1,5 +1,4 @@
-"""``python -m fbs_tutorial``: the commands ``train``, ``prune``, ``compare``, ``evaluate`` and
-``bench``."""
+"""``python -m fbs_tutorial``: the commands train, prune, compare, evaluate, bench and budget."""
 
 import argparse
 import os
@@ -8,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from .bench.budget import SHARES, budget, curves, report
 from .bench.cases import NETWORKS
 from .bench.compare import DENSITIES, Plan, choose, compare
 from .bench.compared import choices_table, provenance, table
@@ -155,6 +155,30 @@ def _bench(options: argparse.Namespace) -> int:
     return 0
 
 
+def _budget(options: argparse.Namespace) -> int:
+    from .lesson.plots import budget_curves
+
+    out = _json(options.out or f"build/budget-{options.device}.json")
+    results = budget(
+        options.weights,
+        options.data,
+        model=options.model,
+        shares=options.shares,
+        batch=options.batch,
+        size=options.size,
+        device=options.device,
+        clock=not options.no_clock,
+        out=out,
+        command=_command(options),
+        say=_progress,
+    )
+    figure, sentence = budget_curves(curves(results))
+    figure.savefig(out.with_suffix(".png"), dpi=130)
+    where = f"the numbers are in {out}, the plot in {out.with_suffix('.png')}"
+    _say("\n".join([report(results), "", sentence, where]))
+    return 0
+
+
 def _say(text: str) -> None:
     """Print what a command has found, once all of it is stored.
 
@@ -199,6 +223,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_evaluate(commands)
     _add_bench(commands)
+    _add_budget(commands)
     return parser
 
 
@@ -275,6 +300,42 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     add("--anyway", action="store_true", help="measure although the machine is busy")
     command.set_defaults(
         run=_bench, when_stopped="rows measured so far are kept, the same command goes on"
+    )
+
+
+def _add_budget(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "budget", help="a cheap first look, a second for the unsure: accuracy over mean MACs"
+    )
+    add = command.add_argument
+    add(
+        "--weights",
+        required=True,
+        nargs="+",
+        metavar="FILE[@0.3,0.7]",
+        help=f"two looks or more, cheap ones first; each {WEIGHTS}; of one with gates the "
+        "densities may follow",
+    )
+    add("--data", metavar="NAME", help="whose images; what the first was trained on if it tells")
+    add("--model", choices=MODELS, metavar="NAME", help=f"of {', '.join(MODELS)}")
+    add(
+        "--shares",
+        type=numbers(float),
+        default=SHARES,
+        metavar="0.1,0.2",
+        help="of the validation images that look again; each sets a threshold",
+    )
+    add("--batch", type=int, default=64, help="images per call that is timed (default: 64)")
+    add("--size", type=int, help="of photographs in pixels")
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--no-clock", action="store_true", help="do not time; the same command can do it later")
+    add(
+        "--out",
+        metavar="FILE.json",
+        help="all numbers, the plot beside it (default: under build/)",
+    )
+    command.set_defaults(
+        run=_budget, when_stopped="what was measured before the clock is kept in the file"
     )
 
 

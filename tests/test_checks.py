@@ -1,4 +1,4 @@
-"""Checks explain and never raise: right answers pass, each typical mistake gets its own message."""
+"""Checks explain and never raise: right answers pass, and each typical mistake is named."""
 
 import copy
 import math
@@ -11,29 +11,21 @@ from torch import nn
 
 from fbs_tutorial import ChannelPruning, active_channels, channel_saliency, winner_take_all
 from fbs_tutorial.lesson import checks
-from fbs_tutorial.lesson.checks import first_cell
+from fbs_tutorial.lesson.checks import engine, first_cell
 from fbs_tutorial.method.wta import winner_mask
 
-
-def threshold(g, density):
-    """Keeps everything as large as the k-th largest: too much where values tie."""
-    kth = winner_take_all(g, density).masked_fill(~winner_mask(g, density), 9).amin(1, keepdim=True)
-    return torch.where(g >= kth, g, 0.0)
-
-
-def chain(channels, densities, positions, count):
-    won = [count(c, d) for c, d in zip(channels[1:], densities, strict=True)]
-    inputs = [channels[0], *won[:-1]]
-    return sum(9 * a * b * p for a, b, p in zip(inputs, won, positions, strict=True))
+EXERCISES = {
+    name: exercise
+    for name, exercise in vars(checks).items()
+    if isinstance(exercise, engine.Exercise)
+}
 
 
-def in_place(g, density):
-    g[~winner_mask(g, density)] = 0.0
-    return g
-
-
-def gated_output(z, pi, beta):
-    return (pi[:, :, None, None] * (z + beta[:, None, None])).relu()
+def right_winner_take_all(g, density):
+    density = torch.as_tensor(density, dtype=torch.float64).reshape(-1, 1)
+    k = ((density - 1e-7) * g.shape[1]).ceil().clamp(min=1)
+    place = g.abs().argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
+    return torch.where(place < k, g, 0.0)
 
 
 def mean_one_gate(g, density):
@@ -42,8 +34,13 @@ def mean_one_gate(g, density):
     return pi / pi.mean(1, keepdim=True)
 
 
-def density_schedule(start, stop, step):
-    return [round(start - i * step, 6) for i in range(round((start - stop) / step) + 1)]
+def chain_macs(channels, densities, positions):
+    live, total = channels[0], 0
+    for c_out, density, area in zip(channels[1:], densities, positions, strict=True):
+        won = active_channels(c_out, density)
+        total += live * won * 9 * area
+        live = won
+    return total
 
 
 def batch_as_groups(x, kernels):
@@ -52,260 +49,166 @@ def batch_as_groups(x, kernels):
     return y.view(n, -1, height, width)
 
 
-def inverted_macs(channels, expansion, positions, density, winners=active_channels, pairs=1):
-    wide, k = channels * expansion, winners(channels, density)
-    won = winners(wide, density)
-    macs = [k * won, won * 9 * pairs, won * k]
+def inverted_macs(channels, expansion, positions, density):
+    wide = channels * expansion
+    k, won = active_channels(channels, density), active_channels(wide, density)
+    macs = [k * won, won * 9, won * k]
     return [m * positions for m in macs] + [2 * channels * wide + wide * wide]
 
 
-def gate_block(block, density, norms=nn.Identity, downsample=True):
+def gate_block(block, density):
     gated = copy.deepcopy(block)
     gated.conv1 = ChannelPruning(gated.conv1, gated.bn1, density=density)
     gated.conv2 = ChannelPruning(gated.conv2, gated.bn2, density=density)
-    gated.bn1, gated.bn2 = (norms() if norms else norm for norm in (gated.bn1, gated.bn2))
-    if block.downsample is not None and downsample:
+    gated.bn1, gated.bn2 = nn.Identity(), nn.Identity()
+    if block.downsample is not None:
         gated.downsample = ChannelPruning(*gated.downsample, density=density)
     return gated
 
 
-def gate_in_place(block, density):
-    block.__dict__.update(gate_block(block, density).__dict__)
-    return block
+def stripe_sum(x, weight, kept):
+    height, width = x.shape[2:]
+    padded = F.pad(x, (1, 1, 1, 1))
+    y = x.new_zeros(len(x), len(weight), height, width)
+    for i, j in kept.any(dim=0).nonzero().tolist():
+        shifted = padded[:, :, i : i + height, j : j + width].permute(0, 2, 3, 1)  # [N, H, W, C]
+        has = kept[:, i, j]
+        y[:, has] += (shifted @ weight[has, :, i, j].T).permute(0, 3, 1, 2)
+    return y
 
 
-def gate_branch(block, density):
-    """One gate around both convolutions: the first of them cannot be skipped."""
-    gated = copy.deepcopy(block)
-    inside = ChannelPruning(gated.conv1, gated.bn1, nn.ReLU(), gated.conv2, gated.bn2)
-    gated.conv1 = inside
-    gated.bn1 = gated.bn2 = gated.conv2 = nn.Identity()
-    return gated
+def prune_block(block, keep):
+    small = copy.deepcopy(block)
+    small.conv1.weight = nn.Parameter(block.conv1.weight[keep])
+    for name in ("weight", "bias"):
+        setattr(small.bn1, name, nn.Parameter(getattr(block.bn1, name)[keep]))
+    for name in ("running_mean", "running_var"):
+        setattr(small.bn1, name, getattr(block.bn1, name)[keep])
+    small.conv2.weight = nn.Parameter(block.conv2.weight[:, keep])
+    return small
 
 
-RIGHT = [
-    (checks.check_conv_macs, lambda a, b, k, h, w: a * b * k * k * h * w),
-    (checks.check_shared_winners, lambda a, b: ((a != 0) & (b != 0)).sum()),
-    (checks.check_distinct_sets, lambda winners: len(winners.unique(dim=0))),
-    (checks.check_static_choice, lambda g, d: winner_mask(g.mean(0, keepdim=True), d)[0]),
-    (checks.check_active_channels, active_channels),
-    (checks.check_winner_take_all, winner_take_all),
-    (
-        checks.check_winner_take_all_backward,
-        lambda g, d, upstream: upstream * winner_mask(g, d),
+RIGHT = {
+    "check_conv_macs": lambda a, b, k, h, w: a * b * k * k * h * w,
+    "check_shared_winners": lambda a, b: ((a != 0) & (b != 0)).sum(),
+    "check_distinct_sets": lambda winners: len(winners.unique(dim=0)),
+    "check_static_choice": lambda g, d: winner_mask(g.mean(0, keepdim=True), d)[0],
+    "check_active_channels": active_channels,
+    "check_winner_take_all": right_winner_take_all,
+    "check_winner_take_all_backward": lambda g, d, upstream: upstream * winner_mask(g, d),
+    "check_gated_output": lambda z, pi, b: (pi[..., None, None] * (z + b[:, None, None])).relu(),
+    "check_mean_one_gate": mean_one_gate,
+    "check_density_schedule": lambda a, b, s: [
+        round(a - i * s, 6) for i in range(round((a - b) / s) + 1)
+    ],
+    "check_l1_penalty": lambda layers: sum(g.sum() / len(g) for g in layers),
+    "check_safe_l2": lambda x: channel_saliency(x, "l2"),
+    "check_predicted_saliency": lambda s, w, b: F.linear(s, w, b).relu(),
+    "check_grouped_macs": lambda live, won, k, hw: sum(
+        live[i] * won[i] * k * k * hw for i in range(len(won))
     ),
-    (checks.check_gated_output, gated_output),
-    (checks.check_mean_one_gate, mean_one_gate),
-    (checks.check_density_schedule, density_schedule),
-    (checks.check_l1_penalty, lambda layers: sum(g.sum() / len(g) for g in layers)),
-    (checks.check_safe_l2, lambda x: channel_saliency(x, "l2")),
-    (checks.check_predicted_saliency, lambda s, w, b: torch.nn.functional.linear(s, w, b).relu()),
-    (
-        checks.check_grouped_macs,
-        lambda live, won, k, hw: sum(live[i] * won[i] * k * k * hw for i in range(len(won))),
+    "check_chain_macs": chain_macs,
+    "check_pair_index": lambda o, i, c: torch.add(i[:, None], o[:, :, None], alpha=c),
+    "check_batch_as_groups": batch_as_groups,
+    "check_break_even": lambda dense, fixed, growing: (
+        ((dense - fixed) / growing).clamp(0, 1) ** 0.5
     ),
-    (checks.check_chain_macs, lambda c, d, hw: chain(c, d, hw, active_channels)),
-    (checks.check_pair_index, lambda o, i, c: torch.add(i[:, None], o[:, :, None], alpha=c)),
-    (checks.check_batch_as_groups, lambda x, w: batch_as_groups(x, w)),
-    (
-        checks.check_break_even,
-        lambda dense, fixed, growing: ((dense - fixed) / growing).clamp(0, 1) ** 0.5,
+    "check_weight_addresses": lambda tap, i, o, c_in, c_out: (
+        (tap * c_in * c_out + i * c_out).unsqueeze(1) + o
     ),
-    (
-        checks.check_weight_addresses,
-        lambda tap, i, o, c_in, c_out: (tap * c_in * c_out + i * c_out).unsqueeze(1) + o,
-    ),
-    (checks.check_tile_count, lambda n, p, k, m, b: n * -(-p // m) * -(-k // b)),
-    (
-        checks.check_least_time,
-        lambda f, b, peak, rate: torch.stack([2 * f / peak, b / rate]).amax(0),
-    ),
-    (checks.check_live_in_sum, lambda branches: (sum(b.int() for b in branches) > 0).sum(1)),
-    (checks.check_inverted_macs, inverted_macs),
-    (checks.check_gate_block, gate_block),
-]
-
-WRONG = [
-    (checks.check_conv_macs, lambda a, b, k, h, w: a * b * k * h * w, "expected .*, got"),
-    (checks.check_shared_winners, lambda a, b: int((a == b).sum()), "hint: count the places"),
-    (checks.check_distinct_sets, len, "two images with equal rows share one set"),
-    (checks.check_static_choice, lambda g, d: winner_mask(g, d)[0], "average over the images"),
-    (checks.check_active_channels, lambda c, d: max(1, int(c * d)), "expected 4, got 3.*10, 0.31"),
-    (checks.check_active_channels, lambda c, d: math.ceil(c * d), "expected 55, got 56"),
-    (checks.check_active_channels, lambda c, d: round(c * d, 3), "hint: round up"),
-    (checks.check_winner_take_all, lambda g, d: g, "first wrong value: image 0, channel"),
-    (checks.check_winner_take_all, threshold, "the lower index wins"),
-    (checks.check_winner_take_all, in_place, "changed its input in place"),
-    (checks.check_winner_take_all, lambda g, d: g[:, :2], r"expected shape \[3, 8\], got \[3, 2\]"),
-    (checks.check_winner_take_all, lambda g, d: g.tolist(), "expected a tensor .*, got list"),
-    (
-        checks.check_winner_take_all,
-        lambda g, d: winner_take_all(g, d) if isinstance(d, float) else 1 / 0,
-        "raised ZeroDivisionError: division by zero",
-    ),
-    (
-        checks.check_winner_take_all_backward,
-        lambda g, d, upstream: upstream,
-        "a loser does not reach the output",
-    ),
-    (
-        checks.check_gated_output,
-        lambda z, pi, beta: (pi[:, :, None, None] * z + beta[:, None, None]).relu(),
-        "first wrong value: image .*, channel .*, row .*, column .*add beta to z first",
-    ),
-    (checks.check_gated_output, lambda z, pi, beta: (pi * (z + beta)).relu(), "size of tensor"),
-    (
-        checks.check_mean_one_gate,
-        lambda g, d: winner_take_all(g / g.mean(1, keepdim=True), d),
-        "select first, then divide",
-    ),
-    (
-        checks.check_mean_one_gate,
-        lambda g, d: winner_take_all(g, d) / winner_take_all(g, d).mean(1, keepdim=True),
-        "a row of zeros is 0 / 0",
-    ),
-    (
-        checks.check_density_schedule,
-        lambda a, b, s: [a - i * s for i in range(round((a - b) / s) + 1)],
-        "adds up rounding errors",
-    ),
-    (
-        checks.check_density_schedule,
-        lambda a, b, s: [round(a - i * s, 6) for i in range(round((a - b) / s))],
-        "both ends belong",
-    ),
-    (checks.check_l1_penalty, lambda layers: sum(g.sum() for g in layers), "expected .*, got .*"),
-    (
-        checks.check_l1_penalty,
-        lambda layers: sum(g.sum(1).mean() for g in layers) / len(layers),
-        r"called with \[tensor \[5, 3\], tensor \[5, 7\]\].*do not take their mean",
-    ),
-    (checks.check_safe_l2, lambda x: x.abs().mean((2, 3)), "first wrong value: image 0"),
-    (checks.check_safe_l2, lambda x: x.pow(2).mean((2, 3)).sqrt(), "not NaN"),
-    (checks.check_safe_l2, lambda x: x.pow(2).mean().sqrt(), "expected shape"),
-    (checks.check_predicted_saliency, lambda s, w, b: s @ w.T + b, "first wrong value: image"),
-    (checks.check_predicted_saliency, lambda s, w, b: (s @ w + b).relu(), "raised RuntimeError"),
-    (
-        checks.check_grouped_macs,
-        lambda live, won, k, hw: sum(live) * sum(won) * k * k * hw,
-        "its own group",
-    ),
-    (
-        checks.check_chain_macs,
-        lambda c, d, hw: chain([1, *c[1:]], d, hw, active_channels),
-        "the first layer reads all",
-    ),
-    (
-        checks.check_chain_macs,
-        lambda c, d, hw: chain(c, d, hw, lambda n, share: int(n * share)),
-        "rounded up",
-    ),
-    (
-        checks.check_chain_macs,
-        lambda c, d, hw: chain(c, d, hw, lambda n, share: math.ceil(n * share)),
-        "use active_channels",
-    ),
-    (checks.check_pair_index, lambda o, i, c: i[:, None] * c + o[:, :, None], "o \\* C_in \\+ i"),
-    (
-        checks.check_pair_index,
-        lambda o, i, c: o[:, None] * c + i,
-        r"raised RuntimeError.*called with .*hint: .*the result is \[N, k, i\]",
-    ),
-    (
-        checks.check_pair_index,
-        lambda o, i, c: (o[0, :, None] * c + i[0])[None],
-        r"expected shape \[3, 4, 2\], got \[1, 4, 2\].*every image has its own",
-    ),
-    (
-        checks.check_batch_as_groups,
-        lambda x, w: torch.cat([F.conv2d(x[[n]], w[n], padding=1) for n in range(len(x))]),
-        "expected 1 convolution, got 5.*one call for the batch",
-    ),
-    (checks.check_batch_as_groups, lambda x, w: F.conv2d(x, w[0], padding=1), "image .*its group"),
-    (checks.check_batch_as_groups, lambda x, w: F.conv2d(x, w[0]), "3x3 convolution with padding"),
-    (checks.check_break_even, lambda a, b, c: (a - b) / c, "value: layer 0: .*solve fixed"),
-    (checks.check_break_even, lambda a, b, c: ((a - b) / c).sqrt(), "got nan.*never worth it"),
-    (checks.check_break_even, lambda a, b, c: ((a - b) / c).relu() ** 0.5, "at most 1"),
-    (
-        checks.check_weight_addresses,
-        lambda tap, i, o, c_in, c_out: (tap * c_in + i) * c_out + o[:, None],
-        r"expected \[\[.*got \[\[.*a column for each winner",
-    ),
-    (
-        checks.check_weight_addresses,
-        lambda tap, i, o, c_in, c_out: (tap * c_in + i[:, None]) * c_in + o,
-        "out_channels numbers further",
-    ),
-    (
-        checks.check_weight_addresses,
-        lambda tap, i, o, c_in, c_out: (tap + i[:, None]) * c_out + o,
-        r"in_channels \* out_channels",
-    ),
-    (checks.check_tile_count, lambda n, p, k, m, b: n * (p // m) * (k // b), "round up"),
-    (checks.check_tile_count, lambda n, p, k, m, b: -(-n * p // m) * -(-k // b), "each image"),
-    (checks.check_least_time, lambda f, b, p, r: torch.maximum(f / p, b / r), "two FLOPs"),
-    (checks.check_least_time, lambda f, b, p, r: 2 * f / p + b / r, "the longer of the two"),
-    (checks.check_least_time, lambda f, b, p, r: 2 * f / p, "the longer of the two"),
-    (
-        checks.check_live_in_sum,
-        lambda branches: torch.stack(branches).all(0).sum(1),
-        "value: image 0: .*only if it is empty in every branch",
-    ),
-    (
-        checks.check_live_in_sum,
-        lambda branches: torch.stack(branches).any(0).sum(),
-        r"expected shape \[1\], got \[\]",
-    ),
-    (
-        checks.check_live_in_sum,
-        lambda branches: (branches[0] | branches[1]).sum(1),
-        "empty in every branch",
-    ),
-    (
-        checks.check_inverted_macs,
-        lambda c, t, p, d: inverted_macs(c, t, p, d, pairs=t * c),
-        "expected .*, got .*at d = 1",
-    ),
-    (
-        checks.check_inverted_macs,
-        lambda c, t, p, d: inverted_macs(c, t, p, d, pairs=d),
-        "a depthwise output reads one input",
-    ),
-    (
-        checks.check_inverted_macs,
-        lambda c, t, p, d: inverted_macs(c, t, p, d, lambda n, share: int(n * share)),
-        "round up",
-    ),
-    (checks.check_gate_block, gate_branch, "expected 2 gates, got 1.*one ChannelPruning"),
-    (checks.check_gate_block, lambda b, d: gate_block(b, 1.0), "expected .* active MACs"),
-    (checks.check_gate_block, lambda b, d: gate_block(b, d, None), "run each batch norm once"),
-    (checks.check_gate_block, gate_in_place, "expected False, got True.*copy.deepcopy"),
-    (
-        checks.check_gate_block,
-        lambda b, d: gate_block(b, d, downsample=False),
-        "expected 3 gates, got 2.*the convolution of block.downsample",
-    ),
-]
+    "check_tile_count": lambda n, p, k, m, b: n * -(-p // m) * -(-k // b),
+    "check_least_time": lambda f, b, peak, rate: torch.stack([2 * f / peak, b / rate]).amax(0),
+    "check_live_in_sum": lambda branches: (sum(b.int() for b in branches) > 0).sum(1),
+    "check_inverted_macs": inverted_macs,
+    "check_gate_block": gate_block,
+    "check_revived": lambda m, w: ((w != 0).any(3).any(2) & ~m).nonzero().tolist(),
+    "check_stripe_sum": stripe_sum,
+    "check_prune_block": prune_block,
+}
 
 
-@pytest.mark.parametrize(("check", "function"), RIGHT)
-def test_right_answers_pass(check, function):
-    result = check(function)
+def test_every_exercise_has_a_right_answer_here_and_several_mistakes():
+    assert RIGHT.keys() == EXERCISES.keys()
+    for name, exercise in EXERCISES.items():
+        assert len(exercise.mistakes) >= 4, name
+        assert re.match(r"\w+\(.*\): ", exercise.spec), name
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_right_answers_pass(name):
+    result = EXERCISES[name](RIGHT[name])
     assert result.passed, result
     assert repr(result).startswith("✔ ")
 
 
-@pytest.mark.parametrize(("check", "function", "message"), WRONG)
-def test_mistakes_are_explained(check, function, message):
-    result = check(function)
+MISTAKES = [
+    pytest.param(name, mistake, id=f"{name}: {mistake.says}")
+    for name, exercise in EXERCISES.items()
+    for mistake in exercise.mistakes
+]
+
+
+@pytest.mark.parametrize(("name", "mistake"), MISTAKES)
+def test_each_mistake_is_named(name, mistake):
+    """By what it does; the first hint does not give the answer, the second says more."""
+    result = EXERCISES[name](mistake.function)
     assert not result
-    assert re.search(message, repr(result), re.S), result
+    assert f"it looks as if {mistake.says}" in result.message
+    first = re.search("hint: (.*)", result.message)[1]
+    more = re.search("hint: (.*)", EXERCISES[name](mistake.function, hint=2).message)[1]
+    assert ("says more" in result.message) == (first != more)
 
 
-@pytest.mark.parametrize("check", [check for check, _ in RIGHT])
+def test_a_mistake_is_named_only_if_it_explains_every_answer():
+    """Wrong in a way of its own: no name, only where and a hint."""
+    result = checks.check_conv_macs(lambda a, b, k, h, w: a * b * k * h * w + (a == 2))
+    assert "looks as if" not in result.message
+    assert re.search(r"expected \d+, got \d+\n  called with .*\n  hint: how many", result.message)
+
+
+@pytest.mark.parametrize(
+    ("check", "function", "message"),
+    [
+        (checks.check_winner_take_all, lambda g, d: g[:, :2], r"expected shape \[3, 8\], got"),
+        (checks.check_winner_take_all, lambda g, d: g.tolist(), "expected a tensor of shape"),
+        (checks.check_winner_take_all, lambda g, d: 1 / 0, "raised ZeroDivisionError: division"),
+        (checks.check_winner_take_all, lambda g, d: g.zero_(), "changed its input in place"),
+        (checks.check_winner_take_all, lambda g, d: None, "returned None; is there a return"),
+        (checks.check_winner_take_all, lambda g, d: undefined(g), "name 'undefined' is not def"),  # noqa: F821
+        (checks.check_pair_index, lambda o, i, c: (o + 0.5)[..., None] + i[:, None], "whole num"),
+        (checks.check_gated_output, lambda z, pi, b: z, r"image 0, channel \d, row \d, column \d"),
+        (checks.check_pair_index, lambda o, i, c: o[:, :, None] * 0 + i[:, None], "live input 0"),
+        (checks.check_conv_macs, lambda a, b, k, h, w: math.nan, "expected .*, got nan"),
+    ],
+)
+def test_what_else_goes_wrong_is_told_in_words(check, function, message):
+    assert re.search(message, repr(check(function)), re.S), check(function)
+
+
+def test_a_name_error_gets_a_sentence_of_its_own_and_no_hint():
+    message = checks.check_safe_l2(lambda x: sqaure(x)).message  # noqa: F821
+    assert "is it spelt as where it was defined" in message and "hint" not in message
+
+
+def test_stubs_are_told_apart_from_errors():
+    def stub(x):
+        raise NotImplementedError
+
+    assert (
+        checks.check_safe_l2(stub).message == "stub: not written yet: replace the line that raises"
+    )
+
+
+def test_small_values_are_shown_whole_and_large_ones_by_their_shape():
+    assert engine.short(torch.tensor([[1, 0], [0, 1]])) == "[[1, 0], [0, 1]]"
+    assert engine.short(torch.zeros(16)) == "a tensor of shape [16]"
+    assert engine.short([torch.zeros(2), 0.123456]) == "[[0.0, 0.0], 0.123]"
+
+
+@pytest.mark.parametrize("name", EXERCISES)
 @pytest.mark.parametrize("junk", [None, 3, "text", lambda: 1, lambda *a: None, lambda *a: object()])
-def test_checks_never_raise(check, junk):
-    assert not check(junk)
+def test_checks_never_raise(name, junk):
+    assert not EXERCISES[name](junk)
 
 
 def test_checks_leave_the_random_numbers_alone():

@@ -25,6 +25,7 @@ SIGNATURES = {
     "calibrate": "model, images, densities",
     "count_macs": "model, images, by='gates'",
     "how_dynamic": "model, images, labels",
+    "look_again": "model, images, first, second, threshold, *, average=False",
     "accelerate": "model, backend='auto'",
     "prune_kernels": "model, percent, score='max'",
     "slimming_penalty": "model",

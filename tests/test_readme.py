@@ -4,7 +4,10 @@ import re
 import shlex
 from pathlib import Path
 
+import torch
+
 import fbs_tutorial
+from fbs_tutorial import load_data
 from fbs_tutorial.__main__ import _parser, main
 from fbs_tutorial.checkpoints import load_network
 
@@ -24,6 +27,14 @@ def test_the_image_goes_all_the_way_and_the_shapes_are_as_written(capsys):
     assert "conv2" in capsys.readouterr().out
 
 
+def test_two_looks_in_five_lines(capsys):
+    section = README[README.index("## Budgets per image") : README.index("## Is it as good?")]
+    names = {"images": torch.stack([image for image, _ in load_data("digits")[1]])}
+    exec(re.search(r"```python\n(.*?)```", section, re.S)[1], names)
+    assert names["answers"].shape == (500,) and 0 < names["found"].second.sum() < 100
+    assert "tensor" in capsys.readouterr().out
+
+
 def test_the_files_and_folders_exist():
     tree = re.findall(r"^  (\w+/|\w+\.py(?:  \w+\.py)*)", WALKS, re.M)
     named = re.findall(r"[\w/]+\.py\b|assets/", WALKS) + tree
@@ -41,7 +52,7 @@ def test_every_command_of_the_readme_can_be_read():
     section = README[README.index("## Commands") : README.index("### Training")]
     commands = re.findall(r"^python -m fbs_tutorial (.*?)(?:  +#|$)", section, re.M)
     kinds = [_parser().parse_args(shlex.split(command)).run.__name__ for command in commands]
-    assert set(kinds) == {"_train", "_prune", "_compare", "_evaluate", "_bench"}
+    assert set(kinds) == {"_train", "_prune", "_compare", "_evaluate", "_bench", "_budget"}
 
 
 def test_a_run_leaves_the_files_that_the_readme_says(tmp_path, monkeypatch, capsys):

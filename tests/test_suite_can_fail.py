@@ -228,6 +228,18 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "if True:",
         "test_evaluate.py::test_bench_runs_the_network_itself_on_real_images",
     ),
+    "the first look is left out of the cost": (
+        "method/budgets.py",
+        "macs[unsure] += more",
+        "macs[unsure] = more",
+        "test_budgets.py::test_another_network_runs_as_it_is_set",
+    ),
+    "a threshold from test images": (
+        "bench/budget.py",
+        "sure = confidence(one.logits)",
+        "sure = confidence(test_one.logits)",
+        "test_budget.py::test_nothing_is_chosen_on_test_images",
+    ),
     "top-5 of four": (
         "bench/evaluate.py",
         "min(5, ",

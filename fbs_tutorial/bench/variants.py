@@ -136,13 +136,13 @@ def _dense(
     as_it_is = copy.deepcopy(plain.get_submodule(part))
     nhwc = [x.contiguous(memory_format=torch.channels_last) for x in inputs]
     names = iter(DENSE)
-    for module in (as_it_is, *_folded(as_it_is)):  # folded before they are rounded
+    for module in (as_it_is, *folded(as_it_is)):  # folded before they are rounded
         yield Variant(next(names), module.to(dtype), inputs, macs)
         other = copy.deepcopy(module).to(memory_format=torch.channels_last)
         yield Variant(next(names), other, nhwc, macs)
 
 
-def _folded(module: nn.Module) -> list[nn.Module]:
+def folded(module: nn.Module) -> list[nn.Module]:
     """With batch norms folded; nothing where torch.fx cannot follow, as in pruned stripes."""
     try:
         return [fuse(module)]

@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import nn
 
+from ..method.budgets import outline
 from ..method.gated import ChannelPruning, Gated, GatedConv2d, gated_layers
 from ..method.graph import hooked, last_convolution, read_directly, replace, traceable_parts
 from .compact import full
@@ -48,10 +49,12 @@ def accelerate(model: nn.Module, backend: str = "auto") -> nn.Module:
     check_device(backend, device)
     check_dtypes(backend, dtypes)
     model = copy.deepcopy(model).requires_grad_(False).eval()
+    counted = outline(model)
     for old, new in replacements(model, backend).items():
         model = replace(model, old, new)
     model.register_forward_pre_hook(detach, with_kwargs=True)
     model.register_forward_hook(fill_in)
+    model.__dict__["outline"] = counted  # what `look_again` counts with; not a part of the network
     return model
 
 

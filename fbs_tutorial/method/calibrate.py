@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .gated import GatedConv2d, evaluating, gated_layers, set_density
+from .gated import GatedConv2d, at_density, evaluating, gated_layers
 from .saliency import check_feature_maps
 from .wta import check_density
 
@@ -80,21 +80,10 @@ def _statistics(
     model: nn.Module, layers: list[GatedConv2d], images: Tensor, density: float
 ) -> list[tuple[Tensor, Tensor]]:
     """Mean and variance ``[C_out]`` of each layer when the whole network runs at ``density``."""
-    with evaluating(model), _at(model, density), _fresh_norms(layers):
+    with evaluating(model), at_density(model, density), _fresh_norms(layers):
         for batch in images.tensor_split(-(-len(images) // BATCH)):  # of nearly the same size
             model(batch)
         return [(layer.norm.running_mean, layer.norm.running_var) for layer in layers]
-
-
-@contextmanager
-def _at(model: nn.Module, density: float) -> Iterator[None]:
-    """This density inside the ``with``."""
-    before = {name: layer.density for name, layer in gated_layers(model).items()}
-    try:
-        set_density(model, density)
-        yield
-    finally:
-        set_density(model, before)
 
 
 @contextmanager

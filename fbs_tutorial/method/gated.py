@@ -340,6 +340,17 @@ def saliency_penalty(model: nn.Module) -> Tensor:
 
 
 @contextmanager
+def at_density(model: nn.Module, density: float | Tensor) -> Iterator[None]:
+    """Inside the ``with``, every gated layer has this density; after it, its own again."""
+    before = {name: layer.density for name, layer in gated_layers(model).items()}
+    try:
+        set_density(model, density)
+        yield
+    finally:
+        set_density(model, before)
+
+
+@contextmanager
 def forced_gates(model: nn.Module, gates: Mapping[str, Tensor]) -> Iterator[None]:
     """Inside the ``with``, the named layers use these gates, ``[N, C]`` or ``[1, C]``.
 

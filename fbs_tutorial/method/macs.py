@@ -146,11 +146,21 @@ def count_macs(model: nn.Module, images: Tensor, by: str = "gates") -> MacReport
         parts = traceable_parts(model, blocks=True) if by == "gates" else Parts({}, [])
         if parts.stopped and not parts.graphs and not is_gated(model):
             raise parts.stopped[0]
-        calls = _run(model, images.clone() if images.is_inference() else images, by, parts)
+        images = images.clone() if images.is_inference() else images
+        layers = counted_calls(model, images, by, parts)
+    return MacReport(layers, parts.stopped_at() if parts.stopped else "")
+
+
+def counted_calls(model: nn.Module, images: Tensor, by: str, parts: Parts) -> list[LayerMacs]:
+    """Run the model, whose ``parts`` can be followed; the cost of every call of a counted layer.
+
+    Raises:
+        ValueError: there is none, or it runs on other rows than those of the images.
+    """
+    calls = _run(model, images, by, parts)
     if not calls:
         raise ValueError("model ran no nn.Conv2d and no nn.Linear, so there is nothing to count")
-    layers = [_cost(call, len(images)) for call in calls]
-    return MacReport(layers, parts.stopped_at() if parts.stopped else "")
+    return [_cost(call, len(images)) for call in calls]
 
 
 @dataclass

@@ -1,11 +1,11 @@
-"""How a check runs: the reader's function on random inputs, compared, and explained in words.
+"""How an exercise is checked: the reader's function on hidden inputs, compared, and explained.
 
-A check never raises. It draws its inputs itself and returns a `CheckResult`, whose text is what a
-notebook shows.
+A check never raises. It says first whether the answer behaves like one of the mistakes that are
+typical of the exercise; each of them is kept as code, and runs on the same inputs.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,100 +25,191 @@ class CheckResult:
         return ("✔ " if self.passed else "✘ ") + self.message
 
 
-class WrongError(Exception):
-    """What a case found wrong, in words."""
+def plainly(function: Callable, *arguments: object) -> object:
+    """What the function returns."""
+    return function(*arguments)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One call ``function(*arguments)``, what it should return, and a hint if it does not.
+    """One call ``function(*arguments)``, and what it should return.
 
-    ``entry``: what a place in a vector stands for. ``unit``: of an expected number. ``mistakes``:
-    what typical mistakes return, and the hint for each.
+    ``hint`` says what to think of; ``more`` nearly gives the answer and is shown only on request.
+    ``ask(function, *arguments)`` is what is compared, where it is not simply the returned value.
+    ``axes``: what the places of a wrong value are called. ``unit``: of an expected number.
     """
 
     arguments: tuple
-    expected: Tensor | int | list
+    expected: Tensor | int | list | str
     hint: str
-    entry: str = "channel"
+    more: str = ""
+    ask: Callable = plainly
+    axes: tuple[str, ...] = ("image", "channel", "row", "column")
     unit: str = ""
-    mistakes: tuple[tuple[Tensor | int | list, str], ...] = ()
-    slip: float = 1e-8  # of numbers that may come out of sums in another order
-
-    def hint_for(self, got: object) -> str:
-        """The hint for the mistake that returns just this, else the case's own."""
-        for returned, hint in self.mistakes:
-            if not _difference(got, replace(self, expected=returned)):
-                return hint
-        return self.hint
 
 
-def check(function: Callable, cases: Iterator[Case], praise: str) -> CheckResult:
-    """Run ``function`` on the cases until one is wrong; ``praise`` says what was right."""
-    name = getattr(function, "__name__", "the function")
-    with torch.random.fork_rng(devices=[]):  # the notebook's random numbers are left alone
-        torch.manual_seed(2019)
-        try:
+@dataclass(frozen=True)
+class Mistake:
+    """A typical wrong answer as code, and ``says``: what it does, to whoever wrote it."""
+
+    function: Callable
+    says: str
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """An exercise: what to write, the hidden cases, and the mistakes that are typical of it.
+
+    It is called with the reader's function, ``check_name(function)``, and returns a `CheckResult`;
+    ``check_name(function, hint=2)`` says more.
+    """
+
+    spec: str
+    cases: Callable[[], Iterator[Case]]
+    praise: str
+    mistakes: Sequence[Mistake] = field(default=(), repr=False)
+
+    def __call__(self, function: Callable, hint: int = 1) -> CheckResult:
+        name = getattr(function, "__name__", "the function")
+        with torch.random.fork_rng(devices=[]):  # the notebook's random numbers are left alone
+            torch.manual_seed(2019)
+            cases = list(self.cases())
             for case in cases:
-                _run_case(function, case)
-        except WrongError as wrong:
-            return CheckResult(False, f"{name}: {wrong}")
-    return CheckResult(True, f"{name}: {praise}")
+                wrong = _wrong(function, case)
+                if wrong:
+                    likely = "" if wrong.final else self._recognised(function, cases)
+                    return CheckResult(False, f"{name}: {_message(wrong, case, likely, hint)}")
+        return CheckResult(True, f"{name}: {self.praise}")
+
+    def _recognised(self, function: Callable, cases: Sequence[Case]) -> str:
+        """What the mistake does that gives the same on all inputs; empty if none does."""
+        answers = [_outcome(function, case) for case in cases]
+        for mistake in self.mistakes:
+            pairs = zip(answers, cases, strict=True)
+            if all(_same(answer, _outcome(mistake.function, case)) for answer, case in pairs):
+                return mistake.says
+        return ""
 
 
-def _run_case(function: Callable, case: Case) -> None:
-    """Call the reader's function on copies and raise `WrongError` with an explanation."""
-    copies = [a.clone() if isinstance(a, Tensor) else a for a in case.arguments]
-    call = ", ".join(_short(argument) for argument in case.arguments)
-    how = f"\n  called with {call}\n  hint: "
+@dataclass(frozen=True)
+class _Wrong:
+    """What is wrong in words; ``final`` where no hint and no comparison could add to it."""
+
+    text: str
+    final: bool = False
+
+
+def _wrong(function: Callable, case: Case) -> _Wrong | None:
+    """What is wrong with the reader's answer to one case, None if nothing is."""
+    copies = _copies(case)
     try:
-        got = function(*copies)
+        got = case.ask(function, *copies)
+    except NotImplementedError as error:
+        if not error.args:  # PyTorch's have a text
+            return _Wrong("not written yet: replace the line that raises", final=True)
+        return _Wrong(f"raised NotImplementedError: {error}")
+    except NameError as error:
+        return _Wrong(f"{error}: is it spelt as where it was defined, and was that cell run?", True)
     except Exception as error:  # whatever a reader's code may raise
-        if isinstance(error, NotImplementedError) and not error.args:  # PyTorch's have a text
-            raise WrongError("not written yet: replace the line that raises") from None
-        text = f"raised {type(error).__name__}: {error}{how}{case.hint}"
-        raise WrongError(text) from None
+        return _Wrong(f"raised {type(error).__name__}: {error}")
     if got is None:
-        raise WrongError("returned None; is there a return?")
+        return _Wrong("returned None; is there a return?", final=True)
     for before, after in zip(case.arguments, copies, strict=True):
         if isinstance(before, Tensor) and not torch.equal(before, after):
-            raise WrongError("changed its input in place; work on a new tensor")
-    difference = _difference(got, case)
-    if difference:
-        raise WrongError(f"{difference}{how}{case.hint_for(got)}")
+            return _Wrong("changed its input in place; work on a new tensor", final=True)
+    difference = _difference(got, case.expected, case)
+    return _Wrong(difference) if difference else None
 
 
-def _difference(got: object, case: Case) -> str:
+def _copies(case: Case) -> list:
+    return [a.clone() if isinstance(a, Tensor) else a for a in case.arguments]
+
+
+def _message(wrong: _Wrong, case: Case, likely: str, hint: int) -> str:
+    if wrong.final:
+        return wrong.text
+    lines = [wrong.text, f"called with {', '.join(short(a) for a in case.arguments)}"]
+    if likely:
+        lines.append(f"it looks as if {likely}")
+    lines.append(f"hint: {case.hint}" if hint < 2 or not case.more else f"hint: {case.more}")
+    if hint < 2 and case.more:
+        lines.append("hint=2, as a second argument of the check, says more")
+    return "\n  ".join(lines)
+
+
+def _outcome(function: Callable, case: Case) -> object:
+    """What comes out of one case: a value, or the kind of error."""
+    try:
+        return case.ask(function, *_copies(case))
+    except Exception as error:
+        return type(error)
+
+
+def _same(first: object, second: object) -> bool:
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        if first.shape != second.shape:
+            return False
+        # float64 holds whatever the two are; NaN at the same places is the same mistake
+        pair = (t.detach().to(torch.float64) for t in (first, second))
+        return torch.allclose(*pair, rtol=1e-5, atol=1e-7, equal_nan=True)
+    try:
+        return bool(first == second)
+    except Exception:
+        return False
+
+
+def _difference(got: object, expected: object, case: Case) -> str:
     """What is wrong with ``got``, empty if nothing is."""
-    expected = case.expected
-    if isinstance(expected, (int, list)):
+    if not isinstance(expected, Tensor):
         try:
-            return "" if got == expected else f"expected {expected}{case.unit}, got {_short(got)}"
+            same = bool(got == expected)
         except Exception:
-            return f"expected {expected}{case.unit}, got {type(got).__name__}"
+            same = False
+        return "" if same else f"expected {short(expected)}{case.unit}, got {short(got)}"
     if not isinstance(got, Tensor):
-        return f"expected a tensor {list(expected.shape)}, got {type(got).__name__}"
+        return f"expected a tensor of shape {list(expected.shape)}, got {short(got)}"
     if got.shape != expected.shape:
         return f"expected shape {list(expected.shape)}, got {list(got.shape)}"
-    wrong = ~torch.isclose(got.detach().to(expected.dtype), expected, atol=case.slip)
-    if not wrong.any():
-        return ""
+    if kinds := _wrong_kind(got, expected):
+        return kinds
+    wrong = ~torch.isclose(got.detach().to(expected.dtype), expected)
+    return _first_wrong(got, expected, wrong, case.axes) if wrong.any() else ""
+
+
+def _wrong_kind(got: Tensor, expected: Tensor) -> str:
+    """True and False, whole numbers, or any numbers: which was asked for, if it is not there."""
+    if expected.dtype == torch.bool and got.dtype != torch.bool:
+        return f"expected a mask of True and False, got numbers ({got.dtype})"
+    if not expected.is_floating_point() and got.is_floating_point():
+        return f"expected whole numbers, got {got.dtype}"
+    return ""
+
+
+def _first_wrong(got: Tensor, expected: Tensor, wrong: Tensor, axes: Sequence[str]) -> str:
     place = tuple(wrong.nonzero()[0].tolist())  # () for a single number
-    names = ("image", "channel", "row", "column") if len(place) > 1 else (case.entry,)
+    names = axes if len(place) > 1 or axes[0] != "image" else ("channel",)
     where = ", ".join(f"{name} {index}" for name, index in zip(names, place, strict=False))
-    values = f"expected {_short(expected[place].item())}, got {_short(got[place].item())}"
+    values = f"expected {short(expected[place].item())}, got {short(got[place].item())}"
     return f"first wrong value: {where}: {values}" if where else values
 
 
-def _short(value: object) -> str:
-    if isinstance(value, list) and value and isinstance(value[0], Tensor):
-        return "[" + ", ".join(_short(part) for part in value) + "]"
+def short(value: object) -> str:
+    """A value as a message shows it: small tensors whole, large ones by their shape."""
     if isinstance(value, Tensor):
-        shape = list(value.shape)
-        if value.numel() > 10:
-            return f"tensor {shape}"
-        return f"tensor {[round(v, 3) for v in value.flatten().tolist()]}"
-    return f"{value:.3g}" if isinstance(value, float) else repr(value)
+        if value.numel() > 12:
+            return f"a tensor of shape {list(value.shape)}"
+        return str(_rounded(value.tolist()))
+    if isinstance(value, list):
+        return "[" + ", ".join(short(part) for part in value) + "]"
+    if isinstance(value, bool) or not isinstance(value, float):
+        return value if isinstance(value, str) else repr(value)
+    return f"{value:.3g}"
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
+    return round(value, 3) if isinstance(value, float) else value
 
 
 def draw(low: int, high: int) -> list[int]:

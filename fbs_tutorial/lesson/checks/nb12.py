@@ -5,161 +5,274 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .engine import Case, CheckResult, check
-from .nb09 import _basic_block
+from .engine import Case, Exercise, Mistake
+from .nb09 import _basic_block, _numbers
 
 
-def check_revived(function: Callable) -> CheckResult:
-    """``revived(mask, weight)``: bool ``[O, I]``, ``[O, I, k, k]`` -> ``[[o, i], ...]``."""
-
-    def look(mask: Tensor, weight: Tensor) -> object:
-        found = function(mask, weight)
-        found = found.tolist() if isinstance(found, Tensor) else found
-        return [list(pair) if isinstance(pair, tuple) else pair for pair in found]
-
-    def cases() -> Iterator[Case]:
-        for change, hint in [
-            ("nothing", "where no masked kernel has a weight other than 0, the list is empty"),
-            ("one", "look at the kernels where mask is False"),
-            ("a corner", "any of the k x k weights can be the one that is back"),
-            ("cancels", "weights of both signs can add up to 0: look at each, or at abs"),
-            ("negative", "a revived weight can be negative"),
-        ]:
-            yield _revived_case(change, hint)
-
-    look.__name__ = getattr(function, "__name__", "the function")
-    return check(look, cases(), "right, wherever in the kernel the weight is, whatever its sign.")
+def _pairs(function: Callable, mask: Tensor, weight: Tensor) -> object:
+    """What the reader found, tensors and tuples as lists."""
+    found = function(mask, weight)
+    found = found.tolist() if isinstance(found, Tensor) else found
+    return [list(pair) if isinstance(pair, tuple) else pair for pair in found]
 
 
-def _revived_case(change: str, hint: str) -> Case:
-    mask = torch.rand(4, 3) < 0.5
-    mask[1, 2] = mask[3, 0] = False
-    weight = torch.randn(4, 3, 3, 3) * mask[:, :, None, None]
-    expected = [] if change == "nothing" else [[1, 2], [3, 0]]
-    for o, i in expected:
-        weight[o, i, 0, 2] = -0.3 if change in ("negative", "cancels") else 0.2
-        if change == "one":
-            weight[o, i] = 0.1
-        if change == "cancels":
-            weight[o, i, 1, 1] = 0.3
-    zeros = (~mask & (weight == 0).all(dim=(2, 3))).nonzero().tolist()
-    mistakes = (
-        (
-            mask.nonzero().tolist(),
-            "those are the kernels that were kept: mask is True where a kernel stays",
+def _layers() -> Iterator[Case]:
+    where = "which kernels may have no weight at all?"
+    masked = "those where mask is False; of these, list the ones that are not all 0"
+    every = "which of the k x k weights can be the one that is back?"
+    each = "any of them, and of either sign: look at each weight, not at a sum or at one place"
+    for change, hint, more in [
+        ("nothing", where, masked),
+        ("whole kernels", where, masked),
+        ("a corner", every, each),
+        ("both signs", every, each),
+        ("negative", every, each),
+    ]:
+        mask = torch.rand(4, 3) < 0.5
+        mask[0, 0], mask[1, 2], mask[3, 0] = True, False, False
+        weight = torch.randn(4, 3, 3, 3) * mask[:, :, None, None]
+        back = [] if change == "nothing" else [[1, 2], [3, 0]]
+        for o, i in back:
+            weight[o, i, 0, 2] = -0.25 if change in ("negative", "both signs") else 0.25
+            if change == "both signs":
+                weight[o, i, 1, 1] = 0.25
+            if change == "whole kernels":
+                weight[o, i] = 0.25
+        yield Case((mask, weight), back, hint, more, ask=_pairs)
+
+
+def _alive(weight: Tensor) -> Tensor:
+    return (weight != 0).any(dim=3).any(dim=2)
+
+
+check_revived = Exercise(
+    "revived(mask, weight): bool [C_out, C_in], [C_out, C_in, k, k] -> [[out, in], ...] in order",
+    _layers,
+    "right, wherever in the kernel the weight is, whatever its sign.",
+    (
+        Mistake(
+            lambda m, w: (_alive(w) & m).nonzero(),
+            "you list kernels that were kept: mask is True where a kernel stays",
         ),
-        (zeros, "those are masked and still 0, as they should be; list the others"),
-        (mask.logical_not().nonzero().tolist(), "that is every masked kernel; list those not 0"),
-    )
-    return Case((mask, weight), expected, hint, mistakes=mistakes)
+        Mistake(lambda m, w: (~m).nonzero(), "you list every masked kernel, dead or alive"),
+        Mistake(
+            lambda m, w: (~_alive(w) & ~m).nonzero(), "you list the masked kernels that are still 0"
+        ),
+        Mistake(
+            lambda m, w: ((w.sum((2, 3)) != 0) & ~m).nonzero(),
+            "you add up the weights of a kernel, and those of both signs can cancel",
+        ),
+        Mistake(
+            lambda m, w: ((w > 0).any(3).any(2) & ~m).nonzero(),
+            "you look for positive weights only",
+        ),
+        Mistake(
+            lambda m, w: ((w != 0).all(3).all(2) & ~m).nonzero(),
+            "you want all weights of a kernel to be back; one is enough",
+        ),
+        Mistake(
+            lambda m, w: ((w[:, :, 1, 1] != 0) & ~m).nonzero(),
+            "you look at the middle of the kernel only",
+        ),
+        Mistake(lambda m, w: len((_alive(w) & ~m).nonzero()) * [0], "you count them"),
+    ),
+)
 
 
-def check_stripe_sum(function: Callable) -> CheckResult:
-    """``stripe_sum(x, weight, kept)``: ``[N, C, H, W]``, ``[O, C, 3, 3]``, bool ``[O, 3, 3]``."""
-
-    def look(x: Tensor, weight: Tensor, kept: Tensor, question: str) -> object:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            y = function(x, weight, kept)
-        return y if question == "the output" else counter.get_total_flops() // 2
-
-    def cases() -> Iterator[Case]:
-        for filters, density in ((1, 2.0), (4, 0.5), (5, 0.3)):
-            sizes = (2, 5, 6), (filters, 3, 3)
-            x, weight = (torch.randint(-4, 5, (n, 3, *size)) / 4 for n, *size in sizes)
-            kept = torch.rand(filters, 3, 3) < density
-            kept[0, 0, 1] = True
-            hint = "pad x by 1 on each side; the tap in row i, column j reads from there on: "
-            hint += "padded[:, :, i:i + H, j:j + W]"
-            mistakes = _stripe_mistakes(x, weight, kept)
-            left = weight * kept[:, None]
-            expected = F.conv2d(x, left, padding=1)
-            yield Case((x, weight, kept, "the output"), expected, hint, mistakes=mistakes)
-            macs = int(kept.sum()) * 3 * 30 * 2
-            hint = "multiply a tap with the filters alone that have it: weight[has, :, i, j]"
-            yield Case((x, weight, kept, "the MACs"), macs, hint, unit=" MACs")
-
-    look.__name__ = getattr(function, "__name__", "the function")
-    return check(look, cases(), "right, and no stripe that is gone is multiplied.")
+def _stripes() -> Iterator[Case]:
+    shift = "where does a tap read, and what is outside the image?"
+    there = "pad x by 1 on each side; the tap in row i, column j reads padded[:, :, i:i + H, "
+    there += "j:j + W], and its product is added to y"
+    cost = "with which filters is a tap multiplied?"
+    few = "with those alone that have it: has = kept[:, i, j]; y[:, has] += "
+    few += "F.conv2d(shifted, weight[has, :, i, j, None, None])"
+    for filters, share in ((1, 2.0), (4, 0.5), (5, 0.3)):
+        sizes = (2, 3, 5, 6), (filters, 3, 3, 3)
+        x, weight = (torch.randint(-4, 5, size) / 4 for size in sizes)  # sums without rounding
+        kept = torch.rand(filters, 3, 3) < share
+        kept[0, 0, 1] = True
+        expected = F.conv2d(x, weight * kept[:, None], padding=1)
+        yield Case((x, weight, kept), expected, shift, there)
+        macs = int(kept.sum()) * 3 * 5 * 6 * 2
+        yield Case((x, weight, kept), macs, cost, few, ask=_macs, unit=" MACs")
 
 
-def _stripe_mistakes(x: Tensor, weight: Tensor, kept: Tensor) -> tuple[tuple[Tensor, str], ...]:
-    """What typical mistakes return. Where two agree by chance, the first is told."""
-    left = weight * kept[:, None]
-    right = F.conv2d(x, left, padding=1)
-    last = torch.zeros_like(left)
-    last[:, :, 2, 2] = left[:, :, 2, 2]
-    around = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), left)
-    found = [
-        (F.conv2d(x, weight, padding=1), "kept is not used: stripes that are gone are added too"),
-        (F.conv2d(x, left.flip(2, 3), padding=1),
-         "shifted the other way: the tap in row 0 reads the pixel above, which in the padded input "
-         "is in row 0 + y"),
-        (F.conv2d(x, left.transpose(2, 3), padding=1), "rows and columns are exchanged"),
-        (around, "torch.roll brings pixels back on the other side; shift by padding with zeros"),
-        (F.conv2d(x, last, padding=1), "each tap is added to the sum of those before: y += ..."),
-    ]  # fmt: skip
-    return tuple((wrong, hint) for wrong, hint in found if not torch.allclose(wrong, right))
+def _macs(function: Callable, x: Tensor, weight: Tensor, kept: Tensor) -> int:
+    """What PyTorch multiplies inside the function."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        function(x, weight, kept)
+    return counter.get_total_flops() // 2
 
 
-def check_prune_block(function: Callable) -> CheckResult:
-    """``prune_block(block, keep)``: torchvision's BasicBlock, bool ``[C]`` -> a smaller copy."""
-
-    def look(kind: str, keep: Tensor, question: str) -> object:
-        block, x = _basic_block(*_sizes(kind))
-        plain = [tuple(value.shape) for value in block.state_dict().values()]
-        smaller = function(block, keep)
-        if not isinstance(smaller, torch.nn.Module):
-            return smaller
-        if question == "was the block changed":
-            return [tuple(value.shape) for value in block.state_dict().values()] != plain
-        if question == "channels inside":
-            return smaller.conv1.weight.shape[0]
-        with torch.no_grad():
-            return smaller(x)
-
-    def cases() -> Iterator[Case]:
-        for kind in ("8 -> 8 stride 1", "8 -> 16 stride 2"):
-            keep = torch.rand(_sizes(kind)[1]) < 0.6
-            keep[0], keep[1] = False, True
-            count = int(keep.sum())
-            hint = "conv1 keeps the filters where keep is True: conv1.weight[keep]"
-            yield Case((kind, keep, "channels inside"), count, hint, unit=" channels")
-            hint = "cut conv1's outputs, bn1's four vectors and conv2's inputs, all at keep; what "
-            hint += "conv2 and the shortcut put out meets in a sum and stays"
-            expected, mistakes = _pruned_outputs(kind, keep)
-            yield Case((kind, keep, "the output"), expected, hint, mistakes=mistakes, slip=1e-4)
-            hint = "work on copy.deepcopy(block): the reader of this function may need the old one"
-            yield Case((kind, keep, "was the block changed"), False, hint)
-
-    look.__name__ = getattr(function, "__name__", "the function")
-    return check(look, cases(), "smaller inside, the sum untouched, and equal to the masked block.")
+def _stripe_sum(
+    x: Tensor, weight: Tensor, kept: Tensor, mode: str = "constant", back: bool = False,
+    adds: bool = True, exchanged: bool = False,
+) -> Tensor:  # fmt: skip
+    """The right answer; with other arguments, a wrong one."""
+    height, width = x.shape[2:]
+    padded = F.pad(x, (1, 1, 1, 1), mode)
+    y = x.new_zeros(len(x), len(weight), height, width)
+    for i in range(3):
+        for j in range(3):
+            has = kept[:, i, j]
+            row, column = (2 - i, 2 - j) if back else (j, i) if exchanged else (i, j)
+            shifted = padded[:, :, row : row + height, column : column + width]
+            if has.any():
+                stripes = F.conv2d(shifted, weight[has, :, i, j, None, None])
+                y[:, has] = y[:, has] + stripes if adds else stripes
+    return y
 
 
-def _sizes(kind: str) -> list[int]:
-    return [int(word) for word in kind.split() if word.isdigit()]
+check_stripe_sum = Exercise(
+    "stripe_sum(x, weight, kept): [N, C, H, W], [O, C, 3, 3], bool [O, 3, 3] -> [N, O, H, W]",
+    _stripes,
+    "right, and no stripe that is gone is multiplied.",
+    (
+        Mistake(
+            lambda x, w, k: F.conv2d(x, w * k[:, None], padding=1),
+            "you set removed stripes to 0, and multiply them all the same",
+        ),
+        Mistake(
+            lambda x, w, k: F.conv2d(x, w, padding=1),
+            "you do not look at kept: stripes that are gone are added, too",
+        ),
+        Mistake(lambda x, w, k: F.conv2d(x, w * k[:, None]), "you forget the padding"),
+        Mistake(
+            lambda x, w, k: _stripe_sum(x, w, k, back=True),
+            "you shift the other way: the tap in row 0 reads the pixel above",
+        ),
+        Mistake(
+            lambda x, w, k: _stripe_sum(x, w, k, exchanged=True),
+            "you exchange the rows and columns of a kernel",
+        ),
+        Mistake(
+            lambda x, w, k: _stripe_sum(x, w, k, mode="circular"),
+            "pixels come back in on the other side, as torch.roll brings them; pad with zeros",
+        ),
+        Mistake(
+            lambda x, w, k: _stripe_sum(x, w, k, adds=False),
+            "each tap overwrites the sum of those before it",
+        ),
+    ),
+)
+
+
+def _cut(function: Callable, kind: str, keep: Tensor, question: str) -> object:
+    """What the question asks of the block that ``function`` makes smaller."""
+    block, x = _basic_block(kind)
+    sizes = [value.shape for value in block.state_dict().values()]
+    smaller = function(block, keep)
+    if not isinstance(smaller, nn.Module):
+        return smaller
+    if question == "was the block changed":
+        same = [value.shape for value in block.state_dict().values()] == sizes
+        return UNCHANGED if same else "the block that you were given has other sizes now"
+    if question == "channels inside":
+        return [smaller.conv1.weight.shape[0], smaller.conv2.weight.shape[1]]
+    with torch.no_grad():
+        y = smaller(x)
+    right = _masked_output(kind, keep)
+    return torch.where((y - right).abs() < 1e-4, right, y) if y.shape == right.shape else y
+
+
+UNCHANGED = "the block that you were given is as it was"
 
 
 @torch.no_grad()
-def _pruned_outputs(kind: str, keep: Tensor) -> tuple[Tensor, tuple[tuple[Tensor, str], ...]]:
-    """The masked block's output, and those of typical mistakes."""
-    masked, x = _basic_block(*_sizes(kind))
-    first = torch.arange(len(keep)) < keep.sum()
-    wrong_norm, wrong_inputs, training = (copy.deepcopy(masked) for _ in range(3))
+def _masked_output(kind: str, keep: Tensor) -> Tensor:
+    """The output of the block whose other channels have no scale and no shift."""
+    block, x = _basic_block(kind)
+    for parameter in (block.bn1.weight, block.bn1.bias):
+        parameter[~keep] = 0
+    return block(x)
+
+
+def _blocks() -> Iterator[Case]:
+    inside = "which layers make the channels in the middle, and which read them?"
+    both = "conv1.weight[keep] makes them, conv2.weight[:, keep] reads them"
+    rest = "what else belongs to a channel, and which channels meet in the sum?"
+    norm = (
+        "bn1 has four vectors, all of them at keep, and eval mode; what conv2 puts out meets the "
+    )
+    norm += "shortcut and stays as it is"
+    for kind in ("8 -> 8 stride 1", "8 -> 16 stride 2"):
+        keep = torch.rand(_numbers(kind)[1]) < 0.6
+        keep[:3] = torch.tensor([False, True, False])
+        count = int(keep.sum())
+        asked = (kind, keep, "channels inside")
+        yield Case(asked, [count, count], inside, both, ask=_cut, unit=" channels")
+        asked = (kind, keep, "the output")
+        yield Case(asked, _masked_output(kind, keep), rest, norm, ask=_cut)
+        hint = "work on copy.deepcopy(block): the reader of this function may need the old one"
+        yield Case((kind, keep, "was the block changed"), UNCHANGED, hint, ask=_cut)
+
+
+def _first(keep: Tensor) -> Tensor:
+    return torch.arange(len(keep)) < keep.sum()
+
+
+def _smaller(
+    block: nn.Module, keep: Tensor, scales: Callable = lambda keep: keep,
+    statistics: Callable = lambda keep: keep, reads: Callable = lambda keep: keep,
+) -> nn.Module:  # fmt: skip
+    """The right answer; with other arguments, a wrong one."""
+    small = copy.deepcopy(block)
+    small.conv1.weight = nn.Parameter(block.conv1.weight[keep])
+    small.bn1 = nn.BatchNorm2d(int(keep.sum()), eps=block.bn1.eps)
     for name in ("weight", "bias"):
-        getattr(masked.bn1, name)[~keep] = 0
-        getattr(training.bn1, name)[~keep] = 0
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        getattr(wrong_norm.bn1, name)[keep] = getattr(wrong_norm.bn1, name)[first]
-    for name in ("weight", "bias"):
-        getattr(wrong_norm.bn1, name)[~keep] = 0
-        getattr(wrong_inputs.bn1, name)[~keep] = 0
-    wrong_inputs.conv2.weight[:, keep] = wrong_inputs.conv2.weight[:, first]
-    return masked(x), (
-        (wrong_norm(x), "bn1's four vectors must be those of the kept channels: bn1.weight[keep], "
-         "and the same for bias, running_mean and running_var"),
-        (wrong_inputs(x), "conv2 must read the kept channels: conv2.weight[:, keep]"),
-        (training.train()(x), "a new batch norm is in training mode: end with .eval()"),
-    )  # fmt: skip
+        getattr(small.bn1, name).data = getattr(block.bn1, name).data[scales(keep)]
+    for name in ("running_mean", "running_var"):
+        getattr(small.bn1, name).data = getattr(block.bn1, name).data[statistics(keep)]
+    small.conv2.weight = nn.Parameter(block.conv2.weight[:, reads(keep)])
+    return small.eval()
+
+
+def _in_place(block: nn.Module, keep: Tensor) -> nn.Module:
+    block.__dict__.update(_smaller(block, keep).__dict__)
+    return block
+
+
+def _masked(block: nn.Module, keep: Tensor) -> nn.Module:
+    masked = copy.deepcopy(block)
+    for parameter in (masked.bn1.weight, masked.bn1.bias):
+        parameter.data[~keep] = 0
+    return masked
+
+
+def _without_statistics(block: nn.Module, keep: Tensor) -> nn.Module:
+    small = _smaller(block, keep)
+    small.bn1.reset_running_stats()
+    return small
+
+
+def _cut_the_sum(block: nn.Module, keep: Tensor) -> nn.Module:
+    small = _smaller(block, keep)
+    small.conv2.weight = nn.Parameter(small.conv2.weight[keep])
+    small.bn2 = nn.BatchNorm2d(int(keep.sum())).eval()
+    return small
+
+
+check_prune_block = Exercise(
+    "prune_block(block, keep): torchvision's BasicBlock, bool [C] -> a smaller copy",
+    _blocks,
+    "smaller inside, the sum untouched, and equal to the masked block.",
+    (
+        Mistake(_in_place, "you changed the block that you were given"),
+        Mistake(_masked, "you mask the channels, and remove none"),
+        Mistake(_cut_the_sum, "you also cut what conv2 puts out, which the sum needs"),
+        Mistake(
+            lambda b, k: _smaller(b, k, scales=_first, statistics=_first),
+            "bn1 keeps its first channels, not those where keep is True",
+        ),
+        Mistake(
+            lambda b, k: _smaller(b, k, reads=_first),
+            "conv2 reads the first channels, not those where keep is True",
+        ),
+        Mistake(_without_statistics, "bn1 starts with new statistics"),
+        Mistake(lambda b, k: _smaller(b, k).train(), "the block is left in training mode"),
+        Mistake(lambda b, k: _smaller(b, ~k), "you keep the channels that should go"),
+    ),
+)

@@ -9,6 +9,7 @@ from .accuracy import (
     accuracy_over_macs,
     at_density,
     beside_published,
+    budget_curves,
     learning_curve,
 )
 from .compared import compared, filter_shapes, four_cuts, pruning_level
@@ -19,9 +20,9 @@ from .winners import class_heat_maps, weight_reads, winner_bars, winner_maps, wi
 
 __all__ = [
     "BLACK", "BLUE", "GREEN", "GREY", "LOOKS", "ORANGE", "PURPLE", "accuracy_and_macs",
-    "accuracy_lines", "accuracy_over_macs", "at_density", "beside_published", "class_heat_maps",
-    "compared", "depth_lines", "filter_shapes", "four_cuts", "image_row", "layer_bars",
-    "layer_shares", "learning_curve", "number_line", "plt", "pruning_level", "roofline",
-    "time_and_macs", "time_bars", "time_by_density", "weight_reads", "winner_bars", "winner_maps",
-    "winners_of_two",
+    "accuracy_lines", "accuracy_over_macs", "at_density", "beside_published", "budget_curves",
+    "class_heat_maps", "compared", "depth_lines", "filter_shapes", "four_cuts", "image_row",
+    "layer_bars", "layer_shares", "learning_curve", "number_line", "plt", "pruning_level",
+    "roofline", "time_and_macs", "time_bars", "time_by_density", "weight_reads", "winner_bars",
+    "winner_maps", "winners_of_two",
 ]  # fmt: skip

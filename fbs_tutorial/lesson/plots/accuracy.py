@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ...bench.budget import within
 from ...bench.timing import Timing, three_digits
 from ...method.dynamics import CONTROLS
 from .style import (
@@ -275,6 +276,57 @@ def _over_macs(axes: Axes, rows: Sequence[dict], name: str, line: str, **style: 
 def _nearest(rows: Sequence[dict], name: str, macs: float) -> str:
     row = min(rows, key=lambda row: abs(row["macs"] - macs))
     return f"{name} {100 * row['test_accuracy']:.1f} % at {row['macs'] / 1e6:.0f} M"
+
+
+def budget_curves(lines: Mapping[str, Sequence[dict]], title: str = "") -> tuple[Figure, str]:
+    """Test accuracy against mean MACs: images that get one look or two, and one look for all.
+
+    Args:
+        lines: ``{name: points}`` as `bench.budget.curves` gives them, each with its "looks", and
+            "accuracy" and "macs" of "validation" and "test". Of the first line it is also drawn
+            what as many second looks would give that fall on images by chance.
+    """
+    figure, axes = plt.subplots(figsize=(8, 4.4), layout="constrained")
+    twice = [(BLUE, "o", "-"), (BLACK, "x", "--"), (GREEN, "^", "-.")]
+    once = [(ORANGE, "s", ""), (BLACK, "D", "")]
+    for name, chosen in lines.items():
+        look = (once if len(chosen[0]["looks"]) == 1 else twice).pop(0)
+        _over_mean_macs(axes, chosen, "accuracy", name, look)
+    first = next(iter(lines.values()))
+    if all("random_accuracy" in point["test"] for point in first):
+        _over_mean_macs(axes, first, "random_accuracy", BY_CHANCE, (PURPLE, ".", ":"))
+    axes.set_xscale("log")
+    macs = [point["test"]["macs"] for chosen in lines.values() for point in chosen]
+    ticks = np.geomspace(min(macs), max(macs), 6)
+    axes.set_xticks(ticks, [f"{tick / 1e6:.3g} M" for tick in ticks])
+    axes.minorticks_off()
+    axes.set(xlabel="mean MACs per image, predictors included", ylabel="test accuracy (%)")
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="lower right")
+    alone = [p for chosen in lines.values() for p in chosen if len(p["looks"]) == 1]
+    quarter = max(point["validation"]["macs"] for point in alone) / 4
+    said = [_within(chosen, name, quarter) for name, chosen in lines.items()]
+    return figure, f"With {quarter / 1e6:.3g} M MACs: {'; '.join(filter(None, said))}."
+
+
+BY_CHANCE = "the first of these, the images drawn at random"
+
+
+def _over_mean_macs(axes: Axes, chosen: Sequence[dict], key: str, name: str, look: Look) -> None:
+    colour, marker, line = look
+    macs = [point["test"]["macs"] for point in chosen]
+    values = [100 * point["test"][key] for point in chosen]
+    axes.plot(macs, values, linestyle=line, color=colour, marker=marker, label=name)
+
+
+def _within(chosen: Sequence[dict], name: str, macs: float) -> str | None:
+    """What is best on validation images among what is affordable there, and its test accuracy."""
+    best = within(chosen, macs)
+    if best is None:
+        return None
+    test = best["test"]
+    return f"{name} {100 * test['accuracy']:.1f} % at {test['macs'] / 1e6:.3g} M"
 
 
 def at_density(
