@@ -1,6 +1,8 @@
 """FBS beside its static relatives: what `compare` trains, matches, stores and says."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -213,7 +215,15 @@ def test_penalties_are_those_that_were_chosen(data):
     assert module.CHOSEN[data] == recorded(f"choices-{data}")["best"]
 
 
-@pytest.mark.parametrize("data", ["digits", "fashion_mnist"])
+FOLDER = Path(__file__).parents[1] / "benchmarks" / "compare"
+RECORDED = [path.stem for path in FOLDER.glob("*.json") if "fbs" in path.read_text()]
+
+
+def test_the_digits_are_recorded():
+    assert "digits" in RECORDED
+
+
+@pytest.mark.parametrize("data", RECORDED)
 def test_recorded_comparisons_are_matched_and_whole(data):
     results = recorded(data)
     plan = results["plan"]
@@ -227,6 +237,15 @@ def test_recorded_comparisons_are_matched_and_whole(data):
             for method, row in rows.items():
                 off = abs(row["macs"] / rows["fbs"]["macs"] - 1)
                 assert method.endswith(IDLE) or off < 0.02, (level, seed, method, off)
+
+
+def test_tables_on_the_pages_are_those_of_the_recorded_comparisons():
+    sys.path.insert(0, str(FOLDER.parents[1] / "tools"))
+    from ship_compare import page, with_tables
+
+    results_page = (FOLDER.parent / "README.md").read_text()
+    assert with_tables(results_page) == results_page
+    assert page() == (FOLDER / "README.md").read_text()
 
 
 def test_what_is_not_recorded_is_asked_for():
