@@ -53,7 +53,7 @@ def page() -> str:
     """The page of the folder."""
     parts = ["# FBS beside its static relatives", ABOUT]
     for name, results in comparisons():
-        picture = f"![Test accuracy against MACs, bytes and milliseconds]({name}.png)"
+        picture = f"![Test accuracy of each method against what it costs]({name}.png)"
         parts += [f"## {title_of(name, results)}", provenance(results), picture, table(results)]
     parts += ["## Settings", SETTINGS]
     for path in sorted(FOLDER.glob("choices-*.json")):
@@ -79,7 +79,7 @@ ABOUT = (
     "them before the cut and half after it, the others at one go. Nothing is distilled, the last "
     "epoch counts, nothing is chosen on test images. Accuracies in percent, mean over the seeds "
     "(and their range); MACs of one image, predictors included; kB with masks, indices and "
-    "predictors; milliseconds per call on the machine named, each network as it is executed best."
+    "predictors; milliseconds, where the machine was idle, of each network as it is executed best."
 )
 SETTINGS = (
     "Weights of the two penalties, and the gain of the predictors that FBS starts with: validation "
