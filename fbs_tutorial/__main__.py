@@ -1,10 +1,10 @@
 """``python -m fbs_tutorial``: the commands train, prune, compare, evaluate, bench and budget."""
 
 import argparse
-import os
 import shlex
 import sys
 import time
+import warnings
 from pathlib import Path
 
 from .bench.budget import SHARES, budget, curves, report
@@ -14,7 +14,8 @@ from .bench.compared import choices_table, provenance, table
 from .bench.evaluate import evaluate, evaluation
 from .bench.report import tables
 from .bench.run import bench
-from .data import DamagedImageError
+from .console import note, open_streams, send_into_nothing
+from .files import DamagedImageError
 from .models import MODELS
 from .training.parallel import rank_in
 from .training.prune import METHODS, prune
@@ -22,31 +23,40 @@ from .training.runs import markdown_table, read_log
 from .training.settings import RunError, Settings, numbers
 from .training.train import train
 
+FLAGS = Settings.flags() | {"anyway": "--anyway"}
 WEIGHTS = "a network: a file of this package, or with --model a plain torch state dict"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 when it worked, 2 with one clear line when it could not, 130 on Ctrl-C."""
+    open_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
     options.arguments = arguments
+    first = rank_in("LOCAL_RANK") == 0
     try:
-        return options.run(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return options.run(options)
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
         # of several processes all fail alike, but for one that cannot read its own share
-        if rank_in("LOCAL_RANK") == 0 or isinstance(error, DamagedImageError):
-            text = error.with_names(Settings.flags()) if isinstance(error, RunError) else str(error)
-            line = f"error: {' '.join(text.split())}\n"
+        if first or isinstance(error, DamagedImageError):
+            text = error.with_names(FLAGS) if isinstance(error, RunError) else str(error)
             # another process may have left a progress bar on the line
-            sys.stderr.write(line if rank_in("LOCAL_RANK") == 0 else f"\n{line}")
-            sys.stderr.flush()
+            note(f"{'' if first else chr(10)}error: {' '.join(text.split())}")
         else:
             time.sleep(5)  # torchrun ends all as soon as one ends: let the first speak
         return 2
     except KeyboardInterrupt:
-        if rank_in("LOCAL_RANK") == 0:
-            print(f"\nstopped; {options.when_stopped}", file=sys.stderr)
+        if first:
+            note(f"\nstopped; {options.when_stopped}")
         return 130
+
+
+def _show_warning(message: Warning | str, *place: object, **more: object) -> None:
+    """A warning of a library in one line, from one process."""
+    if rank_in("RANK") == 0:
+        note(f"note: {' '.join(str(message).split())}")
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -80,7 +90,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         device=options.device,
         out=None if options.out is None else _json(options.out),
         command=_command(options),
-        say=_progress,
+        say=note,
     )
     where = "" if options.out is None else f"\n\nthe numbers are in {options.out}"
     _say(evaluation(results) + where)
@@ -114,7 +124,7 @@ def _compare(options: argparse.Namespace) -> int:
     name = "choices" if options.choose else "compare"
     out = _json(options.out or f"build/{name}-{Path(options.data).name}.json")
     work = choose if options.choose else compare
-    results = work(plan, out, command=_command(options), say=_progress)
+    results = work(plan, out, command=_command(options), say=note)
     said = [provenance(results), ""]
     said += [choices_table(results) if options.choose else table(results), ""]
     if not options.choose:
@@ -144,7 +154,7 @@ def _bench(options: argparse.Namespace) -> int:
         anyway=options.anyway,
         out=out,
         command=_command(options),
-        say=_progress,
+        say=note,
     )
     said = [f"the numbers are in {out}"]
     if results["densities"]:
@@ -170,7 +180,7 @@ def _budget(options: argparse.Namespace) -> int:
         clock=not options.no_clock,
         out=out,
         command=_command(options),
-        say=_progress,
+        say=note,
     )
     figure, sentence = budget_curves(curves(results))
     figure.savefig(out.with_suffix(".png"), dpi=130)
@@ -187,11 +197,10 @@ def _say(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-
-
-def _progress(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+        send_into_nothing(sys.stdout)
+    except OSError:  # a full disk: what is left of the text would fail again at exit
+        send_into_nothing(sys.stdout)
+        raise
 
 
 def _command(options: argparse.Namespace) -> str:

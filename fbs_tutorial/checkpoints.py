@@ -39,12 +39,12 @@ def save_network(
     Raises:
         ValueError: the network has `ChannelPruning` blocks that are not those of `wrap`.
     """
-    structure = structure_of(network, width)
+    structure = structure_of(network)
     if model in MODELS:
         with torch.device("meta"):  # its shapes alone are compared
             structure["static"] = describe(network, MODELS[model](num_classes, width))
     state = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
-    if structure["blocks"] and not _is_rebuilt(model, num_classes, structure, state):
+    if structure["blocks"] and not _is_rebuilt((model, num_classes, width, structure), state):
         raise ValueError(
             f"network must be what wrap makes of {model}, to be built again; of other networks "
             "with ChannelPruning store state_dict()"
@@ -54,28 +54,30 @@ def save_network(
     write_atomically(path, save(state, {key: str(value) for key, value in header.items()}))
 
 
-def structure_of(network: nn.Module, width: float = 1.0) -> dict:
+def structure_of(network: nn.Module) -> dict:
     """What sets ``network`` apart from the model it was made of, as JSON can hold it.
 
-    ``width``: the share of channels; ``gates``: how each gated layer measures its inputs;
-    ``blocks``: which of them are `ChannelPruning` blocks, and whether their gates have mean 1.
+    ``gates``: how each gated layer measures its inputs; ``blocks``: which of them are
+    `ChannelPruning` blocks, and whether their gates have mean 1.
     """
     gates = gated_layers(network) if is_gated(network) else {}
     return {
-        "width": width,
         "gates": {name: gate.reduce for name, gate in gates.items()},
         "blocks": {n: g.normalize for n, g in gates.items() if isinstance(g, ChannelPruning)},
     }
 
 
-def build(model: str, num_classes: int, structure: dict) -> nn.Module:
+def build(model: str, num_classes: int, width: float, structure: dict) -> nn.Module:
     """A network with new weights, of the structure that `structure_of` found.
+
+    Args:
+        width: the share of the model's channels.
 
     Raises:
         ValueError: the model has no such layers.
     """
     static = structure.get("static", {})
-    network = rebuild(MODELS[model](num_classes, structure["width"]), static)
+    network = rebuild(MODELS[model](num_classes, width), static)
     if structure["blocks"]:
         network = wrap(network, normalize=all(structure["blocks"].values()))
     elif structure["gates"]:
@@ -88,10 +90,10 @@ def build(model: str, num_classes: int, structure: dict) -> nn.Module:
     return add_masks(network, static["masks"]) if "masks" in static else network
 
 
-def _is_rebuilt(model: str, num_classes: int, structure: dict, state: dict[str, Tensor]) -> bool:
+def _is_rebuilt(form: tuple[str, int, float, dict], state: dict[str, Tensor]) -> bool:
     """Whether `build` makes a network of these weights."""
     try:
-        own = build(model, num_classes, structure).state_dict()
+        own = build(*form).state_dict()
     except ValueError:
         return False
     return {n: v.shape for n, v in own.items()} == {n: v.shape for n, v in state.items()}
@@ -115,7 +117,7 @@ def load_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, str]]:
     try:
         classes, width = int(header["num_classes"]), float(header["width"])
         if "structure" in header:
-            network = build(model, classes, json.loads(header["structure"]))
+            network = build(model, classes, width, json.loads(header["structure"]))
         else:  # as 0.1.0 wrote it
             network = MODELS[model](classes, width)
             network = convert(network) if header["gated"] == "True" else network

@@ -1,7 +1,9 @@
 """Data sets: the embedded digits, torchvision's, and any folder of class folders."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from zlib import crc32
 
@@ -10,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from .files import damaged
+from .files import DamagedImageError, unreadable
 
 NAMES = ("digits", "cifar10", "fashion_mnist", "imagenette")
 TEST_DIGITS = 500
@@ -35,7 +37,8 @@ def load_data(
         name: ``"digits"``: 1,797 handwritten digits that come with scikit-learn, enlarged from 8x8
             to ``[1, 16, 16]``, 500 of them for test; ``"cifar10"``, ``"fashion_mnist"`` or
             ``"imagenette"`` as torchvision stores them under ``root``; or the path of a folder with
-            ``train/`` and ``val/`` (or ``test/``), each with one folder of images per class.
+            ``train/`` and ``val/`` (or ``test/``), each with one folder of images per class. What
+            of its files and folders is not read, hidden ones for example, is said in a warning.
         root: where torchvision's sets lie; the environment variable ``FBS_DATA`` when None.
         size: of photographs (imagenette and folders): the shorter side is scaled to 8/7 of it, and
             the middle ``[3, size, size]`` cut out. None: 128 for imagenette, and the images of a
@@ -63,10 +66,6 @@ def load_data(
     if Path(name).is_dir():
         return _folder(Path(name), size, augment)
     raise ValueError(f"name must be one of {', '.join(NAMES)} or an existing folder, got {name!r}")
-
-
-class DamagedImageError(FileNotFoundError):
-    """An image of a data set that cannot be read."""
 
 
 class Files:
@@ -104,8 +103,8 @@ class Files:
         try:
             yield from loader
         except DamagedImageError as error:  # from a worker: its traceback is in the message
-            line = str(error).strip().splitlines()[-1]
-            raise DamagedImageError(line.partition("DamagedImageError: ")[2] or line) from None
+            text = str(error).rpartition("DamagedImageError: ")[2]
+            raise DamagedImageError(" ".join(text.split())) from None
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -129,13 +128,12 @@ class _Reader(Dataset):
             torch.manual_seed(crc32(f"{self.seed} {index}".encode()))
             try:
                 return self.dataset[index][0]
+            except DamagedImageError:
+                raise
             except Exception as error:  # PIL raises many kinds for a damaged picture
-                if isinstance(error, MemoryError) or getattr(error, "errno", None):
-                    raise  # the system's trouble, not the picture's
                 path = getattr(self.dataset, "imgs", getattr(self.dataset, "_samples", None))
                 name = path[index][0] if path else f"image {index}"
-                text = damaged(name, error, "replace it, or delete it and start again")
-                raise DamagedImageError(text) from error
+                raise DamagedImageError(unreadable(name, error)) from error
 
 
 Part = tuple[Tensor | Files, Tensor]  # images [N, C, H, W] and labels [N]
@@ -209,6 +207,36 @@ def labels_of(dataset: Dataset) -> Tensor:
     return torch.tensor([label for _, label in dataset._samples])  # Imagenette has nothing public
 
 
+def fingerprint(*datasets: Dataset) -> str:
+    """What tells one state of data sets from another, in one line.
+
+    Of images in memory their content counts, of files their names, sizes and classes.
+
+    Raises:
+        DamagedImageError: a file that is not there any more.
+    """
+    digest, count = sha256(), 0
+    for dataset in datasets:
+        count += len(dataset)
+        files = getattr(dataset, "samples", getattr(dataset, "_samples", None))
+        if files is not None:
+            lines = (_file_line(path, label, str(dataset.root)) for path, label in files)
+            digest.update("\n".join(lines).encode(errors="surrogateescape"))
+            continue
+        stored = getattr(dataset, "tensors", None) or (dataset.data, dataset.targets)
+        for part in stored:  # [N, ...], of uint8 where torchvision stores them
+            digest.update(torch.as_tensor(part).contiguous().numpy().tobytes())
+    return f"{count} images, sha256 {digest.hexdigest()}"
+
+
+def _file_line(path: str, label: int, root: str) -> str:
+    """The class, the name in the data set's folder, and the size of a picture."""
+    try:
+        return f"{label} {str(path).removeprefix(root)} {os.path.getsize(path)}"
+    except OSError as error:
+        raise DamagedImageError(unreadable(path, error)) from error
+
+
 def stratified_split(labels: Tensor, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Sorted indices ``(rest, held out)``: ``count`` held out, each class in proportion."""
     from sklearn.model_selection import train_test_split  # here: the method needs torch alone
@@ -270,7 +298,8 @@ def _root(name: str, root: str | os.PathLike | None) -> tuple[str | os.PathLike,
     root = root or os.environ.get("FBS_DATA")
     remedy = (
         f"give the folder that holds it as root, or in FBS_DATA. To download it there once: "
-        f"load_data({name!r}, folder, download=True), or give the training its option download"
+        f"python -m fbs_tutorial train --data {name} --download, "
+        f"or load_data({name!r}, folder, download=True)"
     )
     if not root:
         raise FileNotFoundError(f"{name} needs a folder: {remedy}")
@@ -313,25 +342,22 @@ def _imagenette(
 
 
 def _folder(folder: Path, size: int | None, augment: bool) -> tuple[Dataset, Dataset]:
-    from torchvision import datasets
+    from .pictures import Pictures, check_classes, holds
 
     test = next((folder / part for part in ("val", "test") if (folder / part).is_dir()), None)
     if test is None or not (folder / "train").is_dir():
         raise FileNotFoundError(
-            f"{folder} needs train/ and val/ (or test/), each with one folder of images per class"
+            f"{folder} needs train/ and val/ (or test/), each with one folder of images per class; "
+            f"it holds {holds(folder)}"
         )
     try:
-        train = datasets.ImageFolder(folder / "train", photograph_transform(size, augment))
-        test = datasets.ImageFolder(test, photograph_transform(size, False))
-    except (FileNotFoundError, OSError) as error:
+        train = Pictures(folder / "train", photograph_transform(size, augment))
+        test = Pictures(test, photograph_transform(size, False))
+    except OSError as error:
         raise FileNotFoundError(f"{folder} is not a folder of class folders: {error}") from error
-    if train.classes != test.classes:
-        name = Path(test.root).name
-        raise FileNotFoundError(
-            f"{folder}: train/ and {name}/ differ in classes ({len(train.classes)} and "
-            f"{len(test.classes)}): {name}/ must hold the same class folders as train/ (Tiny "
-            f"ImageNet comes without; sort val/ by its val_annotations.txt)"
-        )
+    for note in (check_classes(train, test), train.skipped, test.skipped):
+        if note:
+            warnings.warn(note, stacklevel=3)
     return train, test
 
 

@@ -195,6 +195,13 @@ def test_an_unusable_file_is_refused_in_one_line_that_names_it(spoil, tmp_path):
     assert "\n" not in str(e.value)
 
 
+def test_a_header_says_each_thing_once(tmp_path):
+    save_network(digitsnet(10, 0.5), tmp_path / "net", "digitsnet", 10, 0.5)
+    with safe_open(tmp_path / "net", framework="pt") as file:
+        header = file.metadata()
+    assert header["width"] == "0.5" and "width" not in json.loads(header["structure"])
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -204,8 +211,9 @@ def test_an_unusable_file_is_refused_in_one_line_that_names_it(spoil, tmp_path):
         ("structure", "[]"),
         ("structure", "{"),
         ("structure", "{}"),
-        ("structure", '{"width": 1, "blocks": [1], "gates": []}'),
-        ("structure", '{"width": "1", "blocks": {}, "gates": {}}'),
+        ("width", "0"),
+        ("structure", '{"blocks": [1], "gates": []}'),
+        ("structure", '{"blocks": {}, "gates": {"conv1": "l1"}}'),
     ],
 )
 def test_a_header_that_someone_has_edited_is_refused_in_one_line(key, value, tmp_path):

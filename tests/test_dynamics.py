@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from fbs_tutorial import ChannelPruning, GatedConv2d, convert, how_dynamic, saliency_penalty
+from fbs_tutorial import (
+    ChannelPruning,
+    GatedConv2d,
+    accelerate,
+    convert,
+    how_dynamic,
+    saliency_penalty,
+)
 from fbs_tutorial.method.dynamics import CONTROLS, Dynamics
 from fbs_tutorial.models import digitsnet
 
@@ -121,3 +128,72 @@ def test_the_table_of_controls_names_them_all_and_the_report_uses_it():
         assert line.startswith(control.label) and line.endswith(f"{accuracies[control.key]:.1%}")
     assert len({len(line) for line in lines}) == 1
     assert sets == "different winner sets: 3 in conv1, 40 in conv2"
+
+
+class Heads(nn.Module):
+    """An auxiliary head runs in training only, as in torchvision's Inception."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = GatedConv2d(3, 8, 3, density=0.5), nn.Linear(8, 4)
+        self.extra = GatedConv2d(8, 4, 3, density=0.5)
+
+    def forward(self, x):
+        y = self.body(x)
+        if self.training:
+            self.extra(y)
+        return self.head(y.mean(dim=(2, 3)))
+
+
+def test_gates_of_a_head_that_does_not_run_are_not_reported():
+    net, images = Heads(), torch.rand(6, 3, 8, 8)
+    net(torch.rand(9, 3, 8, 8))  # both heads have gates now
+    result = how_dynamic(net, images, torch.arange(6) % 4)
+    assert set(result.distinct_sets) == {"body"}
+    assert net.extra.gate.shape == (9, 4), "left as it was"
+
+
+class Returns(nn.Module):
+    def __init__(self, form):
+        super().__init__()
+        self.conv, self.form = GatedConv2d(3, 4, 3, density=0.5), form
+
+    def forward(self, x):
+        return self.form(self, x)
+
+
+@pytest.mark.parametrize(
+    ("form", "error", "says"),
+    [
+        (lambda m, x: m.conv(x), ValueError, r"returns \[6, classes\].* got \[6, 4, 6, 6\]"),
+        (lambda m, x: m.conv(x).mean(dim=(1, 2, 3)), ValueError, r"classes.* got \[6\]"),
+        (lambda m, x: m.conv(x).mean(dim=(2, 3))[:, :1], ValueError, r"two.* got \[6, 1\]"),
+        (lambda m, x: m.conv(x).mean(dim=(2, 3))[:3], ValueError, r"\[6, classes\].* got \[3, 4\]"),
+        (lambda m, x: {"out": m.conv(x)}, TypeError, r"must return a tensor .* got dict"),
+        (lambda m, x: (m.conv(x), None), TypeError, r"must return a tensor .* got tuple"),
+        (lambda m, x: m.conv(x) * 0 + m.conv(x), ValueError, r"run once, conv runs 2 times"),
+        (lambda m, x: m.conv(torch.cat([x, x])), ValueError, r"conv has 12 gates for 6 images"),
+        (lambda m, x: x.mean(dim=(2, 3)), ValueError, r"no gated layer of model runs: conv"),
+    ],
+)
+def test_outputs_and_gates_that_do_not_fit_are_refused(form, error, says):
+    with pytest.raises(error, match=says):
+        how_dynamic(Returns(form), torch.rand(6, 3, 8, 8), torch.arange(6) % 3)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 4], [0, 1, 2, -1]])
+def test_labels_that_are_no_classes_are_refused(labels):
+    with pytest.raises(ValueError, match=r"labels must be from 0 to 3, .*got (0 to 4|-1 to 2)"):
+        how_dynamic(Heads(), torch.rand(4, 3, 8, 8), torch.tensor(labels))
+
+
+def test_a_layer_that_runs_for_some_batches_only_is_refused():
+    net = Returns(lambda m, x: m.conv(x).mean(dim=(2, 3)) if len(x) == 256 else x.mean(dim=(2, 3)))
+    with pytest.raises(ValueError, match="conv runs for 256 of 300 images only"):
+        how_dynamic(net, torch.rand(COUNT, 3, 4, 4), torch.zeros(COUNT, dtype=torch.int64))
+
+
+def test_of_an_accelerated_network_it_says_the_same():
+    net = convert(digitsnet(), 0.5, gates="random").eval()
+    images, labels = torch.rand(20, 1, 16, 16), torch.arange(20) % 10
+    assert how_dynamic(accelerate(net), images, labels) == how_dynamic(net, images, labels)

@@ -184,7 +184,7 @@ def test_what_cannot_be_recorded_runs_plainly_and_says_so_in_one_line(digits, mo
     monkeypatch.setattr(loop, "record_graph", fail)
     network = trained(TAUGHT, digits)
     assert_same_state(network, plain, rtol=0, atol=0)
-    (line,) = capsys.readouterr().out.strip().splitlines()
+    (line,) = capsys.readouterr().err.strip().splitlines()
     assert "without a CUDA graph (RuntimeError: operation not permitted" in line
 
 
@@ -335,10 +335,10 @@ def test_a_step_keeps_its_precision_elsewhere_or_says_that_it_changes(monkeypatc
     monkeypatch.setattr(loop, "has_bfloat16", lambda device: True)
     assert precision_of(recipe, CPU, {"precision": "float32"}) == "float32"
     assert precision_of(recipe, CPU, {"precision": "bfloat16"}) == "bfloat16"
-    assert not capsys.readouterr().out
+    assert not capsys.readouterr().err
     monkeypatch.setattr(loop, "has_bfloat16", lambda device: False)
     assert precision_of(recipe, CPU, {"precision": "bfloat16"}) == "float32"
-    assert "began in bfloat16" in capsys.readouterr().out
+    assert "began in bfloat16" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("capability", "there"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
@@ -359,7 +359,7 @@ def test_a_graph_trains_like_single_kernels(step, digits, monkeypatch, capsys):
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         monkeypatch.setattr(loop, "record_graph", counting)
         graphed = trained(step, digits, device="cuda")
-        assert len(recorded) == 1 and "without a CUDA graph" not in capsys.readouterr().out
+        assert len(recorded) == 1 and "without a CUDA graph" not in capsys.readouterr().err
         monkeypatch.setattr(loop, "can_record", lambda device, processes: False)
         plain = trained(step, digits, device="cuda")
     assert_same_state(graphed, plain, rtol=1e-2, atol=1e-3)
@@ -371,6 +371,6 @@ def test_a_network_that_waits_for_values_trains_without_a_graph(digits, capsys):
     network.conv1.register_forward_hook(lambda module, args, output: output.sum().item() and None)
     data, validation = [tuple(t.cuda() for t in part) for part in digits]
     fit(network, PLAIN, RECIPE, data, validation, 7)
-    assert "without a CUDA graph" in capsys.readouterr().out
+    assert "without a CUDA graph" in capsys.readouterr().err
     expected = trained(PLAIN, digits)
     assert_same_state(network.cpu(), expected, rtol=5e-2, atol=5e-3)

@@ -7,6 +7,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fbs_tutorial import (
@@ -433,6 +434,272 @@ def test_kept_pairs_and_winners_of_a_gated_layer_both_count():
     assert report.active.tolist() == [2 * 2 * 9 * 4] and report.dense == 8 * 3 * 9 * 4
 
 
+class Frames(nn.Module):
+    """Each image has four frames among its channels; they go through the layers as rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.conv = GatedConv2d(3, 8, 3, density=0.5), GatedConv2d(8, 8, 3, density=0.5)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        y = self.conv(self.first(x.view(-1, 3, *x.shape[2:]))).mean(dim=(2, 3))
+        return self.head(y.view(len(x), 4, -1).mean(dim=1))
+
+
+class Views(Frames):
+    """Two views of each image, one after the other in the batch: first all images, then all again;
+    the first layer sees each image once."""
+
+    def forward(self, x):
+        y = self.first(x)
+        y = self.conv(torch.cat([y, y.flip(3)])).mean(dim=(2, 3))
+        return self.head(sum(y.chunk(2)))
+
+
+class Tokens(Frames):
+    """A linear layer on places as rows, which come before the images."""
+
+    def forward(self, x):
+        y = self.conv(self.first(x)).flatten(2).permute(2, 0, 1)  # [H * W, N, C]
+        return self.head(y).mean(dim=0)
+
+
+@pytest.mark.parametrize("by", ["gates", "zeros"])
+@pytest.mark.parametrize(
+    ("build", "channels", "rows"),
+    [(Frames, 12, (4, 4, 1)), (Views, 3, (1, 2, 1)), (Tokens, 3, (1, 1, 4))],
+)  # fmt: skip
+def test_several_rows_of_an_image_are_its_own(build, channels, rows, by):
+    net, images = build().eval(), torch.rand(3, channels, 6, 6)
+    images[1] = 0  # it costs less by zeros
+    report = count_macs(net, images, by=by)
+    alone = [count_macs(net, images[i : i + 1], by=by).active.item() for i in range(3)]
+    assert report.active.tolist() == alone
+    macs = [3 * 8 * 9 * 16, 8 * 8 * 9 * 4, 8 * 5]
+    assert [layer.dense for layer in report.layers] == [r * m for r, m in zip(rows, macs)]  # noqa: B905
+    assert report.overhead == rows[0] * 3 * 8 + rows[1] * 8 * 8
+    assert report.scaling == rows[0] * 8 * 16 + rows[1] * 8 * 4
+    if by == "zeros":
+        assert alone[1] < min(alone[0], alone[2])
+
+
+@pytest.mark.parametrize("by", ["gates", "zeros"])
+def test_several_rows_and_densities_of_their_own(by):
+    net, images = Tokens(), torch.rand(3, 3, 6, 6)
+    expected = [
+        count_macs(set_density(net, d), images[:1], by).active.item() for d in (0.2, 0.5, 1)
+    ]
+    densities = torch.tensor([0.2, 0.5, 1.0])
+    set_density(net, densities)
+    images = images[:1].expand(3, -1, -1, -1)
+    assert count_macs(net, images, by).active.tolist() == expected
+    assert net.first.density is net.conv.density is densities
+    frames = set_density(Frames(), torch.full((12,), 0.5))
+    with pytest.raises(ValueError, match="one density per image, 3; model has 12"):
+        count_macs(frames, torch.rand(3, 12, 6, 6), by)
+
+
+def test_what_does_not_run_for_an_image_costs_it_nothing():
+    class EarlyExit(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+            self.more = nn.Parameter(torch.ones(2, 2))
+
+        def forward(self, x):
+            y = self.first(x)
+            if x.mean() > 0.5:
+                y = self.second(y)
+            return y.mean(dim=(2, 3))[:, :2] @ self.more
+
+    images = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4), torch.zeros(3, 4, 4)])
+    report = count_macs(EarlyExit(), images, by="zeros")
+    layers = {layer.name: layer.active.tolist() for layer in report.layers}
+    assert layers == {
+        "first": [0, 192, 0], "second": [0, 128, 0], "the model itself": [4, 4, 4],
+    }  # fmt: skip
+    assert report.dense == 192 + 128 + 4
+
+
+class Own(nn.Module):
+    """A layer whose own code multiplies: ``function(self, x)``, with a matrix."""
+
+    def __init__(self, function, *layers):
+        super().__init__()
+        self.function, self.layers = function, nn.ModuleList(layers)
+        self.matrix = nn.Parameter(torch.rand(8, 8))
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def by_places(x):
+    """``[N, C, H, W] -> [N, H * W, C]``"""
+    return x.flatten(2).transpose(1, 2)
+
+
+def from_places(y):
+    return y.transpose(1, 2).unflatten(2, (4, 4))
+
+
+BLOCKS = {  # from [N, 8, 4, 4] to itself
+    "gated": lambda: GatedConv2d(8, 8, 3, padding=1, density=0.5),
+    "grouped": lambda: nn.Conv2d(8, 8, 1, groups=4),
+    "subclass": lambda: type("Mine", (nn.Conv2d,), {})(8, 8, 1),
+    "transposed": lambda: nn.ConvTranspose2d(8, 8, 3, padding=1, groups=2),
+    "1d": lambda: Own(lambda m, x: m.layers[0](x.flatten(2)).view_as(x), nn.Conv1d(8, 8, 1)),
+    "3d": lambda: Own(lambda m, x: m.layers[0](x[:, :, None])[:, :, 0], nn.Conv3d(8, 8, 1)),
+    "matmul": lambda: Own(lambda m, x: from_places(by_places(x) @ m.matrix)),
+    "einsum": lambda: Own(lambda m, x: torch.einsum("nchw,cd->ndhw", x, m.matrix)),
+    "functional": lambda: Own(lambda m, x: F.conv2d(x, m.matrix[:, :, None, None])),
+    "attention": lambda: Own(
+        lambda m, x: from_places(m.layers[0](*[by_places(x)] * 3)[0]),
+        nn.MultiheadAttention(8, 2, batch_first=True),
+    ),
+    "encoder": lambda: Own(
+        lambda m, x: from_places(m.layers[0](by_places(x))),
+        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+    ),
+    "gru": lambda: Own(
+        lambda m, x: from_places(m.layers[0](by_places(x))[0]), nn.GRU(8, 8, batch_first=True)
+    ),
+    "forward itself": lambda: Own(lambda m, x: m.layers[0].forward(x), nn.Conv2d(8, 8, 1)),
+    "twice": lambda: Own(lambda m, x: m.layers[0](m.layers[0](x)), nn.Conv2d(8, 8, 1)),
+    "linear": lambda: Own(lambda m, x: from_places(m.layers[0](by_places(x))), nn.Linear(8, 8)),
+    "untraceable": lambda: Own(lambda m, x: x @ m.matrix[:4, :4] if x.sum() > 0 else x),
+}  # fmt: skip
+
+
+@settings(max_examples=40)
+@given(st.lists(st.sampled_from(sorted(BLOCKS)), min_size=1, max_size=5), st.booleans())
+def test_dense_and_predictors_are_what_pytorch_counts_in_any_network(names, by_gates):
+    start = nn.Sequential(nn.ReLU())  # a part that can be followed
+    net = nn.Sequential(start, *(BLOCKS[name]() for name in names)).eval()
+    images = torch.rand(2, 8, 4, 4)
+    report = count_macs(net, images, by="gates" if by_gates else "zeros")
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        net(images[:1])
+    torch.backends.mha.set_fastpath_enabled(before)
+    assert report.dense + report.overhead == counter.get_total_flops() / 2
+    assert report.active.shape == (2,) and (report.active <= report.dense).all()
+    assert report.uncounted == []
+    plain = {"gated", "grouped", "subclass", "twice", "linear"}
+    assert bool(report.whole) == bool(set(names) - plain)
+
+
+def test_what_is_counted_whole_is_named_in_the_report():
+    net = nn.Sequential(fixed(3, 8, 4), nn.ConvTranspose2d(8, 4, 2, 2), fixed(4, 4, 2))
+    report = count_macs(net, torch.rand(2, 3, 4, 4))
+    assert [layer.active.tolist() for layer in report.layers] == [
+        [3 * 4 * 16] * 2, [4 * 2 * 64] * 2, [8 * 4 * 4 * 16] * 2,
+    ]  # fmt: skip
+    assert str(report).splitlines()[-1] == "all channels count as live in 1"
+
+
+def test_what_cannot_be_counted_is_named_in_the_report():
+    class Deformed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.weight = nn.Conv2d(3, 4, 1), nn.Parameter(torch.rand(4, 4, 1, 1))
+
+        def forward(self, x):
+            y = self.conv(x)
+            return torchvision.ops.deform_conv2d(y, y.new_zeros(len(y), 2, 4, 4), self.weight)
+
+    report = count_macs(nn.Sequential(Deformed()), torch.rand(2, 3, 4, 4), by="zeros")
+    assert report.uncounted == ["torchvision.deform_conv2d in 0"]
+    assert str(report).splitlines()[-1] == "not counted: torchvision.deform_conv2d in 0"
+
+
+def test_recurrent_and_bilinear_layers_and_products_with_vectors():
+    """PyTorch's own counter knows none of them."""
+
+    class Sequence(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(3, 5, num_layers=2, bidirectional=True)
+            self.bilinear, self.v = nn.Bilinear(10, 10, 4), nn.Parameter(torch.rand(4))
+
+        def forward(self, x):
+            y = self.lstm(x.flatten(2).permute(2, 0, 1))[0][-1]
+            return torch.mv(self.bilinear(y, y), self.v)
+
+    report = count_macs(Sequence(), torch.rand(2, 3, 4, 4))
+    layers = {layer.name: layer.dense for layer in report.layers}
+    assert layers == {
+        "lstm": 16 * 2 * 20 * (3 + 5 + 10 + 5),
+        "bilinear": 10 * 10 * 4,
+        "the model itself": 4,
+    }
+    assert report.active.tolist() == [report.dense] * 2
+
+
+def test_a_layer_that_multiplies_beside_its_weight_is_counted_so():
+    class Adapted(nn.Linear):
+        def __init__(self):
+            super().__init__(8, 8)
+            self.down, self.up = nn.Parameter(torch.rand(2, 8)), nn.Parameter(torch.rand(8, 2))
+
+        def forward(self, x):
+            return super().forward(x) + x @ self.down.T @ self.up.T
+
+    net = nn.Sequential(nn.Flatten(), Adapted())
+    report = count_macs(net, torch.rand(3, 8, 1, 1))
+    assert report.active.tolist() == [64 + 32] * 3 and report.whole == ["1"]
+
+
+def test_ways_to_call_a_layer():
+    """Its input by keyword, as one map or one row of features, or image by image."""
+
+    class Calls(nn.Module):
+        def __init__(self, form):
+            super().__init__()
+            self.conv, self.linear, self.form = nn.Conv2d(3, 4, 1), nn.Linear(4, 5), form
+
+        def forward(self, x):
+            return self.form(self, x)
+
+    forms = [
+        lambda m, x: m.linear(input=m.conv(input=x).mean(dim=(2, 3))),
+        lambda m, x: torch.stack([m.linear(m.conv(image).mean(dim=(1, 2))) for image in x]),
+        lambda m, x: m.linear(m.conv(x).mean(dim=(2, 3)).squeeze()),
+    ]
+    for form in forms:
+        for images in (1, 3):
+            report = count_macs(Calls(form), torch.rand(images, 3, 4, 4), by="zeros")
+            assert report.active.tolist() == [3 * 4 * 16 + 4 * 5] * images and report.whole == []
+    pooled = Calls(lambda m, x: m.linear(m.conv(x).mean(dim=(0, 2, 3))))
+    with pytest.raises(ValueError, match="linear runs on 1 rows, not on a multiple of 3 images"):
+        count_macs(pooled, torch.rand(3, 3, 4, 4))
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, torch.jit.script])
+def test_wrapped_networks_are_counted(wrap):
+    net, x = (
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)),
+        torch.rand(2, 3, 8, 8),
+    )
+    wrapped = wrap(net, backend="eager") if wrap is torch.compile else wrap(net)
+    assert count_macs(wrapped, x, by="zeros").dense == count_macs(net, x).dense
+
+
+def test_tensors_without_values_are_refused():
+    for net, x in ((nn.Conv2d(3, 8, 3).to("meta"), "cpu"), (nn.Conv2d(3, 8, 3), "meta")):
+        with pytest.raises(ValueError, match="meta device"):
+            count_macs(net, torch.rand(1, 3, 8, 8, device=x))
+
+
+def test_a_transformer_is_fast_again_after_the_count_also_of_one_that_fails():
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(9, 8, 1))
+    with pytest.raises(RuntimeError):
+        count_macs(net, torch.rand(1, 3, 4, 4))
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
 def test_rows_that_belong_to_no_image_are_refused():
     class Odd(nn.Module):
         def __init__(self):
@@ -442,5 +709,6 @@ def test_rows_that_belong_to_no_image_are_refused():
         def forward(self, x):
             return self.linear(x.flatten(2).transpose(1, 2).reshape(-1, 3)[:-1])
 
-    with pytest.raises(ValueError, match="linear runs on 49 rows, not on a multiple of 2 images"):
+    says = "linear runs on 49 rows, not on a multiple of 2 images: .* let the model fold its frames"
+    with pytest.raises(ValueError, match=says):
         count_macs(Odd(), torch.rand(2, 3, 5, 5))

@@ -57,6 +57,19 @@ def test_prune_kernels_and_train_on(tmp_path, capsys):
     assert "| tuned" in capsys.readouterr().out
 
 
+def test_where_it_cannot_write_it_says_so_before_it_measures(tmp_path, monkeypatch, capsys):
+    measured = []
+    monkeypatch.setattr("fbs_tutorial.training.prune._accuracies", lambda *_: measured.append(1))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "folder", tmp_path / "file" / "net"):
+        options = ["--method", "kernels", "--percent", 5, "--from", PLAIN, "--data", "digits"]
+        assert run("prune", *options, "--out", out) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: cannot write {out}: ") and error.count("\n") == 1
+    assert measured == []
+
+
 def test_slim_then_fbs_is_one_command_more(tmp_path, capsys):
     file = pruned(tmp_path, "slimming", 40, "--data", "digits")
     said = capsys.readouterr().out

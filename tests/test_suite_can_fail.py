@@ -258,6 +258,36 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "pass",
         "test_bench.py::test_a_stopped_benchmark_keeps_its_rows_and_the_same_command_goes_on",
     ),
+    "rows of images are taken for images": (
+        "method/macs.py",
+        "if alike and not count.products.outside:",
+        "if True:",
+        "test_macs.py::test_several_rows_of_an_image_are_its_own",
+    ),
+    "what is no convolution costs nothing": (
+        "method/products.py",
+        "self.outside[self._place()] += macs",
+        "pass",
+        "test_macs.py::test_dense_and_predictors_are_what_pytorch_counts_in_any_network",
+    ),
+    "gates of a head that did not run": (
+        "method/dynamics.py",
+        "            if runs[name]:",
+        "            if layer.gate is not None:",
+        "test_dynamics.py::test_gates_of_a_head_that_does_not_run_are_not_reported",
+    ),
+    "hidden folders are classes": (
+        "pictures.py",
+        'hidden = [name for name in folders if name.startswith(".")]',
+        "hidden = []",
+        "test_pictures.py::test_hidden_folders_and_other_files_are_left_out_and_said",
+    ),
+    "16 bits are cut off at 8": (
+        "pictures.py",
+        "    if sixteen:",
+        "    if False:",
+        "test_pictures.py::test_16_bits_are_scaled_to_8",
+    ),
     "training: a distilled density starts from the density before": (
         "training/train.py",
         "0 if step.distilled else number - 1",

@@ -27,8 +27,9 @@ from fbs_tutorial.models import MODELS, wrap
 from fbs_tutorial.training.loop import (
     accuracy,
 )
+from fbs_tutorial.training.parallel import Team
 from fbs_tutorial.training.recipes import RECIPES, Recipe, Step
-from fbs_tutorial.training.runs import read_log
+from fbs_tutorial.training.runs import Run, read_log
 from fbs_tutorial.training.settings import RunError, Settings, option, read_recipe, whole
 from fbs_tutorial.training.train import train
 
@@ -159,6 +160,119 @@ def test_a_finished_run_is_not_trained_again(finished, capfd):
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
+def test_a_finished_run_says_so_and_when(finished, tmp_path, capfd):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (folder / "metrics.json").write_text(
+        json.dumps(metrics_of(folder) | {"finished_on": "2026-01-31"})
+    )
+    assert run("--out", folder, *SHORT) == 0
+    said = f"the run in {folder} was finished on 2026-01-31; nothing was trained"
+    assert capfd.readouterr().err.splitlines() == [said]
+
+
+@pytest.mark.parametrize("ended", [True, False])
+@pytest.mark.parametrize("what", ["data", "checkpoint", "teacher"])
+def test_a_run_is_not_that_of_other_data_or_another_network(
+    what, ended, photographs, tmp_path, capfd, monkeypatch
+):
+    folder, out = photographs(tmp_path / "photographs", count=6), tmp_path / "run"
+    nets = {name: tmp_path / name for name in ("checkpoint", "teacher")}
+    for path in nets.values():
+        save_network(MODELS["mcifarnet"](2), path, "mcifarnet", 2)
+    options = ["--data", folder, "--model", "mcifarnet", "--size", "16", "--batch", "4"]
+    options += ["--epochs", "1", "--from", nets["checkpoint"], "--teacher", nets["teacher"]]
+    options += ["--density", "0.5", "--distill", "--out", out]
+    if not ended:  # it breaks when its only step is trained
+        monkeypatch.setattr(Run, "finish_step", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(*options)
+        monkeypatch.undo()
+    else:
+        assert run(*options) == 0
+    if what == "data":
+        path = folder / "val" / "dog" / "0.png"
+        path.write_bytes(path.read_bytes() + b" ")
+    else:
+        save_network(MODELS["mcifarnet"](2), nets[what], "mcifarnet", 2)
+    flag = {"data": "--data", "checkpoint": "--from", "teacher": "--teacher"}[what]
+    before = contents(out)
+    line = refused(capfd, *options)
+    assert re.search(
+        rf"error: {flag} has changed since the run in \S*run began .*another --out", line
+    )
+    assert contents(out) == before
+
+
+def test_a_folder_without_a_fingerprint_is_taken_for_the_same_and_says_so(
+    finished, killed, tmp_path, capfd
+):
+    for i, folder in enumerate((finished, killed)):
+        folder = shutil.copytree(folder, tmp_path / str(i))
+        metrics = metrics_of(folder)
+        assert metrics.pop("inputs")["data"].startswith("1797 images, sha256 ")
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        before = contents(folder)
+        assert run("--out", folder, *SHORT, "--no-progress") == 0
+        line, *_ = capfd.readouterr().err.splitlines()
+        assert line.startswith(f"{folder} does not tell which data and networks the run began with")
+        if folder.name == "0":
+            assert contents(folder) == before
+        else:
+            assert metrics_of(folder)["inputs"] == metrics_of(finished)["inputs"]
+
+
+def test_two_runs_at_once_in_one_folder_are_refused(killed, tmp_path, monkeypatch, capfd):
+    folder = shutil.copytree(killed, tmp_path / "run")
+    monkeypatch.setattr("fbs_tutorial.training.runs.PATIENCE", 0.5)
+    first = Run(Settings(out=folder, densities=(1.0, 0.5), epochs=3), torch.device("cpu"))
+    with first.locked(Team()):
+        before = contents(folder)
+        line = refused(capfd, "--out", folder, *SHORT, "--no-progress")
+        assert f"another process trains in {folder}: wait for it, or give another --out" in line
+        assert contents(folder) == before
+    assert run("--out", folder, *SHORT, "--no-progress") == 0
+
+
+def test_a_full_disk_is_named_with_the_file(killed, tmp_path, monkeypatch, capfd):
+    folder = shutil.copytree(killed, tmp_path / "run")
+
+    def full(number):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert run("--out", folder, *SHORT, "--no-progress") == 2
+    error = f"error: [Errno 28] No space left on device: '{folder / 'log.csv'}'"
+    assert capfd.readouterr().err.splitlines() == [error]
+    assert not list(folder.glob(".*.tmp"))
+
+
+def test_a_run_goes_on_with_the_threads_it_began_with(killed, tmp_path, monkeypatch, capfd):
+    folder, seen = shutil.copytree(killed, tmp_path / "run"), []
+    metrics = metrics_of(folder) | {"threads": 2}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    module = sys.modules["fbs_tutorial.training.train"]
+    monkeypatch.setattr(
+        module, "_train_step", lambda work, number, bar: seen.append(torch.get_num_threads())
+    )
+    assert run("--out", folder, *SHORT) == 0
+    assert seen == [2, 2] and torch.get_num_threads() == 1
+    assert "going on with the 2 threads of the beginning" in capfd.readouterr().err
+
+
+def test_where_a_run_goes_on_elsewhere_it_is_recorded_and_said(killed, tmp_path, capfd):
+    folder = shutil.copytree(killed, tmp_path / "run")
+    metrics = metrics_of(folder) | {"device": "an abacus"}
+    metrics["versions"]["torch"] = "0.4"
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert run("--out", folder, *SHORT, "--no-progress") == 0
+    assert "going on with other device, versions than the run began" in capfd.readouterr().err
+    after = metrics_of(folder)
+    assert after["device"] == "an abacus" and after["versions"]["torch"] == "0.4"
+    (entry,) = after["continued"]
+    assert entry["device"] == fbs_tutorial.machine.processor()
+    assert entry["versions"]["torch"] == torch.__version__ and "threads" not in entry
+
+
 def test_the_recorded_command_is_that_of_the_run(finished):
     words = shlex.split(metrics_of(finished)["command"])
     assert words[:4] == ["python", "-m", "fbs_tutorial", "train"]
@@ -252,6 +366,19 @@ def not_a_run(path):
     path.write_text('["something else"]')
 
 
+def not_utf_8(path):
+    path.write_bytes(path.read_text().encode("utf-16"))
+
+
+def of_another_form(path):
+    metrics = json.loads(path.read_text())
+    path.write_text(json.dumps(metrics | {"settings": {"kind": []}}))
+
+
+def nested_too_deep(path):
+    path.write_text("[" * 100_000)
+
+
 def foreign_state(path):
     torch.save({"something": "else"}, path)
 
@@ -281,6 +408,10 @@ def weights_of_another_network(path):
         ("plain.safetensors", Path.unlink),
         ("metrics.json", cut_off),
         ("metrics.json", not_a_run),
+        ("metrics.json", not_utf_8),
+        ("metrics.json", of_another_form),
+        ("metrics.json", nested_too_deep),
+        ("log.csv", not_utf_8),
     ],
 )
 def test_a_spoiled_run_folder_is_refused_and_left_alone(name, spoil, killed, tmp_path, capfd):
@@ -327,7 +458,7 @@ FROM = ["--from", PLAIN, "--density", "0.5"]
         (["--batch", "1"], "batch.*1"),
         (["--size", "64"], "--size is for photographs"),
         (["--freeze-norms"], "--freeze-norms goes with --from"),
-        (["--data", "imagenette"], "imagenette needs a folder.*option download"),
+        (["--data", "imagenette"], "imagenette needs a folder.*train --data imagenette --download"),
         (["--seed", "one"], "seed.*'one'"),
         (["--seed", "-1"], "seed.*-1"),
         (["--lr", "0.1"], "--lr goes with --from"),

@@ -116,7 +116,7 @@ def from_file(
     narrow = model not in TORCHVISION and not static
 
     def make(width: float) -> nn.Module:
-        return build(model, classes, structure | {"static": static, "width": own * width})
+        return build(model, classes, own * width, structure | {"static": static})
 
     path, shape = Path(path).absolute(), usual_shape(model)
     shape = shape if images is None else tuple(images.shape[1:])

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
-from ..files import damaged, write_atomically
+from ..files import check_writable, damaged, write_atomically
 from ..tables import markdown
 from ..training.settings import RunError
-from .record import check_writable
 from .timing import busy, machine, three_digits
 
 LABELS = {  # of the methods, in the order in which they are trained and shown

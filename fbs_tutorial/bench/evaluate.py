@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import load_weights
 from ..data import spread
-from ..files import write_atomically
+from ..files import check_writable, write_atomically
 from ..method.dynamics import CONTROLS
 from ..method.gated import is_gated, set_density
 from ..method.wta import check_density
@@ -24,7 +24,6 @@ from ..training.settings import RunError, Settings
 from ..training.splits import Splits, load_splits
 from ..training.train import check_fit
 from .cases import IMAGES, Case, from_file, settings_of, trained_density
-from .record import check_writable
 from .report import find, milliseconds
 from .run import time_variants
 from .timing import busy, check_device, machine

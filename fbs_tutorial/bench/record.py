@@ -1,11 +1,10 @@
 """The results of a benchmark, and the file that holds them after every row."""
 
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..files import damaged, write_atomically
+from ..files import check_writable, damaged, write_atomically
 from .report import case_name
 
 SAME = ("device", "dtype", "quick", "densities", "weights", "plan")  # or rows do not compare
@@ -85,29 +84,10 @@ def _case(row: dict) -> str:
     return case_name(row["name"], row["batch"], row["precision"])
 
 
-def check_writable(path: Path, *others: Path) -> None:
-    """Make the folder of ``path``; see whether it can be written there, and ``others`` beside it.
-
-    Raises:
-        OSError: with the name of the file and the reason.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for file in (path, *others):
-            if file.is_dir():
-                raise IsADirectoryError(0, "a folder of this name is in the way", str(file))
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise OSError(
-            f"cannot write {path}: {error.strerror or error} ({error.filename})"
-        ) from error
-
-
 def _read(path: Path) -> dict:
     """The results in a file."""
     try:
-        results = json.loads(path.read_text())
+        results = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(damaged(path, error, "move it away")) from error
     if not isinstance(results, dict) or not {"machine", "rows"} <= results.keys():

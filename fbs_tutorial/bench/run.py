@@ -32,6 +32,7 @@ import torch
 from ..checkpoints import load_weights
 from ..method.gated import is_gated
 from ..method.wta import check_density
+from ..training.settings import RunError
 from .cases import Case, choose, from_file, settings_of, test_images, trained_density
 from .record import Record
 from .report import case_name, progress
@@ -111,7 +112,8 @@ def bench(
         record = Record(out, facts, [case_name(c.name, b, p) for p, c, b in plan])
         reason = busy(device)
         if reason and not anyway:
-            raise ValueError(f"the machine is busy, {reason}: wait, or add --anyway to measure now")
+            text = "the machine is busy, {reason}: wait, or measure with {anyway} all the same"
+            raise RunError(text, {"reason": reason})
         record.begin(reason, say)
         _measure(record, plan, device, densities, quick, say)
     return record.results

@@ -1,13 +1,15 @@
 """The control of the whole subject: are the gates dynamic, and does it pay?"""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .gated import evaluating, forced_gates, gated_layers
+from .gated import Gated, evaluating, forced_gates, gated_layers
 from .saliency import check_feature_maps
 from .wta import winner_mask, winner_take_all
 
@@ -57,14 +59,17 @@ def how_dynamic(
     choice alone. At density 1 nothing is chosen, so there it equals ``own``.
 
     Args:
-        model: a network with gated layers, each with one density for all images, each run once.
+        model: a network with gated layers, each with one density for all images, each run once or
+            not at all, which returns ``[N, classes]``.
         images: ``[N, C, H, W]``, N at least 2.
         labels: ``[N]`` class indices.
         reference: the images whose gates are averaged, training images as a rule; ``images``
             themselves when None.
 
     Raises:
-        TypeError, ValueError: no gated layer, fewer than two images, or labels that do not match.
+        TypeError, ValueError: no gated layer, or none that runs; fewer than two images; labels that
+            do not match; outputs that are not ``[N, classes]``; a gated layer that runs more than
+            once, or not on one row per image.
     """
     layers = gated_layers(model)
     check_feature_maps(images, "images")
@@ -85,6 +90,7 @@ def how_dynamic(
 
     with evaluating(model):
         gates, sets, own = _gates(model, images)
+        _check_outputs(own, images, labels)
         means = gates if reference is None else _gates(model, reference)[0]
         donor = _derangement(len(images)).to(images.device)
         other = {name: gate[donor] for name, gate in gates.items()}
@@ -103,17 +109,67 @@ def how_dynamic(
     return Dynamics(accuracy(own), accuracy(shuffled), accuracy(mean), accuracy(mean_winners), sets)
 
 
+def _check_outputs(outputs: Tensor, images: Tensor, labels: Tensor) -> None:
+    """Raise unless ``outputs`` are classes ``[N, classes]``, and ``labels`` among them."""
+    takes = f"how_dynamic takes a model that returns [{len(images)}, classes]"
+    if outputs.ndim != 2 or len(outputs) != len(images) or outputs.shape[1] < 2:
+        raise ValueError(f"{takes}, two classes or more, got {list(outputs.shape)}")
+    if not 0 <= labels.min() <= labels.max() < outputs.shape[1]:
+        raise ValueError(
+            f"labels must be from 0 to {outputs.shape[1] - 1}, the model's classes, "
+            f"got {labels.min()} to {labels.max()}"
+        )
+
+
 def _gates(model: nn.Module, images: Tensor) -> tuple[dict[str, Tensor], dict[str, int], Tensor]:
-    """Every layer's gates ``[N, C]``, its number of distinct winner sets, and the outputs."""
+    """The gates ``[N, C]`` of every layer that runs, its number of distinct winner sets, and the
+    outputs."""
     layers = gated_layers(model)
     gates, winners, outputs = {n: [] for n in layers}, {n: [] for n in layers}, []
     for batch in images.split(BATCH):
-        outputs.append(model(batch))
+        with _runs(layers) as runs:
+            outputs.append(_run(model, batch))
         for name, layer in layers.items():
-            gates[name].append(layer.gate)
-            winners[name].append(winner_mask(layer.saliency, layer.density))
-    sets = {name: len(torch.cat(masks).unique(dim=0)) for name, masks in winners.items()}
-    return {name: torch.cat(parts) for name, parts in gates.items()}, sets, torch.cat(outputs)
+            _check_runs(name, layer, runs[name], len(batch))
+            if runs[name]:
+                gates[name].append(layer.gate)
+                winners[name].append(winner_mask(layer.saliency, layer.density))
+    gates = {name: torch.cat(parts) for name, parts in gates.items() if parts}
+    if not gates:
+        raise ValueError(f"no gated layer of model runs: {', '.join(layers)}")
+    for name, gate in gates.items():
+        if len(gate) != len(images):
+            raise ValueError(f"{name} runs for {len(gate)} of {len(images)} images only")
+    sets = {name: len(torch.cat(winners[name]).unique(dim=0)) for name in gates}
+    return gates, sets, torch.cat(outputs)
+
+
+@contextmanager
+def _runs(layers: Mapping[str, Gated]) -> Iterator[Counter[str]]:
+    """How often each layer runs inside the ``with``; a gate of before says nothing."""
+    runs: Counter[str] = Counter()
+    with ExitStack() as stack:
+        for name, layer in layers.items():
+            hook = layer.register_forward_pre_hook(lambda *_, name=name: runs.update([name]))
+            stack.callback(hook.remove)
+        yield runs
+
+
+def _check_runs(name: str, layer: Gated, runs: int, images: int) -> None:
+    """Raise unless the layer has one gate for each image, if it has any."""
+    if runs > 1:
+        raise ValueError(f"how_dynamic takes layers that run once, {name} runs {runs} times")
+    if runs and len(layer.gate) != images:
+        raise ValueError(
+            f"{name} has {len(layer.gate)} gates for {images} images, it needs one each"
+        )
+
+
+def _run(model: nn.Module, images: Tensor) -> Tensor:
+    outputs = model(images)
+    if not isinstance(outputs, Tensor):
+        raise TypeError(f"model must return a tensor [N, classes], got {type(outputs).__name__}")
+    return outputs
 
 
 def _outputs(model: nn.Module, images: Tensor, gates: Mapping[str, Tensor]) -> Tensor:
@@ -123,7 +179,7 @@ def _outputs(model: nn.Module, images: Tensor, gates: Mapping[str, Tensor]) -> T
         part = slice(i * BATCH, i * BATCH + len(batch))
         here = {name: gate if len(gate) == 1 else gate[part] for name, gate in gates.items()}
         with forced_gates(model, here):
-            outputs.append(model(batch))
+            outputs.append(_run(model, batch))
     return torch.cat(outputs)
 
 

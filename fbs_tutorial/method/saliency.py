@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+REDUCTIONS = ("l1", "l2", "max", "avg")
+
 
 def channel_saliency(x: Tensor, reduce: str = "l1") -> Tensor:
     """Reduce every channel of every image to one number: ``[N, C, H, W] -> [N, C]``.
@@ -42,7 +44,7 @@ def reduce_channels(x: Tensor, reduce: str) -> Tensor:
         return x.abs().amax(dim=(2, 3))
     if reduce == "avg":
         return x.mean(dim=(2, 3))
-    raise ValueError(f"reduce must be one of 'l1', 'l2', 'max', 'avg', got {reduce!r}")
+    raise ValueError(f"reduce must be one of {', '.join(map(repr, REDUCTIONS))}, got {reduce!r}")
 
 
 def check_feature_maps(x: Tensor, name: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..checkpoints import CheckpointError
+from ..console import note
 from ..data import Files, Part, augment, batches, draw_moves, in_order
 from ..method.calibrate import forget_statistics
 from ..method.gated import evaluating, gates_of, saliency_penalty, set_density
@@ -63,18 +64,58 @@ def fit(
     team, bar = team or Team(), bar if bar is not None else tqdm(disable=True)
     keep_freed_memory()
     with threads(recipe.threads):
-        return _fit(network, step, recipe, data, validation, seed, teacher, state, save, bar, team)
+        prepare(network, step, recipe)
+        optimizer = make_optimizer(network, recipe)
+        if state is not None:
+            restore(network, optimizer, state)
+        precision = precision_of(recipe, data[1].device, state)
+        averaged = team.averaging(network)
+        update = Update(averaged, optimizer, step, recipe, teacher, precision, team.size)
+        first = state["epoch"] if state is not None else 0
+        bar.update(first * math.ceil(len(data[1]) / recipe.batch))
+        log = list(state.get("log", [])) if state is not None else []  # one row per epoch
+        for epoch in range(first, step.epochs):
+            row = _epoch(update, epoch, data, seed + epoch, bar, team)
+            if step.gates:  # the batch's densities do not fit the validation images
+                set_density(network, step.density or 0.5)
+            if team.first:
+                log.append(_measured(row, network, validation, bar))
+                save(_state(update, network, log))
+    return precision
+
+
+def _measured(row: dict, network: nn.Module, validation: Part, bar: tqdm) -> dict:
+    """The log's row of an epoch, with the accuracy after it."""
+    began = time.perf_counter()
+    measured = accuracy(network, *validation)
+    bar.set_postfix(loss=f"{row['loss']:.3f}", val=f"{measured:.3f}")
+    seconds = round(row["seconds"] + time.perf_counter() - began, 3)
+    return row | {"val_accuracy": measured, "seconds": seconds}
+
+
+def _state(update: "Update", network: nn.Module, log: list[dict]) -> dict:
+    """What `fit` needs to go on after the last epoch of the log."""
+    return {
+        "step": update.step.name,
+        "epoch": log[-1]["epoch"],
+        "network": network.state_dict(),
+        "optimizer": update.optimizer.state_dict(),
+        "precision": update.precision,
+        "log": log,
+    }
 
 
 @contextmanager
-def threads(count: int | None) -> Iterator[None]:
+def threads(count: int | None, exactly: bool = False) -> Iterator[None]:
     """At most ``count`` threads of PyTorch on the CPU inside the ``with``; None: as many as are.
+
+    ``exactly``: more than there are, too.
 
     Where an operation takes microseconds, threads that wait for each other take longer than one
     alone does, and on a busy machine many times as long.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(min(before, count or before))
+    torch.set_num_threads(count if exactly and count else min(before, count or before))
     try:
         yield
     finally:
@@ -89,66 +130,6 @@ def keep_freed_memory() -> None:
     largest piece it has seen come back, up to 32 MB; so this gives it one.
     """
     torch.empty(30 * 2**20, dtype=torch.uint8)
-
-
-def _fit(
-    network: nn.Module,
-    step: Step,
-    recipe: Recipe,
-    data: Part,
-    validation: Part,
-    seed: int,
-    teacher: nn.Module | None,
-    state: dict | None,
-    save: Callable[[dict], None],
-    bar: tqdm,
-    team: Team,
-) -> str:
-    """`fit` itself."""
-    prepare(network, step, recipe)
-    optimizer = make_optimizer(network, recipe)
-    if state is not None:
-        restore(network, optimizer, state)
-    precision = precision_of(recipe, data[1].device, state)
-    update = Update(team.averaging(network), optimizer, step, recipe, teacher, precision, team.size)
-    first = state["epoch"] if state is not None else 0
-    bar.update(first * math.ceil(len(data[1]) / recipe.batch))
-    log = list(state.get("log", [])) if state is not None else []  # one row per epoch
-    for epoch in range(first, step.epochs):
-        began = time.perf_counter()
-        bar.set_description(f"{step.label}, epoch {epoch + 1}/{step.epochs}")
-        loss = _epoch(update, epoch, data, seed + epoch, bar, team)
-        if not math.isfinite(loss):
-            text = "the loss is {loss} in {where}: try a smaller {lr} with {checkpoint}, or {batch}"
-            raise DivergedError(text, {"loss": loss, "where": bar.desc})
-        if step.gates:  # the batch's densities do not fit the validation images
-            set_density(network, step.density or 0.5)
-        if not team.first:
-            continue
-        measured = accuracy(network, *validation)
-        bar.set_postfix(loss=f"{loss:.3f}", val=f"{measured:.3f}")
-        log.append(
-            {
-                "epoch": epoch + 1,
-                "step": step.name,
-                "loss": loss,
-                "val_accuracy": measured,
-                "lr": update.lr.item(),
-                "density": step.density,
-                "seconds": round(time.perf_counter() - began, 3),
-            }
-        )
-        save(
-            {
-                "step": step.name,
-                "epoch": epoch + 1,
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "precision": precision,
-                "log": log,
-            }
-        )
-    return precision
 
 
 def prepare(network: nn.Module, step: Step, recipe: Recipe) -> None:
@@ -192,7 +173,7 @@ def precision_of(recipe: Recipe, device: torch.device, state: dict | None = None
     here = "bfloat16" if recipe.bfloat16 and has_bfloat16(device) else "float32"
     before = here if state is None else state.get("precision", here)
     if before == "bfloat16" and here == "float32":
-        tqdm.write(f"the step began in bfloat16, which {device.type} lacks here: now in float32")
+        note(f"the step began in bfloat16, which {device.type} lacks here: now in float32")
     return "float32" if "float32" in (before, here) else "bfloat16"
 
 
@@ -320,7 +301,7 @@ class Update:
         except Exception as error:  # CUDA and whatever the network is made of raise many kinds
             self.replay, self.plain = None, True
             why = str(error).strip().partition("\n")[0]
-            tqdm.write(f"training without a CUDA graph ({type(error).__name__}: {why})")
+            note(f"training without a CUDA graph ({type(error).__name__}: {why})")
 
 
 def can_record(device: torch.device, processes: int) -> bool:
@@ -375,9 +356,15 @@ def unchanged(
                     slot["momentum_buffer"].zero_()  # as good as none, and stays where it is
 
 
-def _epoch(update: Update, epoch: int, data: Part, seed: int, bar: tqdm, team: Team) -> float:
-    """One pass over the training images; returns the mean loss."""
+def _epoch(update: Update, epoch: int, data: Part, seed: int, bar: tqdm, team: Team) -> dict:
+    """One pass over the training images; returns what the log says of it.
+
+    Raises:
+        DivergedError: the mean loss is not finite.
+    """
     step, recipe, device = update.step, update.recipe, data[1].device
+    began = time.perf_counter()
+    bar.set_description(f"{step.label}, epoch {epoch + 1}/{step.epochs}")
     torch.manual_seed(seed + 7919 * team.rank)  # dropout
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(data[1]), generator=generator).split(recipe.batch)
@@ -405,7 +392,12 @@ def _epoch(update: Update, epoch: int, data: Part, seed: int, bar: tqdm, team: T
         weight = len(x) / len(order[i]) * team.size
         update(batch, step.lr * learning_rate_factor(progress), weight)
         bar.update()
-    return team.sum(update.total.item()) / images
+    loss = team.sum(update.total.item()) / images
+    if not math.isfinite(loss):
+        text = "the loss is {loss} in {where}: try a smaller {lr} with {checkpoint}, or {batch}"
+        raise DivergedError(text, {"loss": loss, "where": bar.desc})
+    row = {"epoch": epoch + 1, "step": step.name, "loss": loss, "lr": update.lr.item()}
+    return row | {"density": step.density, "seconds": time.perf_counter() - began}
 
 
 def to_train_mode(network: nn.Module, freeze_norms: bool) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from ..checkpoints import load_weights, pretrained, save_network
+from ..files import check_writable
 from ..method.gated import is_gated, set_density
 from ..models import TORCHVISION
 from ..static.idle import densities_of, remove_idle
@@ -53,6 +54,7 @@ def prune(
         CheckpointError: a file that is not there, or of another network.
         ValueError, TypeError: arguments that do not fit, or a network with gates where one without
             is wanted, or the other way round.
+        OSError: ``out`` cannot be written.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
@@ -60,10 +62,12 @@ def prune(
         raise RunError("{percent} goes with the methods kernels and slimming, which need one")
     network, header = _given(checkpoint, model, pretrained_weights)
     if method == "idle":
+        check_writable(Path(out))
         return _idle(network, header, checkpoint, data, Path(out))
     if is_gated(network):
         text = "{file} has gates; prune the plain network, then train at a {density}"
         raise RunError(text, {"file": checkpoint})
+    check_writable(Path(out))  # before what takes long
     forms, said = {"before": network}, []
     if method == "kernels":
         pruned = copy.deepcopy(network)

@@ -2,7 +2,11 @@
 
 import csv
 import json
+import os
 import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -11,13 +15,21 @@ import torch
 
 from .._version import __version__
 from ..checkpoints import CheckpointError, named_rows
+from ..console import note
 from ..files import damaged, write_atomically
 from ..machine import processor
 from ..method.dynamics import CONTROLS
 from ..tables import markdown
+from .parallel import Team
 from .recipes import Step
 from .settings import RunError, Settings, read_recipe, read_record
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+PATIENCE = 10.0  # seconds, in which processes that read images for a killed run end as well
 LOG = ("epoch", "step", "loss", "val_accuracy", "lr", "density", "seconds")
 
 
@@ -36,28 +48,51 @@ class Run:
     """
 
     def __init__(self, settings: Settings, device: torch.device, processes: int = 1):
-        self.folder = settings.folder
-        if (self.folder / "metrics.json").exists():
-            self.metrics = _read_metrics(self.folder)
-            own = read_record(self.metrics["settings"], settings)
-            _check_same(self.folder, own, settings.record())
-            self.metrics["settings"] = own
-            self.metrics["rows"] = named_rows(self.metrics["rows"], own["kind"])
+        self.folder, self.lock = settings.folder, None
+        facts = _facts(device, processes)
+        self.begun = (self.folder / "metrics.json").exists()
+        if self.begun:
+            self.metrics = _read_metrics(self.folder, settings)
+            _check_same(self.folder, self.metrics["settings"], settings.record())
         else:
-            self.metrics = _new_metrics(settings, device, processes)
+            self.metrics = _new_metrics(settings, facts)
         own = self.metrics["settings"]
         self.recipe = read_recipe(own["recipe"], settings.recipe)
         self.steps = [Step(**step) for step in own["steps"]]
-        if not self.metrics["finished"]:
-            self.metrics["processes"] = processes  # those that end it, perhaps not all before
+        changed = {key: facts[key] for key in facts if facts[key] != self.metrics.get(key)}
+        self.changed = {} if self.metrics["finished"] else changed
+
+    @property
+    def finished(self) -> bool:
+        return self.metrics["finished"]
+
+    def check_inputs(self, found: dict[str, str]) -> None:
+        """Raise unless data and networks are those that the run began with.
+
+        Args:
+            found: the fingerprints of what there is now, by the names of their settings.
+        """
+        own = self.metrics.get("inputs")
+        if own is None:
+            text = "does not tell which data and networks the run began with: taken for these"
+            note(f"{self.folder} {text}")
+            self.metrics |= {} if self.finished else {"inputs": found}
+            return
+        for name in found:
+            if found[name] != own.get(name):
+                text = "{%s} has changed since the run in {folder} began (then {own}; now {now}); "
+                values = {"folder": self.folder, "own": own.get(name), "now": found[name]}
+                raise RunError(text % name + "give another {out}", values)
 
     def begin(self) -> None:
-        """Make the folder, if it is not there.
+        """Make the folder if it is not there, else note where the run goes on.
 
         Raises:
             RunError: it holds other files, or cannot be made.
         """
-        if (self.folder / "metrics.json").exists():
+        if self.begun:
+            if not self.finished:
+                self._go_on()
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -71,6 +106,55 @@ class Run:
         except OSError as error:
             values = {"folder": self.folder, "why": error.strerror or error}
             raise RunError("{out} cannot be {folder}: {why}", values) from error
+
+    def _go_on(self) -> None:
+        """Record and say what is not as it was when the run began.
+
+        The number of threads is kept, since sums depend on it; processor, processes and versions
+        cannot be.
+        """
+        threads = self.changed.pop("threads", None)
+        if threads is not None:
+            note(f"going on with the {self.metrics['threads']} threads of the beginning")
+        if self.changed:
+            what = ", ".join(self.changed)
+            note(f"going on with other {what} than the run began with: numbers may differ a little")
+            entry = {"date": _today(), **self.changed}
+            self.metrics["continued"] = [*self.metrics.get("continued", []), entry]
+            # those that end it, perhaps not all before
+            self.metrics["processes"] = entry.get("processes", self.metrics["processes"])
+            self.save_metrics()
+
+    @contextmanager
+    def locked(self, team: Team) -> Iterator[None]:
+        """Inside the ``with`` no other run trains in the folder.
+
+        Raises:
+            RunError: one does.
+        """
+        team.from_first(self._lock)
+        try:
+            yield
+        finally:
+            if self.lock is not None:
+                os.close(self.lock)
+
+    def _lock(self) -> None:
+        if fcntl is None:
+            return
+        self.lock, waited = os.open(self.folder, os.O_RDONLY), 0.0
+        while True:
+            try:
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError as error:
+                if waited >= PATIENCE:
+                    text = "another process trains in {folder}: wait for it, or give another {out}"
+                    raise RunError(text, {"folder": self.folder}) from error
+            except OSError:  # a file system without locks
+                return
+            time.sleep(0.5)
+            waited += 0.5
 
     def save_metrics(self) -> None:
         text = json.dumps(self.metrics, indent=1) + "\n"
@@ -112,8 +196,7 @@ class Run:
         path = self.folder / "log.csv"
         rows = []
         if path.exists():
-            with path.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if row.get("step") != state["step"]]
+            rows = [row for row in _rows_of(path) if row.get("step") != state["step"]]
         text = StringIO(newline="")
         writer = csv.DictWriter(text, LOG, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
@@ -127,7 +210,7 @@ class Run:
         self.save_metrics()
 
     def finish(self) -> None:
-        self.metrics["finished"] = True
+        self.metrics |= {"finished": True, "finished_on": _today()}
         self.save_metrics()
         write_atomically(self.folder / "table.md", markdown_table(self.metrics["rows"]).encode())
         (self.folder / "state.pt").unlink(missing_ok=True)
@@ -146,11 +229,22 @@ def read_log(folder: Path) -> list[dict]:
     path = folder / "log.csv"
     if not path.exists():
         return []
-    with path.open(newline="") as file:
+    try:
         return [
             {key: value if key == "step" else float(value or "nan") for key, value in row.items()}
-            for row in csv.DictReader(file)
+            for row in _rows_of(path)
         ]
+    except (ValueError, TypeError) as error:
+        raise RunError("{text}", {"text": damaged(path, error, "move it away")}) from error
+
+
+def _rows_of(path: Path) -> list[dict]:
+    """The rows of a CSV file, all as text."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except (ValueError, csv.Error) as error:
+        raise RunError("{text}", {"text": damaged(path, error, "move it away")}) from error
 
 
 def markdown_table(rows: list[dict]) -> str:
@@ -192,16 +286,23 @@ def provenance(metrics: dict) -> str:
     )
 
 
-def _read_metrics(folder: Path) -> dict:
-    path = folder / "metrics.json"
+def _read_metrics(folder: Path, settings: Settings) -> dict:
+    """The contents of ``metrics.json`` in today's form."""
+    path, remedy = folder / "metrics.json", "move it away"
     try:
-        metrics = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise RunError("{text}", {"text": damaged(path, error, "move it away")}) from error
-    needed = {"settings", "steps_done", "finished", "rows"}
-    if not isinstance(metrics, dict) or not needed <= metrics.keys():
-        raise RunError("{text}", {"text": damaged(path, "it is not of a run", "move it away")})
-    return metrics
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError("{text}", {"text": damaged(path, error, remedy)}) from error
+    try:
+        own = metrics["settings"] = read_record(metrics["settings"], settings)
+        metrics["rows"] = named_rows(metrics["rows"], own["kind"])
+        read_recipe(own["recipe"], settings.recipe)
+        names = [Step(**step).name for step in own["steps"]]
+        if not set(metrics["steps_done"]) <= set(names) or type(metrics["finished"]) is not bool:
+            raise ValueError
+        return metrics
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise RunError("{text}", {"text": damaged(path, "it is not of a run", remedy)}) from error
 
 
 def _check_same(folder: Path, own: dict, wanted: dict) -> None:
@@ -214,15 +315,16 @@ def _check_same(folder: Path, own: dict, wanted: dict) -> None:
         raise RunError(text % ", ".join(f"{{{n}}}" for n in changed), {"folder": folder})
 
 
-def _new_metrics(settings: Settings, device: torch.device, processes: int) -> dict:
+def _today() -> str:
+    return datetime.now(timezone.utc).date().isoformat()
+
+
+def _facts(device: torch.device, processes: int) -> dict:
+    """What the numbers of a run depend on beside its settings."""
     import torchvision
 
-    name = torch.cuda.get_device_name() if device.type == "cuda" else processor()
     return {
-        "command": settings.command(),
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "seed": settings.seed,
-        "device": name,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
         "processes": processes,
         "threads": torch.get_num_threads(),
         "versions": {
@@ -231,7 +333,17 @@ def _new_metrics(settings: Settings, device: torch.device, processes: int) -> di
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
         },
+    }
+
+
+def _new_metrics(settings: Settings, facts: dict) -> dict:
+    return {
+        "command": settings.command(),
+        "date": _today(),
+        "seed": settings.seed,
+        **facts,
         "settings": settings.record(),
+        "inputs": {},
         "steps_done": [],
         "finished": False,
         "rows": [],

@@ -10,12 +10,12 @@ from numbers import Real
 from pathlib import Path
 from typing import NamedTuple, get_args, get_type_hints
 
+from ..method.saliency import REDUCTIONS
 from ..method.wta import check_density
 from ..models import MODELS, TORCHVISION
 from .recipes import RECIPES, Recipe, Step
 
 DENSITIES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
-SALIENCIES = ("l1", "l2", "max", "avg")
 DATA = ", ".join(name for name in RECIPES if name != "folder")
 
 
@@ -240,7 +240,7 @@ class Settings:
         False, "with --stripes: weight decay on skeletons too", YES_NO, before=False
     )
     saliency: str | None = option(
-        None, f"how gated layers measure their inputs: {', '.join(SALIENCIES)}", one_of(*SALIENCIES)
+        None, f"how gated layers measure their inputs: {', '.join(REDUCTIONS)}", one_of(*REDUCTIONS)
     )
     download: bool = option(
         False, "fetch the data set into FBS_DATA if not there", YES_NO, recorded=False

@@ -33,6 +33,7 @@ class Splits:
     test: Part
     reference: Tensor  # training images, not augmented, whose gates make the mean gate
     classes: list[str]  # their names
+    datasets: tuple[Dataset, Dataset]  # what all of them come from, training and test
 
     @property
     def num_classes(self) -> int:
@@ -52,7 +53,8 @@ def load_splits(data: str, recipe: Recipe, seed: int, download: bool, team: Team
     """
     if download:
         _download(data, recipe, team)
-    images, augmented, labels, test, classes = _read(data, recipe)
+    datasets = load_data(data, size=recipe.size)
+    images, augmented, labels, test, classes = _read(*datasets, recipe)
     rest, held_out = stratified_split(labels, held_out_count(labels, recipe.validation), seed)
     if team.size > 1 and min(len(rest), recipe.batch) < 2 * team.size:  # two each, for batch norms
         raise RunError(
@@ -72,6 +74,7 @@ def load_splits(data: str, recipe: Recipe, seed: int, download: bool, team: Team
             on_device(images[rest], labels[rest]), CONTROL_IMAGES if team.first else 1
         )[0],
         classes=classes,
+        datasets=datasets,
     )
 
 
@@ -83,11 +86,10 @@ def _download(data: str, recipe: Recipe, team: Team) -> None:
 
 
 def _read(
-    data: str, recipe: Recipe
+    train_set: Dataset, test_set: Dataset, recipe: Recipe
 ) -> tuple[Tensor | Files, Tensor | Files, Tensor, Part, list[str]]:
     """Training images as they are and as they are trained on, their labels, the test part, and the
     names of the classes."""
-    train_set, test_set = load_data(data, size=recipe.size)
     if recipe.size is None:
         images, labels = as_tensors(train_set)
         return images, images, labels, as_tensors(test_set), _classes(test_set, labels)

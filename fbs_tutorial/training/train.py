@@ -18,6 +18,9 @@ from ..checkpoints import (
     save_network,
     structure_of,
 )
+from ..console import note, progress_bar
+from ..data import fingerprint
+from ..files import file_fingerprint
 from ..method.convert import convert, random_predictor
 from ..method.gated import evaluating, gated_layers, is_gated
 from ..models import MODELS
@@ -58,7 +61,8 @@ def train(
     for one ``density`` or any. With ``distill`` a plain network teaches: each density then starts
     from it, not from the density before. The weights of the last epoch are kept; nothing is chosen
     on the test set. Killed and called again with the same arguments, a run goes on, and on a CPU
-    ends with the same numbers. Under ``torchrun`` the processes share each batch, and the first of
+    ends with the same numbers: its data and networks must still be the same, and the number of
+    threads is kept. Under ``torchrun`` the processes share each batch, and the first of
     them keeps the run folder.
 
     Args:
@@ -67,7 +71,8 @@ def train(
         options: the other fields of `Settings`.
 
     Raises:
-        RunError: arguments that do not fit, or a folder that holds something else.
+        RunError: arguments that do not fit, a folder that holds something else, or data or networks
+            that have changed since its run began.
         CheckpointError: a checkpoint that is missing, damaged or not ours.
         FileNotFoundError: the data set is not there. TypeError, ValueError: a bad density, or an
             option that does not exist.
@@ -81,10 +86,27 @@ def train(
         run = team.from_first(lambda: Run(settings, team.device, team.size))
         splits = load_splits(settings.data, run.recipe, settings.seed, settings.download, team)
         work = Work(run, splits, team, *_given(settings, run, splits, team))
-        team.from_first(run.begin)
-        if not run.metrics["finished"]:
-            _walk(work, settings.progress and team.first)
+        team.from_first(partial(_begin, work, settings))
+        if not run.finished:
+            with run.locked(team), threads(run.metrics["threads"], exactly=True):
+                _walk(work, settings.progress and team.first)
         return team.from_first(lambda: run.metrics | {"folder": str(run.folder)})
+
+
+def _begin(work: Work, settings: Settings) -> None:
+    """Make the run folder, or compare it with what there is; say so if nothing is left to do."""
+    run = work.run
+    files = {name: getattr(settings, name) for name in ("checkpoint", "teacher")}
+    found = {"data": fingerprint(*work.splits.datasets)}
+    found |= {name: file_fingerprint(path) for name, path in files.items() if path is not None}
+    if run.begun:
+        run.check_inputs(found)
+    else:
+        run.metrics["inputs"] = found
+    run.begin()
+    if run.finished:
+        date = run.metrics.get("finished_on", run.metrics["date"])
+        note(f"the run in {run.folder} was finished on {date}; nothing was trained")
 
 
 def _check_widths(settings: Settings) -> None:
@@ -143,7 +165,7 @@ def _walk(work: Work, progress: bool) -> None:
         )
     batches = math.ceil(len(splits.train[1]) / run.recipe.batch)
     total, before = (batches * sum(s.epochs for s in part) for part in (steps, steps[:done]))
-    with tqdm(total=total, initial=before, unit="batch", delay=1, disable=not progress) as bar:
+    with progress_bar(total, before, progress) as bar:
         for number in range(done, len(steps)):
             _train_step(work, number, bar)
     team.from_first(run.finish)
