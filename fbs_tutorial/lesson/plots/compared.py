@@ -154,7 +154,7 @@ def _draw_kernels(axes: Axes, kept: np.ndarray) -> None:
 def filter_shapes(kept: Mapping[str, Tensor]) -> tuple[Figure, str]:
     """The shapes of filters, each its 3x3 taps, kept ones filled: ``{layer: [C_out, 3, 3]}``."""
     figure, column = plt.subplots(
-        len(kept), 1, figsize=(8, 1.0 * len(kept) + 0.4), squeeze=False, layout="constrained"
+        len(kept), 1, figsize=(8, 0.6 * len(kept) + 0.3), squeeze=False, layout="constrained"
     )
     said = []
     for axes, (name, shapes) in zip(column[:, 0], kept.items(), strict=True):
@@ -194,11 +194,12 @@ def pruning_level(
               fillstyle="none", label="you are here")  # fmt: skip
     left.set(xlabel="MACs (% of the unpruned network)", ylabel="test accuracy (%)", ylim=(0, 104))
     left.grid(alpha=0.3)
-    left.legend(fontsize=8, frameon=False)
+    legend_below(figure, *left.get_legend_handles_labels(), ncols=5, fontsize=8)
     names, shares = list(here["layers"]), [100 * value for value in here["layers"].values()]
     bars = right.bar(names, shares, color=GREY, edgecolor=BLACK)
     right.bar_label(bars, [f"{value:.0f}" for value in shares], fontsize=8, padding=2)
     right.set(ylabel="MACs left in the layer (%)", ylim=(0, 115), title=method)
+    right.tick_params(axis="x", rotation=30)
     cut = "" if here["before"] == here["accuracy"] else f"{here['before']:.1%} after the cut and "
     return figure, (
         f"{method} at {here['share']:.1f}: {here['macs']:.1%} of the MACs, {here['kB']:.0f} kB "
