@@ -7,9 +7,8 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from .method.convert import copy_with_chains
+from .method.convert import exchange_chains
 from .method.gated import ChannelPruning, check_sizes
-from .method.graph import replace
 from .method.wta import active_channels
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std of red, green and blue
@@ -162,16 +161,15 @@ def wrap(model: nn.Module, density: float | Tensor = 1.0, *, normalize: bool = T
         TypeError: ``model`` is not a module; bad density or ``normalize``. ValueError: bad density,
             a model that cannot be traced, or one with nothing to gate.
     """
-    model, chains = copy_with_chains(model)
-    for conv, norm, act in chains:
-        layers = [conv, norm] if act is None else [conv, norm, act]
-        block = ChannelPruning(*layers, density=density, normalize=normalize)
-        block.predictor.to(conv.weight)  # its dtype and device
-        block.train(norm.training)
-        for layer in layers[1:]:
-            replace(model, layer, nn.Identity())
-        replace(model, conv, block)  # last: from now on the model has the layers in the block
-    return model
+
+    def block(*chain: nn.Module | None) -> ChannelPruning:
+        conv, norm, _ = chain
+        layers = [layer for layer in chain if layer is not None]
+        made = ChannelPruning(*layers, density=density, normalize=normalize)
+        made.predictor.to(conv.weight)  # its dtype and device
+        return made.train(norm.training)
+
+    return exchange_chains(model, block, "wrap")[0]
 
 
 TORCHVISION = ("resnet18", "resnet34", "resnet50", "vgg11_bn", "vgg16_bn", "mobilenet_v2")

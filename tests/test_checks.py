@@ -11,7 +11,7 @@ from torch import nn
 
 from fbs_tutorial import ChannelPruning, active_channels, channel_saliency, winner_take_all
 from fbs_tutorial.lesson import checks
-from fbs_tutorial.lesson.checks import engine, first_cell
+from fbs_tutorial.lesson.checks import engine, first_cell, nb08
 from fbs_tutorial.method.wta import winner_mask
 
 EXERCISES = {
@@ -116,8 +116,10 @@ RIGHT = {
     "check_weight_addresses": lambda tap, i, o, c_in, c_out: (
         (tap * c_in * c_out + i * c_out).unsqueeze(1) + o
     ),
-    "check_tile_count": lambda n, p, k, m, b: n * -(-p // m) * -(-k // b),
-    "check_least_time": lambda f, b, peak, rate: torch.stack([2 * f / peak, b / rate]).amax(0),
+    "check_gather_kernel": nb08.kernel_with(nb08.GATHER, "both = columns[None, :] & rows[:, None]"),
+    "check_finish_kernel": nb08.kernel_with(
+        nb08.FINISH, "total = tl.maximum((total + b) * g, 0.0)"
+    ),
     "check_live_in_sum": lambda branches: (sum(b.int() for b in branches) > 0).sum(1),
     "check_inverted_macs": inverted_macs,
     "check_gate_block": gate_block,
@@ -209,6 +211,38 @@ def test_small_values_are_shown_whole_and_large_ones_by_their_shape():
 @pytest.mark.parametrize("junk", [None, 3, "text", lambda: 1, lambda *a: None, lambda *a: object()])
 def test_checks_never_raise(name, junk):
     assert not EXERCISES[name](junk)
+
+
+@pytest.mark.parametrize(
+    ("check", "source", "line", "message"),
+    [
+        (
+            checks.check_gather_kernel,
+            nb08.GATHER,
+            "both = (i < 9)[:, None] & columns[None, :]",
+            "55",
+        ),
+        (checks.check_gather_kernel, nb08.GATHER, "both = rows", "first wrong value|raised"),
+        (checks.check_gather_kernel, nb08.GATHER, "raise NotImplementedError", "not written yet"),
+        (checks.check_gather_kernel, nb08.GATHER, "both = undefined", "'undefined' is not def"),
+        (checks.check_finish_kernel, nb08.FINISH, "total = total * 2 + b", "place from y 0: exp"),
+        (checks.check_finish_kernel, nb08.FINISH, "raise NotImplementedError", "not written yet"),
+        (
+            checks.check_finish_kernel,
+            nb08.FINISH,
+            nb08.ADD + "; inside = m[:, None] < 99",
+            "looks|value",
+        ),
+    ],
+)
+def test_kernels_run_between_guards_and_errors_inside_them_are_told(check, source, line, message):
+    assert re.search(message, repr(check(nb08.kernel_with(source, line))))
+
+
+def test_without_triton_kernels_are_not_run_and_the_check_says_so(monkeypatch):
+    right = RIGHT["check_gather_kernel"]
+    monkeypatch.setattr(nb08, "InterpretedFunction", None)
+    assert "there is no Triton here" in repr(checks.check_gather_kernel(right))
 
 
 def test_checks_leave_the_random_numbers_alone():

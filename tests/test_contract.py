@@ -26,7 +26,7 @@ SIGNATURES = {
     "count_macs": "model, images, by='gates'",
     "how_dynamic": "model, images, labels",
     "look_again": "model, images, first, second, threshold, *, average=False",
-    "accelerate": "model, backend='auto'",
+    "accelerate": "model, backend='auto', *, check=True",
     "prune_kernels": "model, percent, score='max'",
     "slimming_penalty": "model",
     "slim": "model, percent",

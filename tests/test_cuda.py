@@ -41,6 +41,7 @@ from fbs_tutorial import (
     convert,
     set_density,
 )
+from fbs_tutorial.bench.stored import stored
 from fbs_tutorial.execution import cuda, rows
 from fbs_tutorial.execution.compact import Compact
 from fbs_tutorial.execution.cuda import TorchCudaConv, TritonConv, to_tf32
@@ -362,7 +363,7 @@ def test_tiles_fit():
     assert choose_tile(1, 196, 256, 256, "tf32")[:2] == (64, 16)  # of larger ones there were few
 
 
-TABLE = json.loads((Path(__file__).parents[1] / "benchmarks/h100/layers.json").read_text())
+TABLE = stored("layers")
 MEASURED = TABLE["rows"]
 each_measured = pytest.mark.parametrize(
     "row",
@@ -805,7 +806,7 @@ def assert_fits(kernel, capability, tmp_path):
     """Within the shared memory of a multiprocessor, and nothing kept in memory for want of room.
 
     A tile whose registers are capped, so that two programs run at once, may keep a few bytes there:
-    on an H100 it was still the faster one, by 20 % (benchmarks/h100/layers.json).
+    on an H100 it was still the faster one, by 20 % (assets/h100/layers.json).
     """
     assert kernel.metadata.shared <= SHARED_MEMORY[capability]
     assert ".local" not in kernel.asm["ptx"]

@@ -199,6 +199,20 @@ def test_what_is_live_after_a_module(module, live):
     assert channels_live_after(lambda x, m: m(x), module) == live
 
 
+class OwnReLU(nn.ReLU):
+    pass
+
+
+def test_a_class_made_from_an_activation_is_looked_into():
+    assert channels_live_after(lambda x, m: m(x), OwnReLU()) == FIRST
+
+
+def test_a_module_whose_forward_was_replaced_may_do_anything():
+    relu = nn.ReLU()
+    relu.forward = lambda x: x.roll(1, dims=1)
+    assert channels_live_after(lambda x, m: m(x), relu) == ALL
+
+
 def test_a_module_with_hooks_may_do_anything():
     relu = nn.ReLU()
     relu.register_forward_hook(lambda module, args, output: output + 1)

@@ -4,9 +4,11 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
+from fbs_tutorial.bench.stored import stored
 from fbs_tutorial.bench.timing import Timing
 from fbs_tutorial.checkpoints import load_metrics
 from fbs_tutorial.lesson import plots
+from fbs_tutorial.lesson.plots.gpu import intensity, same_layer
 from fbs_tutorial.method.dynamics import CONTROLS
 
 
@@ -206,29 +208,106 @@ def test_weight_reads_counts_what_shares_a_sector_with_a_winner():
     assert texts == ["needed", "read with it", "not read"]
 
 
-def test_roofline_says_the_shares_and_shows_measurements_only_where_there_are_any():
-    peaks, ats = {"fp32": 60e12, "TF32": 480e12}, {"a": (100.0, 20.0), "b": (50.0, 5.0)}
-    shares = {"fp32": {"a": 0.25, "b": 0.5}, "TF32": {"a": 1.0, "b": 2.0}}
-    at = dict.fromkeys(peaks, ats)
-    figure, sentence = plots.roofline(peaks, 4e12, at, shares, 0.25, {}, "title")
-    assert sentence == (
-        "Least time in percent of the dense layer's, for a; b: fp32 25, 50; TF32 100, 200. "
-        "d² is 25 %."
+def test_networks_on_a_gpu_are_compared_with_the_faster_layout():
+    row = {"network": "vgg16", "images": 32, "products": "tf32", "dense_nchw": 400.0}
+    row |= {"dense_nhwc": 200.0, "accelerated 1.0": 180.0}
+    row |= {"accelerated 0.5": 100.0, "accelerated 0.25": 60.0}
+    other = {**row, "network": "mcifarnet", "images": 1, "products": "fp32"}
+    other |= {"accelerated 0.5": 300.0}
+    results = {"rows": [other, row], "machine": "a GPU", "date": "today", "made by": "me"}
+    figure, sentence = plots.networks_on_gpu(results)
+    assert (
+        "VGG-16, 32 images, TF32 90, 50, 30; M-CifarNet, 1 image, float32 90, 150, 30." in sentence
     )
-    left, right = figure.axes
-    assert "byte" in left.get_xlabel() and "share" in right.get_ylabel()
-    roof = next(line for line in left.lines if line.get_label().startswith("fp32"))
-    assert max(roof.get_ydata()) == 60 and min(roof.get_ydata()) < 4
-    assert len({(c[0].get_facecolor(), c[0].get_hatch()) for c in right.containers}) == 2
-    assert not any("measured" in str(line.get_label()) for line in right.lines)
+    assert sentence.endswith("\na GPU; today. Made by me.")
+    (axes,) = figure.axes
+    assert axes.get_yticklabels()[0].get_text().startswith("VGG-16")
+    assert len({line.get_marker() for line in axes.lines[:3]}) == 3
+    assert "best dense" in axes.get_xlabel()
 
-    figure, sentence = plots.roofline(peaks, 4e12, at, shares, 0.25, {"fp32": {"b": 0.7}})
-    assert sentence.endswith("d² is 25 %. Measured, fp32: b 70.")
-    assert any(line.get_label() == "measured, fp32" for line in figure.axes[1].lines)
-    both = {"fp32": {"b": 0.7}, "TF32": {"a": 0.9, "b": 1.7}}
-    sentence = plots.roofline(peaks, 4e12, at, shares, 0.25, both)[1]
-    assert sentence.endswith("Measured, fp32: b 70. Measured, TF32: a 90; b 170.")
-    assert plots.roofline(peaks, 4e12, at, shares, 0.25, {"fp32": {}})[1].endswith("d² is 25 %.")
+
+def test_one_kernel_and_three_launches_are_shares_of_the_same_dense_layer():
+    layer = {"products": "tf32", "channels": 64, "side": 7, "density": 0.5}
+    single = {"rows": [{**layer, "single": 150.0}, {**layer, "density": 0.25, "single": 1.0}]}
+    rows = [{**layer, "total": 40.0, "dense_pytorch": 100.0}]
+    rows.append({**rows[0], "products": "bf16", "total": 1.0})
+    picture = plots.one_or_three(single, {"prototype": {"rows": rows}}, "tf32", 0.5)
+    assert picture[1].endswith("one kernel and three launches: 64 ch, 7×7: 150 and 40.")
+    lines = {line.get_label(): line.get_xdata() for line in picture[0].axes[0].lines}
+    assert list(lines["one kernel, winners given"]) == [1.5]
+    assert list(lines["three launches, selection included"]) == [0.4]
+
+
+def test_select_gather_convolve_draws_every_kernel_and_every_program():
+    channels, winners = torch.tensor([0, 2]), torch.tensor([1, 3, 4])
+    figure, sentence = plots.select_gather_convolve(channels, winners, (4, 6), 10, (8, 2))
+    assert sentence == (
+        "Of 6 × 4 kernels one image needs 3 × 2, 25 %. They are copied once, and 4 programs of "
+        "8 pixels × 2 winners read the copy."
+    )
+    grid, own, out = figure.axes
+    assert [len(axes.patches) for axes in figure.axes] == [24, 6, 4]
+    dark = [
+        box.get_xy()
+        for box in grid.patches
+        if box.get_facecolor() == own.patches[0].get_facecolor()
+    ]
+    assert dark == [(i, o) for o in (1, 3, 4) for i in (0, 2)]
+    assert sum(box.get_width() * box.get_height() for box in out.patches) == 3 * 10
+
+
+def test_a_timeline_waits_for_launches_and_for_the_kernel_before():
+    kernels = [("select", 4.0), ("gather", 30.0), ("convolve", 2.0)]
+    figure, sentence = plots.launch_timeline(kernels, 10.0)
+    # select 10 to 14, gather 20 to 50, convolve 50 to 52; as a graph 10 + 36
+    assert sentence == (
+        "One by one: 52 µs, of which the GPU works 36 and waits 16. As a graph: 46 µs."
+    )
+    boxes = figure.axes[0].patches
+    assert [(b.get_x(), b.get_width()) for b in boxes if round(b.get_y() + 0.35) == 2] == [
+        (10, 4),
+        (20, 30),
+        (50, 2),
+    ]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["a launch", "select", "gather", "convolve"]
+
+
+def test_a_layers_roofline_says_the_rule_and_what_was_measured():
+    rows = stored("layers")["rows"]
+    figure, sentence = plots.layer_roofline(512, 7, 64, "tf32", 0.5, rows)
+    assert "takes dense and masked. Measured: 132 and 69 µs." in sentence
+    left, right = figure.axes
+    assert "byte" in left.get_xlabel() and right.get_ylabel() == "microseconds"
+    assert right.get_xlim()[0] > right.get_xlim()[1]  # from dense to sparse, as elsewhere
+    points = [line for line in right.lines if line.get_marker() in "Do" and len(line.get_xdata())]
+    assert all(list(line.get_xdata()) == [0.5, 0.25] for line in points) and len(points) == 2
+    sentence = plots.layer_roofline(512, 7, 64, "tf32", 0.25, rows)[1]
+    assert "takes three launches. Measured: 45 and 64 µs." in sentence
+    figure, sentence = plots.layer_roofline(64, 7, 1, "bf16", 0.3, rows)
+    assert sentence.endswith("This point was not among the measured ones.")
+
+
+def test_every_image_with_weights_of_its_own_lowers_the_intensity():
+    layer = same_layer(64, 128, 14, 0.5)
+    dense, skipping = (intensity(layer, "tf32", skips) for skips in (False, True))
+    maps, weights = 64 * 196 * 128 * 2, 9 * 64 * 64 * 64
+    assert skipping == pytest.approx(2 * 64 * 196 * 9 * 64 * 64 / 4 / (maps / 2 + weights))
+    assert intensity(layer, "bf16", True) == pytest.approx(2 * skipping)
+    assert dense > 2 * skipping
+
+
+@pytest.mark.parametrize("name", ["networks", "layers", "single_kernel"])
+def test_stored_results_say_where_they_come_from(name):
+    results = stored(name)
+    assert "H100" in results["machine"] and "torch" in results["machine"]
+    assert results["date"] and results["made by"] and "microseconds" in results["unit"]
+    assert results["rows"]
+
+
+def test_results_that_are_not_stored_are_refused():
+    with pytest.raises(ValueError, match=r"name must be one of layers, networks, .*, got 'h200'"):
+        stored("h200")
 
 
 def test_class_heat_maps_count_the_channels_that_depend_on_the_class():

@@ -1,9 +1,9 @@
 """Measure, on a GPU, what the per-layer rule of `execution/roofline.py` is fitted to.
 
-``python tools/measure_layers.py --out benchmarks/h100/layers.json``: one row per layer, precision
-and density, microseconds of each part of both ways, as CUDA graphs: the selection; the gathered
-weights; the convolution in several tiles; filling in, and cuDNN with the pass that masks; and what
-PyTorch takes for the dense layer in the better of two layouts. Takes about a minute.
+``python tools/measure_layers.py --out fbs_tutorial/assets/h100/layers.json``: one row per layer,
+precision and density, microseconds of each part of both ways, as CUDA graphs: the selection; the
+gathered weights; the convolution in several tiles; filling in, and cuDNN with the pass that masks;
+and what PyTorch takes for the dense layer in the better of two layouts. Takes about a minute.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 All rows of benchmarks/cpu.json go to benchmarks/cpu.md; those of whole networks stand on the page
 of results between the marks of ``bench cpu``. The same with ``cuda``, whose marks are put after
-the others when there is a first result. What one H100 measured of whole networks, benchmarks/h100,
+the others when there is a first result. What one H100 measured of whole networks, `stored`,
 stands between those of ``h100``. The README has the shortest table, between those of ``speed``.
 """
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from readme import README, RESULTS, ROOT, between_marks, with_marks
 
 from fbs_tutorial.bench.report import find, tables
+from fbs_tutorial.bench.stored import stored
 from fbs_tutorial.bench.timing import three_digits
 from fbs_tutorial.tables import markdown
 
@@ -41,9 +42,9 @@ def with_tables(page: str, folder: Path = ROOT / "benchmarks") -> str:
     return page
 
 
-def with_h100(page: str, folder: Path = ROOT / "benchmarks" / "h100") -> str:
+def with_h100(page: str) -> str:
     """``page`` with the times of whole networks on one H100."""
-    results = json.loads((folder / "networks.json").read_text())
+    results = stored("networks")
     columns = [f"accelerated {d}" for d in ("1.0", "0.5", "0.25")]
     lines = []
     for row in results["rows"]:
@@ -59,7 +60,7 @@ def with_h100(page: str, folder: Path = ROOT / "benchmarks" / "h100") -> str:
 def with_speed(page: str) -> str:
     """``page`` with the shortest table: whole networks, best dense times, and shares of them."""
     cpu = json.loads((ROOT / "benchmarks" / "cpu.json").read_text())
-    gpu = json.loads((ROOT / "benchmarks" / "h100" / "networks.json").read_text())
+    gpu = stored("networks")
     lines = [_cpu_line(row) for row in cpu["rows"] if row["kind"] == "network"]
     lines += [_gpu_line(row) for row in gpu["rows"] if row["images"] >= 32]
     head = ["network", "images per call", "on", "best dense", "at d = 0.5", "at d = 0.25"]

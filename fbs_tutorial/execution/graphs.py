@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..method.gated import Gated
+from ..method.gated import gates_of
 from .compact import full
 
 
@@ -28,7 +28,7 @@ class Graphed(nn.Module):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
-        self.gates = [module for module in model.modules() if isinstance(module, Gated)]
+        self.gates = gates_of(model)
         self.recorded: tuple | None = None  # what the graph is good for
 
     @torch.no_grad()
@@ -61,6 +61,7 @@ class Graphed(nn.Module):
                 for _ in range(3):  # kernels are compiled and libraries choose theirs
                     self.model(self.images)
             torch.cuda.current_stream().wait_stream(side)
+            self.gates = gates_of(self.model)  # the first run may have replaced some
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):
                 self.outputs = full(self.model(self.images))

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
 
-from ..method.gated import ChannelPruning, Gated, GatedConv2d, nearest
+from ..method.gated import ChannelPruning, Gated, GatedConv2d, check_dtype, nearest
 from ..method.saliency import check_feature_maps
 from ..method.wta import active_channels, strongest_channels
 from .compact import Compact, float32_or_finer
@@ -27,18 +28,17 @@ class SparseConv(nn.Module):
         bias = weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
         if norm is not None:
             scale = (norm.running_var.to(fine) + norm.eps).rsqrt()
-            weight, bias = weight * scale[:, None, None, None], -norm.running_mean * scale
+            weight, bias = weight * scale[:, None, None, None], (bias - norm.running_mean) * scale
         weight = weight.to(conv.weight.dtype)
         # [C_out, C_in / groups, k, k] and [C_out]
         self.register_buffer("weight", weight.clone(memory_format=torch.contiguous_format))
         self.register_buffer("bias", bias.to(fine, copy=True))
         self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
-        self.kernel_size, self.stride = conv.kernel_size, conv.stride
-        self.dilation, self.groups = conv.dilation, conv.groups
-        (top, bottom), (left, right) = padding_of(conv)
+        self.kernel_size, self.stride = _pair(conv.kernel_size), _pair(conv.stride)
+        self.dilation, self.groups = _pair(conv.dilation), conv.groups
+        (left, right, top, bottom), mode = padding_of(conv)
         self.padding, self.extra_padding = (top, left), None
-        if conv.padding_mode != "zeros" or (left, top) != (right, bottom):
-            mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+        if mode != "constant" or (left, top) != (right, bottom):
             self.padding, self.extra_padding = (0, 0), ((left, right, top, bottom), mode)
 
     reads_saliency = True  # whether `forward` looks at `s`
@@ -93,14 +93,19 @@ class SparseConv(nn.Module):
         return 0
 
 
-def padding_of(conv: nn.Conv2d) -> list[tuple[int, int]]:
-    """Pixels of padding before and after the rows, then before and after the columns."""
+def padding_of(conv: nn.Conv2d) -> tuple[tuple[int, ...], str]:
+    """What the convolution pads when it runs, as `F.pad` takes it: left, right, top, bottom."""
+    if conv.padding_mode != "zeros":  # which is set once, when the convolution is made
+        return tuple(conv._reversed_padding_repeated_twice), conv.padding_mode
     if conv.padding == "valid":
-        return [(0, 0), (0, 0)]
+        return (0, 0, 0, 0), "constant"
     if conv.padding == "same":  # what the kernel takes off, the odd pixel at the end
-        totals = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
-        return [(total // 2, total - total // 2) for total in totals]
-    return [(pixels, pixels) for pixels in conv.padding]
+        sizes = zip(_pair(conv.dilation), _pair(conv.kernel_size), strict=True)
+        rows, columns = (d * (k - 1) for d, k in sizes)
+        half = columns // 2, columns - columns // 2, rows // 2, rows - rows // 2
+        return half, "constant"
+    rows, columns = _pair(conv.padding)
+    return (columns, columns, rows, rows), "constant"
 
 
 Backend = Callable[..., SparseConv]  # makes one from a convolution and its batch norm
@@ -161,8 +166,8 @@ class SparseGatedConv2d(Gated):
     def gate(self, gate: Tensor | None) -> None:
         """Nothing: the gate follows from the saliency."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = check_input(self, x, self.in_channels)
+    def forward(self, input: Tensor) -> Tensor:
+        x = check_input(self, input, self.in_channels)
         s, self.saliency, winners, pi = self.conv.select(self, x)
         if self.ratio is not None:
             pi = pi * (self.ratio if winners is None else self.ratio[winners])
@@ -192,8 +197,8 @@ class SparseConv2d(nn.Module):
         self.winners: Tensor | None = None
         self.eval()
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = check_input(self, x, self.conv.in_channels)
+    def forward(self, input: Tensor) -> Tensor:
+        x = check_input(self, input, self.conv.in_channels)
         s, winners = x.saliency() if self.conv.reads_saliency else None, self.winners
         if winners is None:
             winners = torch.arange(self.conv.out_channels, device=x.device).expand(len(x), -1)
@@ -212,13 +217,13 @@ class SparseChannelPruning(ChannelPruning):
         self.skipped = (conv,)  # in a tuple, because it has its place in the block already
         self.eval()
 
-    def forward(self, x: Tensor) -> Tensor:
-        pi = self.predict_gate(x)  # [N, C_out]
+    def forward(self, input: Tensor) -> Tensor:
+        pi = self.predict_gate(input)  # [N, C_out]
         pi = self.gate = self.scale_to_mean_1(pi) if self.normalize else pi
         (conv,) = self.skipped
         conv.winners, _ = winners_and_gates(self, self.saliency)  # [N, k]
         try:
-            y = self.block(x)  # [N, C_out, H', W']
+            y = self.block(input)  # [N, C_out, H', W']
         finally:
             conv.winners = None
         return pi.to(y.dtype)[:, :, None, None] * y
@@ -248,6 +253,8 @@ def check_input(layer: nn.Module, x: Tensor, channels: int) -> Compact:
         raise ValueError("an accelerated network is for inference only; call its eval()")
     if not isinstance(x, Compact):
         check_feature_maps(x, "x")
+        if x.dtype != layer.conv.weight.dtype:
+            check_dtype(x, layer.conv.weight)
         x = Compact(x.detach() if x.requires_grad else x, None, x.shape[1])
     if x.shape[1] != channels:
         raise ValueError(f"x must have {channels} channels, got {x.shape[1]}")

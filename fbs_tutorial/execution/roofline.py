@@ -2,7 +2,7 @@
 
 A kernel takes as long as the slowest of three: arithmetic, bytes between the chip and its memory,
 and bytes between the second-level cache and the multiprocessors. To that comes a launch. Constants
-of the H100 are fitted to ``benchmarks/h100/layers.json``; those of other GPUs follow from their
+of the H100 are fitted to ``assets/h100/layers.json``; those of other GPUs follow from their
 data sheets in the same proportion.
 """
 

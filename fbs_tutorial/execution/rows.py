@@ -242,8 +242,9 @@ class RowsMaxPool2d(nn.MaxPool2d):
         super().__init__(*parts, pool.return_indices, pool.ceil_mode)
         self.eval()
 
-    def forward(self, x: Tensor) -> Tensor:
-        simple = _pair(self.dilation) == (1, 1) and not (self.return_indices or self.ceil_mode)
+    def forward(self, input: Tensor) -> Tensor:
+        x, ordinary = input, _pair(self.dilation) == (1, 1)
+        simple = ordinary and not (self.return_indices or self.ceil_mode)
         if not (isinstance(x, Rows) and simple and (x.nonnegative or x.channels is None)):
             return super().forward(x)
         return self.pool(x)

@@ -20,7 +20,7 @@ from .gated import (
     gated_layers,
     gates_of,
 )
-from .graph import Parts, hooked, is_counted, read_directly, traceable_parts
+from .graph import Parts, hooked, is_counted, memo_of, read_directly, traceable_parts
 from .macs import MacReport, count_macs, counted_calls
 from .saliency import check_feature_maps
 
@@ -235,7 +235,7 @@ def outline(model: nn.Module) -> nn.Module:
     """
     read = read_directly(traceable_parts(model, blocks=True))
     ordinary = [m for m in model.modules() if type(m) in (nn.Conv2d, nn.Linear) and m not in read]
-    memo = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    memo = memo_of(model, (*model.parameters(), *model.buffers()))
     for layer in ordinary:
         for p in layer.parameters():
             memo[id(p)] = nn.Parameter(p.detach().to("meta"), requires_grad=False)
@@ -245,10 +245,10 @@ def outline(model: nn.Module) -> nn.Module:
             layer._forward_hooks.clear()
             layer._forward_pre_hooks.clear()
             layer.register_forward_hook(_nothing)
-        if isinstance(layer, Gated):
-            layer.forward = partial(_run_through, layer)
-        elif is_counted(layer):
-            layer.forward = partial(_empty_output, layer)
+        if isinstance(layer, Gated) or is_counted(layer):
+            stand_in = _run_through if isinstance(layer, Gated) else _empty_output
+            layer.forward = partial(stand_in, layer)
+            layer.forward.vouched_for = True  # for which channels are live, it is the layer's own
     return copied
 
 
@@ -256,15 +256,15 @@ def _nothing(module: nn.Module, inputs: tuple, output: object) -> None:
     """A hook that does nothing, in the place of one that is not to run on zeros."""
 
 
-def _run_through(gate: Gated, x: Tensor) -> Tensor:
+def _run_through(gate: Gated, input: Tensor) -> Tensor:
     """The forward of a gated layer in an `outline`: it has its saliency already."""
-    return gate.conv(x) if isinstance(gate, GatedConv2d) else gate.block(x)
+    return gate.conv(input) if isinstance(gate, GatedConv2d) else gate.block(input)
 
 
-def _empty_output(layer: nn.Module, x: Tensor) -> Tensor:
+def _empty_output(layer: nn.Module, input: Tensor) -> Tensor:
     """The forward of a counted layer in an `outline`: zeros of the shape of its output.
 
     Of an ordinary layer it comes from the shapes; another kind has one image to find it by.
     """
-    one = x[:1].to(next(layer.parameters(), x))
-    return x.new_zeros(len(x), *type(layer).forward(layer, one).shape[1:])
+    one = input[:1].to(next(layer.parameters(), input))
+    return input.new_zeros(len(input), *type(layer).forward(layer, one).shape[1:])

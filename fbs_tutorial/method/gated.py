@@ -43,6 +43,11 @@ class Gated(nn.Module):
         check_density(density)
         self.take_density(density)
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        if name == "density":  # which a parameter would otherwise hide
+            check_density(param)
+        super().register_parameter(name, param)
+
     def take_density(self, density: float | Tensor) -> None:
         """Set a density that has been checked."""
         self._density = density if isinstance(density, Tensor) else float(density)
@@ -87,6 +92,15 @@ class Gated(nn.Module):
         return f"density={density}, reduce={self.reduce!r}"
 
 
+def _of_the_convolution(name: str) -> property:
+    """A setting that a gated layer and its convolution have in common."""
+
+    def set_it(layer: "GatedConv2d", value: object) -> None:
+        setattr(layer.conv, name, value)
+
+    return property(lambda layer: getattr(layer.conv, name), set_it)
+
+
 class GatedConv2d(Gated):
     """Convolution with feature boosting and suppression ("Dynamic Channel Pruning", ICLR 2019).
 
@@ -103,7 +117,8 @@ class GatedConv2d(Gated):
 
     Raises:
         TypeError, ValueError: bad arguments here; in ``forward``, an input that is not
-            ``[N, in_channels, H, W]``, or as many densities as there are not images.
+            ``[N, in_channels, H, W]`` of the weights' dtype, or as many densities as there are
+            not images.
     """
 
     def __init__(
@@ -137,9 +152,14 @@ class GatedConv2d(Gated):
         self.activation = check_activation(activation, out_channels)
         self.store_statistics(None, None, None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        self.gate = self.predict_gate(x)  # [N, C_out], before the convolution
-        y = self.normalize(self.conv(x))  # [N, C_out, H', W']
+    kernel_size, stride = map(_of_the_convolution, ("kernel_size", "stride"))
+    padding, dilation, groups = map(_of_the_convolution, ("padding", "dilation", "groups"))
+
+    def forward(self, input: Tensor) -> Tensor:  # as nn.Conv2d calls it
+        self.gate = self.predict_gate(input)  # [N, C_out], before the convolution
+        if input.dtype != self.beta.dtype:
+            check_dtype(input, self.conv.weight)
+        y = self.normalize(self.conv(input))  # [N, C_out, H', W']
         pi, beta = self.gate.to(y.dtype)[:, :, None, None], self.beta.to(y.dtype)[:, None, None]
         y = pi * (y + beta)
         if isinstance(self.activation, nn.Module):
@@ -217,10 +237,10 @@ class ChannelPruning(Gated):
         self.block = nn.Sequential(*modules)
         self.normalize = normalize
 
-    def forward(self, x: Tensor) -> Tensor:
-        pi = self.predict_gate(x)  # [N, C_out]
+    def forward(self, input: Tensor) -> Tensor:
+        pi = self.predict_gate(input)  # [N, C_out]
         pi = self.gate = self.scale_to_mean_1(pi) if self.normalize else pi
-        y = self.block(x)  # [N, C_out, H', W']
+        y = self.block(input)  # [N, C_out, H', W']
         return pi.to(y.dtype)[:, :, None, None] * y
 
     def scale_to_mean_1(self, pi: Tensor) -> Tensor:
@@ -256,6 +276,15 @@ def check_sizes(*, smallest: int = 1, pair: bool = False, **sizes: int | tuple[i
                 raise TypeError(f"{name} must be an int >= {smallest}, got {size!r}")
             if part < smallest:
                 raise ValueError(f"{name} must be an int >= {smallest}, got {size!r}")
+
+
+def check_dtype(x: Tensor, weight: Tensor) -> None:
+    """Raise unless maps have the dtype of the weights that they meet, or autocast sees to it."""
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(
+            f"x must have the dtype of the layer's weights, {weight.dtype}, got {x.dtype}: "
+            "convert the images with images.to(dtype), or the network with model.to(dtype)"
+        )
 
 
 def check_activation(activation: bool | nn.Module, channels: int) -> bool | nn.Module:
@@ -376,7 +405,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        restore_modes(modes)
         for gate, (saliency, pi) in last.items():
             gate.saliency, gate.gate = saliency, pi
+
+
+def restore_modes(modes: Mapping[nn.Module, bool]) -> None:
+    """Give modules, parents first, the modes that they had.
+
+    Those that do more in ``train`` than to set a flag are called: torchvision's feature extractors
+    hold a graph for each mode.
+    """
+    for module, mode in modes.items():
+        if type(module).train is not nn.Module.train:
+            module.train(mode)
+    for module, mode in modes.items():
+        module.training = mode

@@ -5,20 +5,26 @@ entries can be other than 0 is in `liveness.py`. The flow is traced with ``torch
 one node for each operation.
 """
 
+import copy
+import inspect
 import linecache
 import operator
+import random
 import traceback
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
-from .gated import ChannelPruning, Gated
+from .gated import ChannelPruning, Gated, restore_modes
+from .vouch import doubt, hooked
 
 # The tables of operations. A module is known by its type, a function by itself, a method by its
 # name. What is in no table is unknown, and nothing is concluded about what it makes.
@@ -89,10 +95,11 @@ CHANNELWISE = (
 
 
 class UntraceableError(ValueError):
-    """``torch.fx`` cannot follow the data; ``where`` names the line that stopped it."""
+    """``torch.fx`` cannot follow the data; ``where`` names the line that stopped it, and ``graph``
+    ends there."""
 
     def __init__(self, error: Exception):
-        self.where = _line_that_stopped(error)
+        self.where, self.graph = _line_that_stopped(error), getattr(error, "graph", fx.Graph())
         super().__init__(
             f"torch.fx cannot follow the data through model: {error} ({self.where}). "
             "Put the layers before and after that line into modules of their own, such as "
@@ -131,46 +138,218 @@ for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow", "setitem"
     setattr(_Proxy, f"__{_name}__", _recorded(getattr(operator, _name)))
 
 
-class _Tracer(fx.Tracer):
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
+class _Guessing(_Proxy):
+    """Stands for 2 where the model's code wants a number."""
 
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        """Not looked into: gated layers, layers that are counted, PyTorch's own, and what has
-        hooks, which are written for tensors."""
-        if isinstance(module, Gated) or is_counted(module) or hooked(module):
-            return True
-        return super().is_leaf_module(module, name)
+    def __len__(self) -> int:
+        return 2
+
+    __int__ = __index__ = __len__
+
+    def __float__(self) -> float:
+        return 2.0
+
+
+class _AskedError(fx.proxy.TraceError):
+    """The model's own code asks whether a value is true."""
+
+    def __init__(self, error: Exception, node: fx.Node):
+        super().__init__(str(error))
+        seen, waiting = set(), {node}
+        while waiting:
+            seen |= waiting
+            waiting = {n for node in waiting for n in node.all_input_nodes} - seen
+        images, *others = (n for n in node.graph.nodes if n.op == "placeholder")
+        self.of_a_flag = images not in seen and not seen.isdisjoint(others)
+
+
+class _Tracer(fx.Tracer):
+    """Follows a model in one way.
+
+    Args:
+        given: the arguments with a default that are given all the same.
+        answers: to the questions of the model's code whether a value is true.
+        leaves: modules that are not looked into, beside those of `is_leaf_module`.
+        value: what stands for a value.
+    """
+
+    def __init__(
+        self,
+        given: Collection[str],
+        answers: Iterable[bool],
+        leaves: Collection[nn.Module],
+        value: type[fx.Proxy],
+    ):
+        super().__init__()
+        self.given, self.answers, self.leaves, self.value = given, list(answers), leaves, value
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return self.value(node, self)
+
+    def to_bool(self, value: fx.Proxy) -> bool:
+        if self.answers:
+            return self.answers.pop(0)
+        try:
+            return super().to_bool(value)
+        except fx.proxy.TraceError as error:
+            raise _AskedError(error, value.node) from None
+
+    def is_leaf_module(self, module: nn.Module, name: str = "") -> bool:
+        """Not looked into: what is in one piece, and what has hooks, which are written for
+        tensors."""
+        return module in self.leaves or _is_one_piece(module) or hooked(module)
 
     def create_args_for_root(self, root_fn, is_module, concrete_args=None):
-        """As in fx, but an argument with a default keeps it: the model is followed as it is called
-        with its required arguments."""
-        function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
-        if function is not root_fn:  # has *args or arguments by keyword only
-            return function, args
-        with_default = [a for a in args if isinstance(a, fx.Proxy) and a.node.args]
-        for argument in with_default:
-            self.graph.erase_node(argument.node)
-        return function, args[: len(args) - len(with_default)]
+        """An argument with a default keeps it, unless it is given: a bool that is True as False,
+        the other way round, anything else as a value that is not known."""
+        args, kwargs = [], {}
+        for parameter in inspect.signature(self.root.forward).parameters.values():
+            name, default = parameter.name, parameter.default
+            several = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            if several and (args or parameter.kind is parameter.VAR_KEYWORD):
+                continue
+            if default is not parameter.empty and name not in self.given:
+                continue
+            known = isinstance(default, bool)
+            value = not default if known else self.create_proxy("placeholder", name, (), {})
+            by_name = kwargs or parameter.kind is parameter.KEYWORD_ONLY or name in self.given
+            kwargs |= {name: value} if by_name else {}
+            args += [] if by_name else [value]
+        return lambda root: root.forward(*args, **kwargs), [self.root]
 
 
-def trace(model: nn.Module) -> fx.Graph:
-    """The data flow of ``model`` as it is called, in the mode that it is in.
+MOST_ANSWERS = 16  # to the questions of a model's code, until it counts as one without an end
 
-    Gated layers, PyTorch's and modules with hooks are single nodes.
+
+def ways(model: nn.Module, leaves: Collection[nn.Module] = ()) -> list[fx.Graph]:
+    """Every way in which data can go through ``model``, in the mode that it is in.
+
+    First the one of a call with the required arguments. Then those with one or all of the others,
+    as far as they can be followed, and with other flags. Different ways have different graphs.
+
+    Raises:
+        UntraceableError: as `trace`.
+    """
+    found = _follow(model, (), leaves, flags=True)
+    signature = inspect.signature(model.forward).parameters.values()
+    optional = [p.name for p in signature if p.default is not p.empty]
+    for given in [*((name,) for name in optional), optional] if optional else []:
+        try:
+            found += _follow(model, given, leaves, flags=True)
+        except UntraceableError:  # an argument that says how often, for instance
+            continue
+    return list({str(graph): graph for graph in found}.values())
+
+
+def trace(model: nn.Module, leaves: Collection[nn.Module] = ()) -> fx.Graph:
+    """The data flow of ``model`` called with its required arguments, in the mode that it is in.
+
+    Gated layers, PyTorch's, those made from them and modules with hooks are single nodes. Where
+    the model's code refuses its input unless a value is true or false, as in an ``assert``, it is.
 
     Raises:
         UntraceableError: (a ValueError) the flow depends on values, so that it cannot be followed.
     """
+    return _follow(model, (), leaves, flags=False)[0]
+
+
+def guesses(model: nn.Module, leaves: Collection[nn.Module] = ()) -> list[fx.Graph]:
+    """What a model does that cannot be followed, for all answers to its questions for values, and
+    as if numbers were 2: as far as that goes. It can rule something out, and nothing else."""
     try:
-        return _Tracer().trace(model)
+        return _follow(model, (), leaves, flags=True, guess=True)
+    except UntraceableError as error:
+        return [error.graph]
+
+
+def _follow(
+    model: nn.Module,
+    given: Collection[str],
+    leaves: Collection[nn.Module],
+    flags: bool,
+    guess: bool = False,
+) -> list[fx.Graph]:
+    """The graphs of all answers to questions that do not depend on the images; ``guess``: of all.
+
+    Of two answers after one of which the model's code raises, the other is right. If both give the
+    same graph, the question does not matter. With ``flags``, those among the arguments have both.
+    """
+    value, traced = _Guessing if guess else _Proxy, []
+
+    def follow(answers: tuple[bool, ...]) -> list[fx.Graph]:
+        traced.append(answers)
+        if len(traced) > MOST_ANSWERS:
+            raise fx.proxy.TraceError("there are too many questions for values")
+        try:
+            return [_traced(model, _Tracer(given, answers, leaves, value))]
+        except _AskedError as asked:
+            graphs = [graph for a in (True, False) for graph in after((*answers, a), asked)]
+            different = {str(graph): graph for graph in graphs}
+            if len(different) == 1 or (graphs and (guess or (flags and asked.of_a_flag))):
+                return list(different.values())
+            raise
+
+    def after(answers: tuple[bool, ...], asked: Exception) -> list[fx.Graph]:
+        try:
+            return follow(answers)
+        except Exception as error:
+            if _is_refusal(error):
+                return []
+            raise asked from error  # the first line that cannot be followed
+
+    try:
+        return follow(())
     except Exception as error:  # fx raises many kinds, from inside the model's own code
         raise UntraceableError(error) from error
 
 
-def hooked(module: nn.Module) -> bool:
-    """True if the module has hooks, so that it may do something else than its type says."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+def _is_refusal(error: Exception) -> bool:
+    """True if the model's own code raised it, and not PyTorch for it."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    pytorch = Path(frame.f_code.co_filename).is_relative_to(Path(torch.__file__).parent)
+    kinds = isinstance(error, (AssertionError, ValueError, RuntimeError))
+    return kinds and not pytorch and not isinstance(error, fx.proxy.TraceError)
+
+
+def _traced(model: nn.Module, tracer: _Tracer) -> fx.Graph:
+    """One graph. What the model's code does to its attributes meanwhile, it does to a copy, which
+    is the ``owning_module`` of the graph."""
+    shared = [m for m in model.modules() if m is not model and tracer.is_leaf_module(m)]
+    with suppress(Exception):  # of a class that cannot be copied; the graph is the same
+        model = copied(model, [*shared, *model.parameters()])
+    drawn = random.getstate()
+    try:
+        with torch.random.fork_rng(devices=[]):  # code that draws numbers draws the same again
+            torch.default_generator.manual_seed(0), random.seed(0)
+            graph = tracer.trace(model)
+    except Exception as error:
+        error.graph = getattr(tracer, "graph", fx.Graph())
+        raise
+    finally:
+        random.setstate(drawn)
+    graph.owning_module = model
+    return graph
+
+
+def copied(model: nn.Module, shared: Iterable[object] = ()) -> nn.Module:
+    """A copy of ``model`` as by `memo_of`, with modules in the modes of the original."""
+    twin = copy.deepcopy(model, memo_of(model, shared))
+    modes = {name: module.training for name, module in model.named_modules()}
+    restore_modes({m: modes.get(name, m.training) for name, m in twin.named_modules()})
+    return twin
+
+
+def memo_of(model: nn.Module, shared: Iterable[object] = ()) -> dict[int, object]:
+    """What `copy.deepcopy` of ``model`` is given so that the copy has the ``shared`` tensors and
+    modules themselves, and tensors that the model's code has kept without the graph that they came
+    from, which it refuses to copy."""
+    memo = {id(thing): thing for thing in shared}
+    for module in model.modules():
+        kept = [v for v in vars(module).values() if isinstance(v, (Tensor, list, tuple, dict))]
+        for value in tree_leaves([v for v in kept if isinstance(v, Tensor) or v]):
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo.setdefault(id(value), value.detach().clone())
+    return memo
 
 
 def is_counted(module: nn.Module) -> bool:
@@ -181,10 +360,31 @@ def is_counted(module: nn.Module) -> bool:
 
 @dataclass
 class Parts:
-    """The largest parts of a network that can be followed, and what stopped the rest."""
+    """The largest parts of a network that can be followed, and what stopped the rest.
+
+    ``others``: the further ways through a part, see `ways`, where they were looked for.
+    ``unclear``: what the rest does, as far as it can be guessed, see `guesses`.
+    """
 
     graphs: dict[nn.Module, fx.Graph]
     stopped: list[UntraceableError]
+    others: dict[nn.Module, list[fx.Graph]] = field(default_factory=dict)
+    unclear: dict[nn.Module, list[fx.Graph]] = field(default_factory=dict)
+    every_way: bool = False
+
+    def all_ways(self) -> dict[nn.Module, list[fx.Graph]]:
+        """For each part, its graph and then the others; and those of what is ``unclear``."""
+        ways = {part: [graph, *self.others.get(part, [])] for part, graph in self.graphs.items()}
+        return ways | self.unclear
+
+    def followed_again(self, part: nn.Module, leaves: Collection[nn.Module]) -> list[fx.Graph]:
+        """As in `all_ways`, of the part as it is now, in which the ``leaves`` are new."""
+        if part in self.unclear:
+            return guesses(part, leaves)
+        try:
+            return ways(part, leaves) if self.every_way else [trace(part, leaves)]
+        except UntraceableError as error:
+            return [error.graph]
 
     def stopped_at(self) -> str:
         """The lines that stopped ``torch.fx``, in one sentence."""
@@ -192,13 +392,13 @@ class Parts:
         return f"torch.fx cannot follow the data past {'; '.join(lines)}"
 
 
-def traceable_parts(model: nn.Module, *, blocks: bool = False) -> Parts:
+def traceable_parts(model: nn.Module, *, blocks: bool = False, every_way: bool = False) -> Parts:
     """``model`` itself if it can be traced, else its largest children that can.
 
     A module with hooks is a part of its own: what comes out of it may be anything. With ``blocks``
-    so are the insides of `ChannelPruning` layers.
+    so are the insides of `ChannelPruning` layers. ``every_way``: as in `ways`.
     """
-    parts = Parts({}, [])
+    parts = Parts({}, [], every_way=every_way)
 
     def visit(module: nn.Module) -> None:
         if isinstance(module, ChannelPruning) and blocks:
@@ -208,10 +408,13 @@ def traceable_parts(model: nn.Module, *, blocks: bool = False) -> Parts:
         inside = list(module.children())
         if type(module).forward is not nn.Module.forward:  # which an nn.ModuleList lacks
             try:
-                parts.graphs[module] = graph = trace(module)
-                inside = list(_modules_called(module, graph).values())
+                graph, *others = ways(module) if every_way else [trace(module)]
+                parts.graphs[module], parts.others[module] = graph, others
+                called = [_modules_called(module, way) for way in (graph, *others)]
+                inside = [child for way in called for child in way.values()]
             except UntraceableError as error:
                 parts.stopped.append(error)
+                parts.unclear[module] = guesses(module)
         for child in inside:
             visit(child)
 
@@ -219,21 +422,47 @@ def traceable_parts(model: nn.Module, *, blocks: bool = False) -> Parts:
     return parts
 
 
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, fx.GraphModule)
+
+
 def _is_one_piece(module: nn.Module) -> bool:
-    """True for what has no parts of its own to follow: layers, and PyTorch's own modules."""
-    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-    pytorchs = type(module).__module__.startswith("torch.") and not isinstance(module, containers)
-    return isinstance(module, Gated) or is_counted(module) or pytorchs
+    """True for what has no parts of its own to follow: layers, PyTorch's own modules, and classes
+    made from batch norm, which asks for the shape of its input."""
+    pytorchs = type(module).__module__.startswith("torch.") and not isinstance(module, CONTAINERS)
+    norm = isinstance(module, nn.modules.batchnorm._NormBase)
+    return isinstance(module, Gated) or is_counted(module) or pytorchs or norm
+
+
+OF_EVERY_MODULE = set(vars(nn.Module()))  # attributes
 
 
 def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
-    """Put ``new`` in the place of ``old``, under every name that it has; returns the model."""
-    if old is model:
-        return new
-    names = [n for n, module in model.named_modules(remove_duplicate=False) if module is old]
-    for name in names:
-        model.set_submodule(name, new)
-    return model
+    """Put ``new`` in the place of ``old``, as `exchange` does; returns the model."""
+    return exchange(model, {old: new})
+
+
+def exchange(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """Put modules in the places of others, ``{old: new}``, wherever ``model`` has those.
+
+    That is under every name, and in the lists and dictionaries that its modules keep. The insides
+    of new modules stay as they are. Returns the model, or what takes its own place.
+    """
+
+    def other(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: other(part) for key, part in value.items()}
+        if type(value) in (list, tuple):
+            return type(value)(map(other, value))
+        return new.get(value, value) if isinstance(value, nn.Module) else value
+
+    for module in list(model.modules()):
+        if any(child in new for child in module._modules.values()):
+            module._modules.update(other(module._modules))
+        for name, value in vars(module).items():
+            kept = type(value) in (list, tuple, dict) and name not in OF_EVERY_MODULE
+            if kept and any(isinstance(part, nn.Module) for part in tree_leaves(value)):
+                vars(module)[name] = other(value)
+    return new.get(model, model)
 
 
 # What follows what
@@ -246,29 +475,59 @@ def chains(parts: Parts) -> list[Chain]:
     """The convolutions that only a batch norm reads, each with that norm.
 
     Third in a chain is the ReLU or ReLU6 that alone reads the norm, or None. Each of the modules
-    runs once, has no hooks, and the model's own code reads none of their weights.
+    does what its type says, runs once, and the model's own code reads none of their weights.
     """
-    read = read_directly(parts)
-    modules = {n: m for part in parts.graphs.items() for n, m in _modules_called(*part).items()}
-    runs = Counter(modules.values())
+    return [chain for chain, why_not in pairs(parts).items() if not why_not]
 
-    def alone(module: nn.Module, *kinds: type) -> bool:
-        """True if it is of these kinds, runs once, and does and is no more than that says."""
-        plain = type(module) in kinds and not hooked(module)
-        return plain and runs[module] == 1 and read.isdisjoint(module.modules())
 
-    def sole_reader(node: fx.Node, *kinds: type) -> fx.Node | None:
-        """The one node that reads ``node``, if it runs a module that is `alone`."""
+def pairs(parts: Parts) -> dict[Chain, str]:
+    """Every convolution that only a batch norm reads, as in `chains`, and why that may not be
+    replaced; the empty string where it may."""
+    runs, read, found = Counter(), read_directly(parts), {}
+    ways = [(part, graph) for part, graphs in parts.all_ways().items() for graph in graphs]
+    ways = [(part, _chains_of(part, graph), _modules_called(part, graph)) for part, graph in ways]
+    for part, chains, called in ways:
+        runs |= Counter(called.values())  # the most of any way
+        found |= dict.fromkeys(chains, "") if part in parts.graphs else {}
+    for _, chains, called in ways:
+        for chain in found:
+            if not set(chain).isdisjoint(called.values()) and not _is_among(chain, chains):
+                found[chain] = "it does not always come before the same modules"
+
+    def why_not(module: nn.Module) -> str:
+        if runs[module] > 1:
+            return "it runs more than once"
+        return "other code reads its weights" if module in read else doubt(module)
+
+    for (conv, norm, act), why in list(found.items()):
+        del found[conv, norm, act]
+        plain = act is not None and not why_not(act)
+        found[conv, norm, act if plain else None] = why_not(conv) or why_not(norm) or why
+    sure = {conv for (conv, *_), why in found.items() if not why}
+    return {chain: why for chain, why in found.items() if not why or chain[0] not in sure}
+
+
+def _is_among(chain: Chain, others: Collection[Chain]) -> bool:
+    """True if one of the others has these modules; what comes after them may be one more."""
+    *pair, act = chain
+    return any([*other[:2]] == pair and act in (None, other[2]) for other in others)
+
+
+def _chains_of(part: nn.Module, graph: fx.Graph) -> list[Chain]:
+    """The chains of one graph as they follow one another, whatever their modules may do."""
+    modules, found = _modules_called(part, graph), []
+
+    def reader(node: fx.Node, *kinds: type) -> fx.Node | None:
+        """The one node that reads ``node``, if it runs a module of these kinds."""
         readers = list(node.users)
-        if len(readers) != 1 or readers[0] not in modules:
-            return None
-        return readers[0] if alone(modules[readers[0]], *kinds) else None
+        fits = len(readers) == 1 and isinstance(modules.get(readers[0]), kinds)
+        return readers[0] if fits else None
 
-    found = []
     for node, conv in modules.items():
-        norm = sole_reader(node, nn.BatchNorm2d) if alone(conv, nn.Conv2d) else None
+        norm = reader(node, nn.BatchNorm2d) if isinstance(conv, nn.Conv2d) else None
         if norm is not None:
-            act = sole_reader(norm, nn.ReLU, nn.ReLU6)
+            act = reader(norm, nn.ReLU, nn.ReLU6)
+            act = act if type(modules.get(act)) in (nn.ReLU, nn.ReLU6) else None
             found.append((conv, modules[norm], modules.get(act)))
     return found
 
@@ -277,7 +536,8 @@ def read_directly(parts: Parts) -> set[nn.Module]:
     """The modules whose weights other code reads than their own."""
     return {
         part.get_submodule(node.target.rpartition(".")[0])
-        for part, graph in parts.graphs.items()
+        for part, graphs in parts.all_ways().items()
+        for graph in graphs
         for node in graph.nodes
         if node.op == "get_attr" and "." in node.target
     }

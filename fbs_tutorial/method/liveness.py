@@ -1,5 +1,6 @@
 """Which entries of a network's maps can be other than 0 when channels have lost their gates."""
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from .gated import ChannelPruning, Gated, GatedConv2d
-from .graph import CHANNEL_MAPS, ELEMENTWISE, MOVES, PRODUCTS, SUMS, hooked, is_counted
+from .graph import CHANNEL_MAPS, ELEMENTWISE, MOVES, PRODUCTS, SUMS, is_counted
+from .vouch import altered
 from .wta import winner_mask
 
 
@@ -61,7 +63,7 @@ class Liveness(fx.Interpreter):
         super().__init__(model, graph=graph)
         self.extra_traceback = False
         self.reads = reads
-        self.hooked = {module for module in model.modules() if hooked(module)}
+        self.altered = {module for module in model.modules() if altered(module)}
         self.live: dict[fx.Node, tuple[Any, Any]] = {}  # with the version of the value
 
     def __call__(self, *args, **kwargs):
@@ -75,11 +77,18 @@ class Liveness(fx.Interpreter):
         finally:
             self.live.clear()
 
+    def fetch_attr(self, target: str) -> Any:
+        """A module, a weight, or a constant that the model's code made while it was followed."""
+        try:
+            return super().fetch_attr(target)
+        except RuntimeError:
+            return operator.attrgetter(target)(self.graph.owning_module)
+
     def run_node(self, node: fx.Node) -> Any:
         live = {n: self.live_now(n) for n in node.all_input_nodes}  # the operation may change it
         values = {n: self.env[n] for n in node.all_input_nodes}
         module = self.fetch_attr(node.target) if node.op == "call_module" else None
-        if module is not None and module not in self.hooked:
+        if module is not None and module not in self.altered:
             self.announce(module, next(iter(live.values()), None))
         value = super().run_node(node)
         if node.op != "output":
@@ -101,7 +110,7 @@ class Liveness(fx.Interpreter):
         elif type(module) is ChannelPruning:
             readers = [module.block]
         for reader in readers:
-            if isinstance(live, Tensor) and reader not in self.hooked:
+            if isinstance(live, Tensor) and reader not in self.altered:
                 self.reads[reader] = live
 
     def rule(self, operation: Operation) -> Any:
@@ -111,7 +120,7 @@ class Liveness(fx.Interpreter):
             return everything(operation.value) if first is None else first
         if operation.node.op == "get_attr":  # a constant
             return each_tensor(operation.value, nonzero_entries)
-        if operation.module in self.hooked:
+        if operation.module in self.altered:
             return everything(operation.value)
         if isinstance(operation.module, Gated):
             return gate_rule(operation)
@@ -156,7 +165,7 @@ def gate_rule(operation: Operation) -> Any:
     gate = operation.module
     known = type(gate).forward in (GatedConv2d.forward, ChannelPruning.forward)
     act = getattr(gate, "activation", True)
-    keeps_empty = isinstance(act, bool) or (type(act) in ELEMENTWISE and not hooked(act))
+    keeps_empty = isinstance(act, bool) or (type(act) in ELEMENTWISE and not altered(act))
     if not (known and keeps_empty):
         return everything(operation.value)
     return winners(gate)[:, :, None, None].expand(operation.value.shape)

@@ -4,7 +4,7 @@ import math
 from numbers import Real
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # 0.55 * 100 is 55.00000000000001 in floating point, and a float32 density is off by up to 3e-8.
 # A density this little above a multiple of 1 / C means that multiple.
@@ -102,6 +102,8 @@ def check_density(
     Without ``values`` those of a tensor are not looked at: on a GPU that waits for them.
     """
     takes = "density must be a number in (0, 1], or a float tensor [N] of such"
+    if isinstance(density, nn.Parameter):  # which a layer would take for one of its weights
+        raise TypeError(f"{takes}, got an nn.Parameter: give density.detach()")
     if isinstance(density, Tensor):
         if density.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"{takes} in float32 or float64, got {density.dtype}")

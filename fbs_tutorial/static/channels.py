@@ -6,18 +6,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from ..method.gated import Gated, GatedConv2d, gated_layers, is_gated
+from ..method.gated import Gated, GatedConv2d, gated_layers, is_gated, restore_modes
 from ..method.graph import (
     ACTIVATIONS,
     CHANNEL_MAP_MODULES,
     CHANNEL_MAPS,
     ELEMENTWISE_MODULES,
     Parts,
-    hooked,
     is_counted,
     read_directly,
     trace,
 )
+from ..method.vouch import altered, tied
 from .masks import check_module
 
 
@@ -79,8 +79,7 @@ def _groups(model: nn.Module, kinds: tuple[type, ...]) -> list[Channels]:
     modes = {module: module.training for module in model.modules()}
     in_training = _Flow(model.train(), kinds).groups()
     groups = [group for group in _Flow(model.eval(), kinds).groups() if group in in_training]
-    for module, mode in modes.items():
-        module.training = mode
+    restore_modes(modes)
     return groups
 
 
@@ -97,7 +96,7 @@ class _Flow:
         calls = [node for node in graph.nodes if node.op == "call_module"]
         self.module = {node: model.get_submodule(node.target) for node in calls}
         self.runs = Counter(self.module.values())
-        self.read = read_directly(Parts({model: graph}, []))
+        self.read = read_directly(Parts({model: graph}, [])) | tied(model)
 
     def groups(self) -> list[Channels]:
         found = []
@@ -112,7 +111,7 @@ class _Flow:
     def alone(self, node: fx.Node) -> bool:
         """True if the module runs once, as its type says, and nobody else reads its weights."""
         module = self.module[node]
-        return self.runs[module] == 1 and not hooked(module) and module not in self.read
+        return self.runs[module] == 1 and not altered(module) and module not in self.read
 
     def follow(self, node: fx.Node) -> Channels:
         """The channels that the convolution of ``node`` makes; `_StaysError` if they must stay."""
@@ -172,7 +171,7 @@ class _Flow:
         else:
             known = type(module) in ELEMENTWISE_MODULES and not list(module.parameters())
             known |= type(module) in CHANNEL_MAP_MODULES and not flat
-            known &= not hooked(module)
+            known &= not altered(module)
         return known and node.all_input_nodes == [value] and _keeps_zero(node, module)
 
 

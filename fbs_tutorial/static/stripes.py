@@ -66,8 +66,8 @@ class StripeConv2d(nn.Conv2d):
         conv._add_skeleton()
         return conv
 
-    def forward(self, x: Tensor) -> Tensor:
-        check_feature_maps(x, "x")
+    def forward(self, input: Tensor) -> Tensor:  # as nn.Conv2d calls it
+        check_feature_maps(x := input, "x")
         if x.shape[1] != self.in_channels:
             raise ValueError(f"x must have {self.in_channels} channels, got {x.shape[1]}")
         return self._conv_forward(x, self.weight * self.skeleton[:, None], self.bias)
@@ -114,8 +114,8 @@ class StripewiseConv2d(nn.Module):
         self.register_buffer("filters", filters, persistent=False)
         self.counts = by_tap.flatten(0, 1).sum(dim=1).tolist()  # filters that have each tap
 
-    def forward(self, x: Tensor) -> Tensor:
-        check_feature_maps(x, "x")
+    def forward(self, input: Tensor) -> Tensor:  # as nn.Conv2d calls it
+        check_feature_maps(x := input, "x")
         if x.shape[1] != self.in_channels:
             raise ValueError(f"x must have {self.in_channels} channels, got {x.shape[1]}")
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode

@@ -13,7 +13,7 @@ from .nb04 import check_gated_output, check_mean_one_gate
 from .nb05 import check_chain_macs, check_grouped_macs
 from .nb06 import check_density_schedule, check_l1_penalty
 from .nb07 import check_batch_as_groups, check_break_even, check_pair_index
-from .nb08 import check_least_time, check_tile_count, check_weight_addresses
+from .nb08 import check_finish_kernel, check_gather_kernel, check_weight_addresses
 from .nb09 import check_gate_block, check_inverted_macs, check_live_in_sum
 from .nb12 import check_prune_block, check_revived, check_stripe_sum
 
@@ -26,12 +26,13 @@ __all__ = [
     "check_conv_macs",
     "check_density_schedule",
     "check_distinct_sets",
+    "check_finish_kernel",
     "check_gate_block",
     "check_gated_output",
+    "check_gather_kernel",
     "check_grouped_macs",
     "check_inverted_macs",
     "check_l1_penalty",
-    "check_least_time",
     "check_live_in_sum",
     "check_mean_one_gate",
     "check_pair_index",
@@ -42,7 +43,6 @@ __all__ = [
     "check_shared_winners",
     "check_static_choice",
     "check_stripe_sum",
-    "check_tile_count",
     "check_weight_addresses",
     "check_winner_take_all",
     "check_winner_take_all_backward",

@@ -1,12 +1,28 @@
-"""The exercises of notebook 08, Skipping for real, on a GPU."""
+"""The exercises of notebook 08, Skipping for real, on a GPU.
 
-from collections.abc import Iterator
-from fractions import Fraction
-from math import ceil
+Kernels run in Triton's interpreter, on a CPU. Their tensors lie between guards, so that an address
+outside of a tensor does no harm and shows. Typical mistakes are kernels, too.
+"""
+
+from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor
 
+from ...checkpoints import load_pretrained
+from ...data import load_data
+from ...method.gated import GatedConv2d
+from ...method.wta import winner_mask
 from .engine import Case, Exercise, Mistake
+
+try:
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpretedFunction
+except ImportError:  # there are no wheels for macOS and Windows
+    tl = InterpretedFunction = None
+
+GUARD = 4096  # numbers before and after every tensor
+UNTOUCHED = -99.0  # what stands where no kernel has written
 
 
 def _lists() -> Iterator[Case]:
@@ -57,79 +73,202 @@ check_weight_addresses = Exercise(
 )
 
 
-def _tiles() -> Iterator[Case]:
-    up = "what becomes of a tile that is only partly filled?"
-    whole = "it is a tile: round up, in both directions"
-    own = "can a tile hold pixels of two images?"
-    each = "a tile belongs to one image: round up for each image, then multiply"
-    for images, pixels, winners, m, n, hint, more in [
-        (1, 64, 32, 32, 16, up, whole),
-        (1, 50, 24, 16, 16, up, whole),
-        (3, 49, 40, 64, 32, own, each),
-        (128, 225, 64, 128, 64, own, each),
-    ]:
-        expected = images * ceil(Fraction(pixels, m)) * ceil(Fraction(winners, n))
-        yield Case((images, pixels, winners, m, n), expected, hint, more)
+GATHER = """
+def gather_kernel(
+    weight, channels, winners, own, k_in, k_out, in_channels, out_channels,
+    BLOCK_I: "constexpr", BLOCK_J: "constexpr",
+):
+    n, tap = tl.program_id(0), tl.program_id(1)
+    i, j = tl.arange(0, BLOCK_I), tl.arange(0, BLOCK_J)
+    rows, columns = i < k_in, j < k_out
+    row = tl.load(channels + n * k_in + i, mask=rows, other=0)
+    out = tl.load(winners + n * k_out + j, mask=columns, other=0)
+    line = (tap * in_channels + row) * out_channels
+    MASK
+    w = tl.load(weight + line[:, None] + out[None, :], mask=both, other=0.0)
+    place = ((n * 9 + tap) * k_in + i)[:, None] * k_out + j[None, :]
+    tl.store(own + place, w, mask=both)
+"""
+FINISH = """
+def finish_kernel(
+    sums, shift, winners, pi, y, pixels, k_out, BLOCK_M: "constexpr", BLOCK_N: "constexpr"
+):
+    n = tl.program_id(0)
+    m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    j = tl.program_id(2) * BLOCK_N + tl.arange(0, BLOCK_N)
+    out = tl.load(winners + n * k_out + j, mask=j < k_out, other=0)
+    place = (n * pixels + m)[:, None] * k_out + j[None, :]
+    inside = (m < pixels)[:, None] & (j < k_out)[None, :]
+    total = tl.load(sums + place, mask=inside, other=0.0)
+    b = tl.load(shift + out, mask=j < k_out, other=0.0)[None, :]
+    g = tl.load(pi + n * k_out + j, mask=j < k_out, other=0.0)[None, :]
+    TOTAL
+    tl.store(y + place, total, mask=inside)
+"""
 
 
-check_tile_count = Exercise(
-    "tile_count(images, pixels, winners, block_m, block_n): programs of one launch",
-    _tiles,
-    "right for 4 layers, tiles at the edges included.",
-    (
-        Mistake(lambda n, p, k, a, b: n * (p // a) * (k // b), "you leave out partly filled tiles"),
-        Mistake(
-            lambda n, p, k, a, b: -(-n * p // a) * -(-k // b),
-            "you let a tile reach into the next image",
-        ),
-        Mistake(
-            lambda n, p, k, a, b: -(-p // a) * -(-k // b), "you count the programs of one image"
-        ),
-        Mistake(
-            lambda n, p, k, a, b: -(-n * p * k // (a * b)),
-            "you divide areas, but tiles are rounded up in each direction",
-        ),
-        Mistake(
-            lambda n, p, k, a, b: n * -(-p // b) * -(-k // a),
-            "block_m and block_n have changed places",
-        ),
+def kernel_with(source: str, line: str) -> Callable:
+    """The kernel in ``source`` with ``line`` in the place that is left open for it."""
+    names = {"tl": tl}
+    exec(source.replace("MASK", line).replace("TOTAL", line), names)
+    return next(thing for name, thing in names.items() if name.endswith("_kernel"))
+
+
+def launch(kernel: Callable, grid: tuple[int, ...], *arguments: object, **sizes: int) -> None:
+    """Run a kernel in the interpreter, whether or not it is already one of Triton's."""
+    if InterpretedFunction is None:
+        raise NotImplementedError("there is no Triton here (its packages are for Linux)")
+    try:
+        InterpretedFunction(getattr(kernel, "fn", kernel))[grid](*arguments, **sizes)
+    except Exception as error:
+        raise error.__cause__ or error from None
+
+
+def guarded(values: Tensor, beside: float = 0) -> Tensor:
+    """A copy with `GUARD` numbers on both sides."""
+    buffer = torch.full((values.numel() + 2 * GUARD,), beside, dtype=values.dtype)
+    buffer[GUARD:-GUARD] = values.flatten()
+    return buffer[GUARD:-GUARD].view(values.shape)
+
+
+def written(y: Tensor) -> Tensor:
+    """What stands in a guarded tensor and in the 512 places after it."""
+    return y._base[GUARD : GUARD + y.numel() + 512]
+
+
+def gather(
+    kernel: Callable, weight: Tensor, channels: Tensor, winners: Tensor, *blocks: int
+) -> Tensor:
+    """Run a ``gather_kernel``; of a single image only the first program, for the first tap."""
+    (n, k_in), k_out = channels.shape, winners.shape[1]
+    taps = 9 if n > 1 else 1
+    own = guarded(torch.full((n, taps, k_in, k_out), UNTOUCHED), UNTOUCHED)
+    inputs = [guarded(x) for x in (weight, channels, winners)]
+    sizes = k_in, k_out, *weight.shape[1:]
+    launch(kernel, (n, taps), *inputs, own, *sizes, BLOCK_I=blocks[0], BLOCK_J=blocks[1])
+    return written(own)
+
+
+def some_channels(images: int, total: int, k: int) -> Tensor:
+    """``[images, k]``: different channels out of ``total``, in ascending order."""
+    return torch.rand(images, total).argsort(1)[:, :k].sort(1).values
+
+
+def _gathers() -> Iterator[Case]:
+    hint = f"which i and j have an entry in their list? {UNTOUCHED:g} marks an untouched place"
+    more = "i < k_in as a column, [:, None], and j < k_out as a row, [None, :]: both have to hold"
+    for n, k_in, k_out, *blocks in [(1, 5, 11, 16, 16), (1, 3, 6, 4, 8), (3, 5, 6, 8, 8)]:
+        weight = torch.rand(9, 7, 13)
+        channels, winners = some_channels(n, 7, k_in), some_channels(n, 13, k_out)
+        own = weight[:, channels[:, :, None], winners[:, None, :]].transpose(0, 1)
+        own = own[:, : 9 if n > 1 else 1].flatten()
+        expected = torch.cat([own, torch.full((512,), UNTOUCHED)])
+        arguments = (weight, channels, winners, *blocks)
+        yield Case(arguments, expected, hint, more, ask=gather, axes=("place from own",))
+
+
+check_gather_kernel = Exercise(
+    "gather_kernel(weight, channels, winners, own, k_in, …, BLOCK_I, BLOCK_J): fills own "
+    "[N, 9, k_in, k_out] with each image's weights",
+    _gathers,
+    "every image has its weights, and nothing else was written.",
+    tuple(
+        Mistake(kernel_with(GATHER, f"both = {mask}"), says)
+        for mask, says in [
+            (
+                "(i >= 0)[:, None] & (j >= 0)[None, :]",
+                "there is no mask: all of the block is stored",
+            ),
+            ("rows[:, None] & (j >= 0)[None, :]", "columns from k_out on are stored, too"),
+            ("(i >= 0)[:, None] & columns[None, :]", "rows from k_in on are stored, too"),
+            ("(i < k_out)[:, None] & (j < k_in)[None, :]", "the mask lies on the wrong axis"),
+            ("(i <= k_in)[:, None] & (j <= k_out)[None, :]", "<= lets one place too many through"),
+            (
+                "(i < in_channels)[:, None] & (j < out_channels)[None, :]",
+                "the mask asks for C_in and C_out, but the lists are shorter",
+            ),
+        ]
     ),
 )
 
 
-def _layers() -> Iterator[Case]:
-    flops = "how many FLOPs is a MAC?"
-    two = "a MAC is two FLOPs: 2 * macs / peak seconds of arithmetic"
-    longer = "arithmetic and reading go on at the same time: which of them decides?"
-    maximum = "the longer of the two decides, for each layer"
-    for moved, hint, more in [
-        ([1.0, 1.0], flops, two),
-        ([9e9, 1.0], longer, maximum),
-        ([3e9, 8e9], longer, maximum),
-    ]:
-        macs, moved = torch.tensor([4e9, 1e9]), torch.tensor(moved)
-        bound = torch.maximum(2 * macs / 4e9, moved / 1e9)
-        yield Case((macs, moved, 4e9, 1e9), bound, hint, more, axes=("layer",))
+def finish(kernel: Callable, sums: Tensor, shift: Tensor, winners: Tensor, pi: Tensor) -> Tensor:
+    """Run a ``finish_kernel`` in tiles of 16 winners and 16 pixels, or 64 on large maps."""
+    n, pixels, k = sums.shape
+    y = guarded(torch.full_like(sums, UNTOUCHED), UNTOUCHED)
+    inputs = [guarded(x) for x in (sums, shift, winners, pi)]
+    block = 16 if pixels < 64 else 64
+    grid = (n, -(-pixels // block), -(-k // 16))
+    launch(kernel, grid, *inputs, y, pixels, k, BLOCK_M=block, BLOCK_N=16)
+    return y
 
 
-check_least_time = Exercise(
-    "least_time(macs, moved, peak, bandwidth): the roofline's bound in seconds, [L]",
-    _layers,
-    "right for layers on both sides of the ridge.",
-    (
-        Mistake(lambda f, b, p, r: torch.maximum(f / p, b / r), "you take a MAC for one FLOP"),
-        Mistake(
-            lambda f, b, p, r: 2 * f / p + b / r,
-            "you add the two times, as if reading and multiplying waited for each other",
-        ),
-        Mistake(lambda f, b, p, r: 2 * f / p, "you leave the bytes out"),
-        Mistake(lambda f, b, p, r: b / r, "you leave the arithmetic out"),
-        Mistake(
-            lambda f, b, p, r: torch.minimum(2 * f / p, b / r), "you take the shorter of the two"
-        ),
-        Mistake(
-            lambda f, b, p, r: torch.maximum(2 * f / p, b / r).max().expand(2),
-            "you let the slowest layer decide for all",
-        ),
+def finished(kernel: Callable, *arguments: Tensor) -> Tensor:
+    return written(finish(kernel, *arguments))
+
+
+@torch.no_grad()
+def read_digits(kernel: Callable | None, images: Tensor) -> Tensor:
+    """What the digits network reads with the kernel as the end of every layer; or without one."""
+    network = load_pretrained("digits", 0.5).eval()
+
+    def end(layer: GatedConv2d, inputs: tuple, output: Tensor) -> Tensor:
+        chosen = winner_mask(layer.saliency, layer.density)
+        winners = chosen.nonzero()[:, 1].view(len(chosen), -1)  # as many for every image
+        sums = layer.norm(layer.conv(inputs[0])).flatten(2)  # [N, C_out, pixels]
+        own = sums.gather(1, winners[:, :, None].expand(-1, -1, sums.shape[2])).mT.contiguous()
+        y = finish(kernel, own, layer.beta, winners, layer.gate.gather(1, winners)).mT
+        index = winners[:, :, None].expand_as(y)
+        return torch.zeros_like(sums).scatter(1, index, y).view_as(output)
+
+    for layer in network.modules():
+        if isinstance(layer, GatedConv2d) and kernel is not None:
+            layer.register_forward_hook(end)
+    return network(images).argmax(1)
+
+
+def _ends() -> Iterator[Case]:
+    hint = "in which order, and where do the j-th winner's shift and image n's gates lie?"
+    more = "load shift + out and pi + n * k_out + j, each as a row [None, :]; add, multiply, ReLU"
+    for n, pixels, k, sign in [(1, 20, 6, 1), (3, 40, 20, 1), (2, 16, 16, -1)]:
+        sums, shift, winners = torch.randn(n, pixels, k), torch.randn(24), some_channels(n, 24, k)
+        pi = (0.5 + torch.rand(n, k)) * torch.where(torch.arange(k) % 3 == 2, sign, 1)
+        y = (pi[:, None] * (sums + shift[winners][:, None])).relu().flatten()
+        expected = torch.cat([y, torch.full((512,), UNTOUCHED)])
+        arguments = sums, shift, winners, pi
+        yield Case(arguments, expected, hint, more, ask=finished, axes=("place from y",))
+    images = load_data("digits")[1].tensors[0][:20]
+    yield Case((images,), read_digits(None, images), hint, more, ask=read_digits, axes=("digit",))
+
+
+ADD, GATE, RELU = "total += b", "total *= g", "total = tl.where(total > 0.0, total, 0.0)"
+check_finish_kernel = Exercise(
+    "finish_kernel(sums, shift, winners, pi, y, pixels, k_out, BLOCK_M, BLOCK_N): fills y "
+    "[N, pixels, k_out] with relu(pi * (sums + shift))",
+    _ends,
+    "shift, gate and ReLU are right. At the end of all 4 layers of the digits network, your "
+    "kernel has read 20 digits, each as the network reads it.",
+    tuple(
+        Mistake(kernel_with(FINISH, "; ".join(steps)), says)
+        for steps, says in [
+            ((GATE, ADD, RELU), "the shift comes after the gate; it belongs before it"),
+            ((RELU, ADD, GATE), "the ReLU comes before the shift; it is the last step"),
+            (
+                (ADD, RELU, GATE),
+                "the ReLU comes before the gate. Where no gate is negative, as in FBS, that is the "
+                "same; one input here has negative gates, and the formula puts the ReLU last",
+            ),
+            ((ADD, GATE), "the ReLU is missing"),
+            ((ADD, RELU), "the gate is missing"),
+            ((GATE, RELU), "the shift is missing"),
+            (
+                ("total += tl.load(shift + j, mask=j < k_out, other=0.0)[None, :]", GATE, RELU),
+                "the shift is that of channel j; the j-th winner's lies at shift + out",
+            ),
+            (
+                (ADD, "total *= tl.load(pi + j, mask=j < k_out, other=0.0)[None, :]", RELU),
+                "all images get the gates of the first; those of image n begin at pi + n * k_out",
+            ),
+        ]
     ),
 )
