@@ -15,7 +15,7 @@ CIFAR := fbs_tutorial/assets/cifar10
 CORE := calibrate contract convert dynamics errors execution gated graph losses macs packaging saliency tables wta
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test quick lint unit nbval test-gpu test-native-asan run notebooks digits bench bench-gpu budget gpu ablation bench-live clean
+.PHONY: help setup lab test quick lint unit nbval test-gpu test-native-asan run notebooks digits bench bench-gpu budget gpu ablation bench-live compare clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +90,10 @@ budget: setup ## two looks on CIFAR-10 and digits, into benchmarks/budget (20 mi
 	  $(CIFAR)/d0.5.safetensors@0.5,0.7 $(CIFAR)/static0.7.safetensors \
 	  $(CIFAR)/plain.safetensors --out benchmarks/budget/cifar10.json
 	$(BIN)/python tools/ship_budget.py
+
+compare: setup ## FBS beside its static relatives on the digits, three seeds (6 minutes on 2 cores)
+	$(BIN)/python -m fbs_tutorial compare --seeds 0,1,2 --out benchmarks/compare/digits.json
+	$(BIN)/python tools/ship_compare.py
 
 ablation: setup ## what distillation is worth on small data, three seeds (an hour on 2 cores)
 	$(BIN)/python tools/ablation.py

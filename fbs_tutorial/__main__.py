@@ -1,4 +1,4 @@
-"""``python -m fbs_tutorial``: the commands train, prune, evaluate, bench, budget and live."""
+"""The command line: train, prune, compare, evaluate, bench, budget and live."""
 
 import argparse
 import shlex
@@ -9,6 +9,8 @@ from pathlib import Path
 
 from .bench.budget import SHARES, budget, curves, report
 from .bench.cases import NETWORKS
+from .bench.compare import DENSITIES, Plan, choose, compare
+from .bench.compared import choices_table, provenance, table
 from .bench.evaluate import evaluate, evaluation
 from .bench.report import tables
 from .bench.run import bench
@@ -107,6 +109,31 @@ def _prune(options: argparse.Namespace) -> int:
         data=options.data,
     )
     _say("\n".join(lines))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    plan = Plan(
+        options.data,
+        options.model,
+        options.densities or DENSITIES,
+        options.seeds,
+        options.epochs,
+        options.images,
+    )
+    name = "choices" if options.choose else "compare"
+    out = _json(options.out or f"build/{name}-{Path(options.data).name}.json")
+    work = choose if options.choose else compare
+    results = work(plan, out, command=_command(options), say=note)
+    said = [provenance(results), ""]
+    said += [choices_table(results) if options.choose else table(results), ""]
+    if not options.choose:
+        from .lesson.plots import compared
+
+        figure, sentence = compared(results)
+        figure.savefig(out.with_suffix(".png"), dpi=130)
+        said.append(f"{sentence}\nthe plot is in {out.with_suffix('.png')}")
+    _say("\n".join([*said, f"the numbers are in {out}"]))
     return 0
 
 
@@ -212,6 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     Settings.add_options(train_command)
     train_command.set_defaults(run=_train, when_stopped="the same command goes on from here")
     _add_prune(commands)
+    _add_compare(commands)
     _add_evaluate(commands)
     _add_bench(commands)
     _add_budget(commands)
@@ -247,14 +275,35 @@ def _add_prune(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("prune", help="prune a trained network for all images alike")
     add = command.add_argument
     add("--method", required=True, help=f"one of {', '.join(METHODS)}")
-    add("--percent", type=float, required=True, help="of the weights, or of the channels")
+    add("--percent", type=float, help="of the weights, or of the channels; none with idle")
     add("--from", dest="checkpoint", metavar="FILE", help="the network's weights")
     add("--model", help="whose weights they are, where the file does not tell")
     add("--pretrained", action="store_true", help="torchvision's weights of --model")
     add("--score", default="max", help="of kernels: max, l1 or l2")
-    add("--data", help="a data set: print the validation accuracy before and after")
+    add("--data", help="a data set: print the validation accuracy before and after; idle needs it")
     add("--out", required=True, metavar="FILE", help="what to write, for train --from")
     command.set_defaults(run=_prune, when_stopped="nothing is written")
+
+
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "compare", help="train FBS and its static relatives at equal MACs and epochs, and compare"
+    )
+    add = command.add_argument
+    add("--data", default="digits", metavar="NAME", help="as train takes it (default: digits)")
+    add("--model", metavar="NAME", help=f"of {', '.join(MODELS)}; the recipe's when not given")
+    add(
+        "--densities",
+        type=numbers(float),
+        metavar="0.7,0.5",
+        help="each sets the MACs, by its winners",
+    )
+    add("--seeds", type=numbers(int), default=(0,), metavar="0,1,2", help="default: 0")
+    add("--epochs", type=int, help="before pruning, and as many after it")
+    add("--images", type=int, help="of the training part, at most, for a shorter comparison")
+    add("--choose", action="store_true", help="choose settings on validation images instead")
+    add("--out", metavar="FILE.json", help="written after each row (default: under build/)")
+    command.set_defaults(run=_compare, when_stopped="the same command goes on from here")
 
 
 def _add_bench(commands: argparse._SubParsersAction) -> None:

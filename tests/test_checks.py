@@ -66,6 +66,28 @@ def gate_block(block, density):
     return gated
 
 
+def stripe_sum(x, weight, kept):
+    height, width = x.shape[2:]
+    padded = F.pad(x, (1, 1, 1, 1))
+    y = x.new_zeros(len(x), len(weight), height, width)
+    for i, j in kept.any(dim=0).nonzero().tolist():
+        shifted = padded[:, :, i : i + height, j : j + width].permute(0, 2, 3, 1)  # [N, H, W, C]
+        has = kept[:, i, j]
+        y[:, has] += (shifted @ weight[has, :, i, j].T).permute(0, 3, 1, 2)
+    return y
+
+
+def prune_block(block, keep):
+    small = copy.deepcopy(block)
+    small.conv1.weight = nn.Parameter(block.conv1.weight[keep])
+    for name in ("weight", "bias"):
+        setattr(small.bn1, name, nn.Parameter(getattr(block.bn1, name)[keep]))
+    for name in ("running_mean", "running_var"):
+        setattr(small.bn1, name, getattr(block.bn1, name)[keep])
+    small.conv2.weight = nn.Parameter(block.conv2.weight[:, keep])
+    return small
+
+
 RIGHT = {
     "check_conv_macs": lambda a, b, k, h, w: a * b * k * k * h * w,
     "check_shared_winners": lambda a, b: ((a != 0) & (b != 0)).sum(),
@@ -101,6 +123,9 @@ RIGHT = {
     "check_live_in_sum": lambda branches: (sum(b.int() for b in branches) > 0).sum(1),
     "check_inverted_macs": inverted_macs,
     "check_gate_block": gate_block,
+    "check_revived": lambda m, w: ((w != 0).any(3).any(2) & ~m).nonzero().tolist(),
+    "check_stripe_sum": stripe_sum,
+    "check_prune_block": prune_block,
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 import gpu
-from gpu import Job, Queue, main, trainings
+from gpu import Job, Queue, comparisons, main, trainings
 
 
 def job(name, code, part="train", after=()):
@@ -81,6 +81,11 @@ def test_opponents_have_as_many_epochs_and_gated_networks_begin_from_the_plain_o
     assert len(jobs) == len(gpu.SEEDS) * (2 + 3 * len(gpu.DENSITIES))
 
 
+def test_three_networks_are_compared_with_their_static_relatives(tmp_path):
+    models = [job.command[job.command.index("--model") + 1] for job in comparisons(tmp_path)]
+    assert models == ["mcifarnet", "vgg16_cifar", "resnet56"]
+
+
 def test_an_unknown_part_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--only", "tests,training", "--out", str(tmp_path)])
@@ -91,7 +96,7 @@ def test_an_unknown_part_is_refused(tmp_path, capsys):
 def test_every_part_once_without_a_gpu(tmp_path):
     assert main(["--rehearse", "--out", str(tmp_path), "--at-once", "2", "--seconds", "900"]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
-    assert set(states(report).values()) == {"finished"} and len(report["jobs"]) == 3 + 5
+    assert set(states(report).values()) == {"finished"} and len(report["jobs"]) == 3 + 6
     assert json.loads((tmp_path / "cpu.json").read_text())["rows"]
     rows = json.loads((tmp_path / "fbs0.5-seed0" / "metrics.json").read_text())["rows"]
     assert rows[-1]["density"] == 0.5

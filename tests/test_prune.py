@@ -86,6 +86,50 @@ def test_slim_then_fbs_is_one_command_more(tmp_path, capsys):
     assert count_macs(gated, X).dense == count_macs(network, X).dense
 
 
+def test_slimming_and_fbs_in_one_command(tmp_path):
+    folder = tmp_path / "both"
+    options = ["--slim", 40, "--slimming", 0.001, "--densities", "0.5", "--epochs", 1]
+    assert run("train", *options, "--out", folder) == 0
+    rows = rows_of(folder)
+    assert [(row["step"], row["method"]) for row in rows.values()] == [
+        ("plain", "plain"),
+        ("slim", "slim"),
+        ("d0.5", "fbs"),
+    ]
+    plain, slimmed, gated = (load_network(folder / f"{step}.safetensors")[0] for step in rows)
+    widths = [net.conv4.out_channels for net in (plain, slimmed, gated)]
+    assert widths[0] > widths[1] == widths[2]
+    assert {n: p.shape for n, p in slimmed.named_parameters()} == {
+        n: p.shape for n, p in slim(plain, 40).named_parameters()
+    }
+    assert rows["d0.5"]["macs_dense"] == rows["slim"]["macs_gates"] < rows["plain"]["macs_gates"]
+    assert rows["d0.5"]["macs_gates"] < 0.4 * rows["slim"]["macs_gates"]
+
+
+def test_slimming_then_distilled_gates_start_from_the_slimmed_network(tmp_path):
+    folder = tmp_path / "taught"
+    options = ["--slim", 40, "--distill", "--densities", "0.9,0.5", "--epochs", 1]
+    assert run("train", *options, "--out", folder) == 0
+    slimmed, gated = (load_network(folder / f"{n}.safetensors")[0] for n in ("slim", "d0.5"))
+    assert gated.conv4.out_channels == slimmed.conv4.out_channels < 64
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--slim", 40, "--plain"], "--slim comes before gates"),
+        (["--slim", 40, "--stripes"], "--slim comes before gates"),
+        (["--slim", 40, "--from", PLAIN, "--density", 0.5], "without --from"),
+        (["--slim", 101], "--slim must be a number from 0 to 100"),
+        (["--slimming", 0.1], "--slimming goes with --plain or --slim"),
+    ],
+    ids=str,
+)
+def test_slim_is_refused(options, says, tmp_path, capfd):
+    assert run("train", *options, "--out", tmp_path / "run") == 2
+    assert says in capfd.readouterr().err
+
+
 def test_the_penalty_of_slimming_shrinks_scales(tmp_path):
     sums = []
     for weight in (0, 0.1):
@@ -114,7 +158,7 @@ def test_train_stripes(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--method", "magic"], "method must be one of kernels, slimming, got 'magic'"),
+        (["--method", "magic"], "method must be one of kernels, slimming, idle, got 'magic'"),
         (["--percent", "120"], "percent must be a number from 0 to 100, got 120.0"),
         (["--percent", "few"], "--percent.*'few'"),
         (["--score", "l3"], "score must be one of max, l1, l2, got 'l3'"),

@@ -306,6 +306,24 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "return str(error)",
         "test_native.py::test_a_damaged_build_is_built_again",
     ),
+    "static: fewer channels, and fewer winners": (
+        "static/idle.py",
+        "layer.density = winners[layer] / layer.out_channels",
+        "pass",
+        "test_idle.py::test_each_layer_keeps_what_wins_and_as_many_winners",
+    ),
+    "static: a mask costs no bytes": (
+        "static/storage.py",
+        "+ -(-bits // 8)",
+        "+ 0 * bits",
+        "test_idle.py::test_masked_kernels_cost_a_bit_and_no_weight",
+    ),
+    "a comparison that forgets the predictors": (
+        "bench/compare.py",
+        "report.active.double().mean().item() + report.overhead",
+        "report.active.double().mean().item()",
+        "test_compare.py::test_macs_have_the_predictors_in_them",
+    ),
     "a GPU takes the slower way": (
         "execution/roofline.py",
         "gathers, gpu) < dense_time(",

@@ -82,6 +82,7 @@ def all_jobs(options: argparse.Namespace) -> Iterator[Job]:
     yield Job("tests", "tests", [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests])
     yield Job("bench", "bench", [python, "-m", "fbs_tutorial", "bench", *bench])
     yield from trainings(*train)
+    yield from comparisons(out, options.rehearse)
     for name in notebooks:
         command = [python, "tools/run_notebooks.py", "--out", str(out), f"notebooks/{name}.ipynb"]
         yield Job(name, "notebooks", command)
@@ -122,6 +123,16 @@ def trainings(
         yield job("any", "--from", plain, "--any-density", *distilled, *length, after=["plain"])
         for d in densities:
             yield job(f"small{d:g}", "--static", "--densities", d, *twice)
+
+
+def comparisons(out: Path, rehearse: bool = False) -> Iterator[Job]:
+    """FBS beside its static relatives on each of three networks; one short one in a rehearsal."""
+    command = [sys.executable, "-m", "fbs_tutorial", "compare"]
+    short = ["--data", "digits", "--densities", "0.5", "--epochs", "1", "--images", "150"]
+    for model in ("digitsnet",) if rehearse else ("mcifarnet", "vgg16_cifar", "resnet56"):
+        what = short if rehearse else ["--data", "cifar10", "--model", model]
+        name = f"compare-{model}"
+        yield Job(name, "train", [*command, *what, "--out", str(out / f"{name}.json")])
 
 
 class Queue:

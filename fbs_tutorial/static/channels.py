@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from ..method.gated import is_gated, restore_modes
+from ..method.gated import Gated, GatedConv2d, gated_layers, is_gated, restore_modes
 from ..method.graph import (
     ACTIVATIONS,
     CHANNEL_MAP_MODULES,
@@ -25,13 +25,14 @@ from .masks import check_module
 class Channels:
     """Channels that can be removed one by one without changing any other.
 
-    Channel ``i`` is output ``i`` of the first convolution. Depthwise convolutions after it, each
-    with a norm, hand it on. All that reads it can do without: dense convolutions and linear layers.
+    Channel ``i`` is output ``i`` of the first convolution, which may be gated and then has its norm
+    inside. Depthwise convolutions after it, each with a norm, hand it on. All that reads it can do
+    without: dense convolutions, gated or not, and linear layers.
     """
 
-    convs: tuple[nn.Conv2d, ...]
+    convs: tuple[nn.Conv2d | GatedConv2d, ...]
     norms: tuple[nn.BatchNorm2d, ...]
-    readers: tuple[nn.Conv2d | nn.Linear, ...]
+    readers: tuple[nn.Conv2d | GatedConv2d | nn.Linear, ...]
 
     @property
     def count(self) -> int:
@@ -55,7 +56,25 @@ def removable_channels(model: nn.Module, *kinds: type[nn.Conv2d]) -> list[Channe
     check_module(model)
     if is_gated(model):
         raise ValueError("model must be without gated layers; remove channels first, then convert")
-    if is_counted(model):
+    return _groups(model, kinds)
+
+
+def gated_channels(model: nn.Module) -> list[Channels]:
+    """The groups of channels that gates choose from and that can be removed from ``model``.
+
+    As `removable_channels`, for the outputs of `GatedConv2d` layers of one group. Channels that
+    meet in a sum or a concatenation stay, and so do those that a `ChannelPruning` block gates.
+
+    Raises:
+        TypeError: ``model`` is not a module. ValueError: it has no gates, or cannot be traced.
+    """
+    gated_layers(model)
+    return [g for g in _groups(model, (GatedConv2d,)) if isinstance(g.convs[0], GatedConv2d)]
+
+
+def _groups(model: nn.Module, kinds: tuple[type, ...]) -> list[Channels]:
+    """The groups of ``model``, the same in training and in eval mode."""
+    if is_counted(model) or isinstance(model, Gated):
         return []  # a single layer
     modes = {module: module.training for module in model.modules()}
     in_training = _Flow(model.train(), kinds).groups()
@@ -82,7 +101,7 @@ class _Flow:
     def groups(self) -> list[Channels]:
         found = []
         for node, conv in self.module.items():
-            if type(conv) in self.kinds and conv.groups == 1 and self.alone(node):
+            if type(conv) in self.kinds and _is_dense(conv) and self.alone(node):
                 try:
                     found.append(self.follow(node))
                 except _StaysError:
@@ -97,9 +116,10 @@ class _Flow:
     def follow(self, node: fx.Node) -> Channels:
         """The channels that the convolution of ``node`` makes; `_StaysError` if they must stay."""
         convs, norms, readers = [self.module[node]], [], []
-        norm = self.norm_after(node)
-        norms.append(self.module[norm])
-        waiting = [(reader, norm, False) for reader in norm.users]  # reader, what it reads, is flat
+        if not isinstance(convs[0], GatedConv2d):
+            node = self.norm_after(node)
+            norms.append(self.module[node])
+        waiting = [(reader, node, False) for reader in node.users]  # reader, what it reads, is flat
         while waiting:
             node, value, flat = waiting.pop(0)
             module = self.module.get(node)
@@ -135,7 +155,7 @@ class _Flow:
             return False
         if flat:
             return type(module) is nn.Linear and module.in_features % channels == 0
-        return type(module) in self.kinds and module.groups == 1
+        return type(module) in self.kinds and _is_dense(module)
 
     def is_depthwise(self, node: fx.Node) -> bool:
         module = self.module.get(node)
@@ -153,6 +173,11 @@ class _Flow:
             known |= type(module) in CHANNEL_MAP_MODULES and not flat
             known &= not altered(module)
         return known and node.all_input_nodes == [value] and _keeps_zero(node, module)
+
+
+def _is_dense(conv: nn.Conv2d | GatedConv2d) -> bool:
+    """True for a convolution of one group."""
+    return getattr(conv, "conv", conv).groups == 1
 
 
 def _keeps_zero(node: fx.Node, module: nn.Module | None) -> bool:
@@ -206,8 +231,14 @@ def remove_channels(group: Channels, keep: Tensor) -> None:
         keep_inputs(layer, keep)
 
 
-def keep_outputs(layer: nn.Conv2d | nn.BatchNorm2d, keep: Tensor) -> None:
-    """Cut a convolution or batch norm down to the outputs where ``keep`` ``[C]`` is True."""
+def keep_outputs(layer: nn.Conv2d | nn.BatchNorm2d | GatedConv2d, keep: Tensor) -> None:
+    """Cut a convolution or batch norm down to the outputs where ``keep`` ``[C]`` is True.
+
+    Of a gated layer its predictor too; its density then is another share of fewer channels.
+    """
+    if isinstance(layer, GatedConv2d):
+        _keep_gated_outputs(layer, keep)
+        return
     for name in ("weight", "bias", "running_mean", "running_var", "skeleton"):
         _cut(layer, name, lambda value: value[keep.to(value.device)])
     count = keep.sum().item()
@@ -219,12 +250,24 @@ def keep_outputs(layer: nn.Conv2d | nn.BatchNorm2d, keep: Tensor) -> None:
         layer.in_channels = layer.groups = count
 
 
-def keep_inputs(layer: nn.Conv2d | nn.Linear, keep: Tensor) -> None:
+def _keep_gated_outputs(layer: GatedConv2d, keep: Tensor) -> None:
+    keep_outputs(layer.conv, keep)
+    keep_outputs(layer.norm, keep)
+    for part, name in ((layer, "beta"), (layer.predictor, "weight"), (layer.predictor, "bias")):
+        _cut(part, name, lambda value: value[keep.to(value.device)])
+    layer.out_channels = layer.predictor.out_features = len(layer.beta)
+
+
+def keep_inputs(layer: nn.Conv2d | nn.Linear | GatedConv2d, keep: Tensor) -> None:
     """Cut a layer down to the input channels where ``keep`` ``[C]`` is True.
 
     A linear layer reads each channel's map as so many features in a row.
     """
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, GatedConv2d):
+        keep_inputs(layer.conv, keep)
+        keep_inputs(layer.predictor, keep)
+        layer.in_channels = layer.conv.in_channels
+    elif isinstance(layer, nn.Conv2d):
         _cut(layer, "weight", lambda weight: weight[:, keep.to(weight.device)])
         layer.in_channels = layer.weight.shape[1]
     else:

@@ -205,6 +205,21 @@ def add_skeletons(model: nn.Module) -> nn.Module:
     return model
 
 
+def train_shape_only(model: nn.Module) -> nn.Module:
+    """Leave nothing but the skeletons to train, in place; returns ``model``.
+
+    Weights, norms and classifier stay as they are, random for a new network. What it then learns
+    is the shape of its filters alone.
+
+    Raises:
+        TypeError: ``model`` is not a module. ValueError: it has no `StripeConv2d`.
+    """
+    skeletons = {conv.skeleton for conv in _stripe_convs(model)}
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter in skeletons)
+    return model
+
+
 def skeleton_penalty(model: nn.Module) -> Tensor:
     """The L1 term of the loss: the sum of ``|I|`` over all skeletons, a scalar.
 

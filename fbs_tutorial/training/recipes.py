@@ -34,6 +34,7 @@ class Recipe:
     temperature: float = 4.0  # distillation: of teacher and student
     teacher_weight: float = 0.7  # distillation: of the teacher's outputs, the labels have the rest
     slimming: float = 0.0  # of the norms' scales in plain networks, see `slimming_penalty`
+    slim: float = 0.0  # percent of the channels that go before there are gates, see `slim`
     sr: float = 1e-5  # of the skeletons, see `skeleton_penalty`
     threshold: float = 0.01  # below it a stripe is pruned, see `update_skeletons`
     decay_skeletons: bool = False  # at 1 that is ten times ``sr``, or more
@@ -124,7 +125,8 @@ class Step:
 
     name: str  # of its weights file: "plain", "d0.5", "any", "static0.5"
     kind: str  # "plain", "small" (plain with fewer channels), "gated", "any" (any density),
-    # "stripes" (with skeletons), or "tuned" (a network that is given, as it is)
+    # "stripes" (with skeletons), "slim" (the plain one, slimmed), or "tuned" (a network that is
+    # given, as it is)
     density: float | None  # of a gated network; None where there is none or one is drawn per image
     epochs: int
     lr: float

@@ -217,8 +217,14 @@ class Settings:
     )
     slimming: float | None = option(
         None,
-        "with --plain: weight of the L1 norm of the batch norms' scales in the loss",
+        "with --plain or --slim: weight of the L1 norm of the batch norms' scales in the loss",
         number(0, LARGEST, "a number of at least 0"),
+    )
+    slim: float | None = option(
+        None,
+        "network slimming first: percent of the channels removed from the plain network, which is "
+        "fine-tuned before it gets gates",
+        number(0, 100, "a number from 0 to 100"),
     )
     sr: float | None = option(
         None,
@@ -308,6 +314,7 @@ class Settings:
         recipe, densities = self.recipe, self.densities or DENSITIES
         plain = Step("plain", "plain", None, recipe.plain_epochs, recipe.plain_lr)
         small = replace(plain, kind="small", distilled=self.distill)
+        first = [plain] + [Step("slim", "slim", None, recipe.epochs, recipe.lr)] * (recipe.slim > 0)
         how = recipe.epochs, recipe.lr, 1.0, False
         if self.distill:
             how = recipe.distilled_epochs, recipe.distilled_lr, 1.0, True
@@ -316,7 +323,7 @@ class Settings:
         if self.kind == "any":
             how = recipe.any_epochs, recipe.any_lr, 1.0, self.distill
             step = Step("any", "any", None, *how)
-            return [step] if self.fine_tunes else [plain, step]
+            return [step] if self.fine_tunes else [*first, step]
         if self.kind == "finetune":
             return [Step(f"d{self.density:g}", "gated", float(self.density), *how)]
         if self.kind == "tuned":
@@ -327,7 +334,7 @@ class Settings:
             taught = self.distill and self.teacher is None  # by a plain network of this run
             steps = [replace(small, name=f"static{d:g}", width=float(d)) for d in densities]
             return [plain, *steps] if taught else steps
-        return [plain, *(Step(f"d{d:g}", "gated", float(d), *how) for d in densities)]
+        return [*first, *(Step(f"d{d:g}", "gated", float(d), *how) for d in densities)]
 
     def record(self) -> dict:
         """What the run is, for ``metrics.json``: every recorded option, and what follows of it."""
@@ -423,7 +430,15 @@ RULES: tuple[tuple[Callable[[Settings], bool], str], ...] = (
         lambda s: not s.stripes and (s.sr is not None or s.threshold is not None),
         "{sr} and {threshold} go with {stripes}",
     ),
-    (lambda s: s.slimming is not None and not s.plain, "{slimming} goes with {plain}"),
+    (
+        lambda s: s.slimming is not None and not s.plain and s.slim is None,
+        "{slimming} goes with {plain} or {slim}",
+    ),
+    (
+        lambda s: s.slim is not None and (s.fine_tunes or s.kind not in ("schedule", "any")),
+        "{slim} comes before gates: it goes with a schedule or {any_density}, and without "
+        "{checkpoint}",
+    ),
     (lambda s: s.decay_skeletons and not s.stripes, "{decay_skeletons} goes with {stripes}"),
     (
         lambda s: s.kind in ("stripes", "tuned") and s.distill,

@@ -39,6 +39,11 @@ class Splits:
     def num_classes(self) -> int:
         return int(self.train[1].max()) + 1
 
+    @property
+    def seen(self) -> Tensor:
+        """The training images; where they are in files, the reference ones among them."""
+        return self.train[0] if isinstance(self.train[0], Tensor) else self.reference
+
 
 def load_splits(data: str, recipe: Recipe, seed: int, download: bool, team: Team) -> Splits:
     """The data set, its training images split by ``seed``.

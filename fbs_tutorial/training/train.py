@@ -24,6 +24,7 @@ from ..files import file_fingerprint
 from ..method.convert import convert, random_predictor
 from ..method.gated import evaluating, gated_layers, is_gated
 from ..models import MODELS
+from ..static.slimming import slim
 from ..static.stripes import add_skeletons, prune_stripes
 from .loop import fit, threads
 from .measure import measure, measure_step
@@ -196,18 +197,21 @@ def _train_step(work: Work, number: int, bar: tqdm) -> None:
 
 
 def _start(work: Work, number: int) -> nn.Module:
-    """The network that a step begins with: a new one; or the one given, the plain one where it
-    teaches, or that of the step before, with gates."""
+    """The network that a step begins with: a new one; the plain one, slimmed; or the one given, the
+    one without gates where a teacher teaches, or that of the step before, with gates."""
     step = work.run.steps[number]
     if step.kind == "tuned":
         return copy.deepcopy(work.given)
+    if step.kind == "slim":
+        return slim(_saved(work, number - 1), work.run.recipe.slim)
     if not step.gates:
         network = _new(work.run, work.splits, step.width)
         return add_skeletons(network) if step.kind == "stripes" else network
     if work.given is not None:
         network = copy.deepcopy(work.given)
     else:
-        network = _saved(work, 0 if step.distilled else number - 1)
+        gateless = [i for i, other in enumerate(work.run.steps) if not other.gates]
+        network = _saved(work, gateless[-1] if step.distilled else number - 1)
     return network if is_gated(network) else _gate(network, work.run)
 
 

@@ -15,6 +15,7 @@ from .nb06 import check_density_schedule, check_l1_penalty
 from .nb07 import check_batch_as_groups, check_break_even, check_pair_index
 from .nb08 import check_finish_kernel, check_gather_kernel, check_weight_addresses
 from .nb09 import check_gate_block, check_inverted_macs, check_live_in_sum
+from .nb12 import check_prune_block, check_revived, check_stripe_sum
 
 __all__ = [
     "CheckResult",
@@ -36,9 +37,12 @@ __all__ = [
     "check_mean_one_gate",
     "check_pair_index",
     "check_predicted_saliency",
+    "check_prune_block",
+    "check_revived",
     "check_safe_l2",
     "check_shared_winners",
     "check_static_choice",
+    "check_stripe_sum",
     "check_weight_addresses",
     "check_winner_take_all",
     "check_winner_take_all_backward",

@@ -1,0 +1,287 @@
+"""The exercises of notebook 12, Static relatives."""
+
+import copy
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from .engine import Case, Exercise, Mistake
+from .nb09 import _basic_block, _numbers
+
+
+def _pairs(function: Callable, mask: Tensor, weight: Tensor) -> object:
+    """What the reader found, tensors and tuples as lists."""
+    found = function(mask, weight)
+    found = found.tolist() if isinstance(found, Tensor) else found
+    return [list(pair) if isinstance(pair, tuple) else pair for pair in found]
+
+
+def _layers() -> Iterator[Case]:
+    where = "which kernels may have no weight at all?"
+    masked = "those where mask is False; of these, list the ones that are not all 0"
+    every = "which of the k x k weights can be the one that is back?"
+    each = "any of them, and of either sign: look at each weight, not at a sum or at one place"
+    for change, hint, more in [
+        ("nothing", where, masked),
+        ("whole kernels", where, masked),
+        ("a corner", every, each),
+        ("both signs", every, each),
+        ("negative", every, each),
+    ]:
+        mask = torch.rand(4, 3) < 0.5
+        mask[0, 0], mask[1, 2], mask[3, 0] = True, False, False
+        weight = torch.randn(4, 3, 3, 3) * mask[:, :, None, None]
+        back = [] if change == "nothing" else [[1, 2], [3, 0]]
+        for o, i in back:
+            weight[o, i, 0, 2] = -0.25 if change in ("negative", "both signs") else 0.25
+            if change == "both signs":
+                weight[o, i, 1, 1] = 0.25
+            if change == "whole kernels":
+                weight[o, i] = 0.25
+        yield Case((mask, weight), back, hint, more, ask=_pairs)
+
+
+def _alive(weight: Tensor) -> Tensor:
+    return (weight != 0).any(dim=3).any(dim=2)
+
+
+check_revived = Exercise(
+    "revived(mask, weight): bool [C_out, C_in], [C_out, C_in, k, k] -> [[out, in], ...] in order",
+    _layers,
+    "right, wherever in the kernel the weight is, whatever its sign.",
+    (
+        Mistake(
+            lambda m, w: (_alive(w) & m).nonzero(),
+            "you list kernels that were kept: mask is True where a kernel stays",
+        ),
+        Mistake(lambda m, w: (~m).nonzero(), "you list every masked kernel, dead or alive"),
+        Mistake(
+            lambda m, w: (~_alive(w) & ~m).nonzero(), "you list the masked kernels that are still 0"
+        ),
+        Mistake(
+            lambda m, w: ((w.sum((2, 3)) != 0) & ~m).nonzero(),
+            "you add up the weights of a kernel, and those of both signs can cancel",
+        ),
+        Mistake(
+            lambda m, w: ((w > 0).any(3).any(2) & ~m).nonzero(),
+            "you look for positive weights only",
+        ),
+        Mistake(
+            lambda m, w: ((w != 0).all(3).all(2) & ~m).nonzero(),
+            "you want all weights of a kernel to be back; one is enough",
+        ),
+        Mistake(
+            lambda m, w: ((w[:, :, 1, 1] != 0) & ~m).nonzero(),
+            "you look at the middle of the kernel only",
+        ),
+        Mistake(lambda m, w: len((_alive(w) & ~m).nonzero()) * [0], "you count them"),
+    ),
+)
+
+
+def _stripes() -> Iterator[Case]:
+    shift = "where does a tap read, and what is outside the image?"
+    there = "pad x by 1 on each side; the tap in row i, column j reads padded[:, :, i:i + H, "
+    there += "j:j + W], and its product is added to y"
+    cost = "with which filters is a tap multiplied?"
+    few = "with those alone that have it: has = kept[:, i, j]; y[:, has] += "
+    few += "F.conv2d(shifted, weight[has, :, i, j, None, None])"
+    for filters, share in ((1, 2.0), (4, 0.5), (5, 0.3)):
+        sizes = (2, 3, 5, 6), (filters, 3, 3, 3)
+        x, weight = (torch.randint(-4, 5, size) / 4 for size in sizes)  # sums without rounding
+        kept = torch.rand(filters, 3, 3) < share
+        kept[0, 0, 1] = True
+        expected = F.conv2d(x, weight * kept[:, None], padding=1)
+        yield Case((x, weight, kept), expected, shift, there)
+        macs = int(kept.sum()) * 3 * 5 * 6 * 2
+        yield Case((x, weight, kept), macs, cost, few, ask=_macs, unit=" MACs")
+
+
+def _macs(function: Callable, x: Tensor, weight: Tensor, kept: Tensor) -> int:
+    """What PyTorch multiplies inside the function."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        function(x, weight, kept)
+    return counter.get_total_flops() // 2
+
+
+def _stripe_sum(
+    x: Tensor, weight: Tensor, kept: Tensor, mode: str = "constant", back: bool = False,
+    adds: bool = True, exchanged: bool = False,
+) -> Tensor:  # fmt: skip
+    """The right answer; with other arguments, a wrong one."""
+    height, width = x.shape[2:]
+    padded = F.pad(x, (1, 1, 1, 1), mode)
+    y = x.new_zeros(len(x), len(weight), height, width)
+    for i in range(3):
+        for j in range(3):
+            has = kept[:, i, j]
+            row, column = (2 - i, 2 - j) if back else (j, i) if exchanged else (i, j)
+            shifted = padded[:, :, row : row + height, column : column + width]
+            if has.any():
+                stripes = F.conv2d(shifted, weight[has, :, i, j, None, None])
+                y[:, has] = y[:, has] + stripes if adds else stripes
+    return y
+
+
+check_stripe_sum = Exercise(
+    "stripe_sum(x, weight, kept): [N, C, H, W], [O, C, 3, 3], bool [O, 3, 3] -> [N, O, H, W]",
+    _stripes,
+    "right, and no stripe that is gone is multiplied.",
+    (
+        Mistake(
+            lambda x, w, k: F.conv2d(x, w * k[:, None], padding=1),
+            "you set removed stripes to 0, and multiply them all the same",
+        ),
+        Mistake(
+            lambda x, w, k: F.conv2d(x, w, padding=1),
+            "you do not look at kept: stripes that are gone are added, too",
+        ),
+        Mistake(lambda x, w, k: F.conv2d(x, w * k[:, None]), "you forget the padding"),
+        Mistake(
+            lambda x, w, k: _stripe_sum(x, w, k, back=True),
+            "you shift the other way: the tap in row 0 reads the pixel above",
+        ),
+        Mistake(
+            lambda x, w, k: _stripe_sum(x, w, k, exchanged=True),
+            "you exchange the rows and columns of a kernel",
+        ),
+        Mistake(
+            lambda x, w, k: _stripe_sum(x, w, k, mode="circular"),
+            "pixels come back in on the other side, as torch.roll brings them; pad with zeros",
+        ),
+        Mistake(
+            lambda x, w, k: _stripe_sum(x, w, k, adds=False),
+            "each tap overwrites the sum of those before it",
+        ),
+    ),
+)
+
+
+def _cut(function: Callable, kind: str, keep: Tensor, question: str) -> object:
+    """What the question asks of the block that ``function`` makes smaller."""
+    block, x = _lived_in(kind)
+    sizes = [value.shape for value in block.state_dict().values()]
+    smaller = function(block, keep)
+    if not isinstance(smaller, nn.Module):
+        return smaller
+    if question == "was the block changed":
+        same = [value.shape for value in block.state_dict().values()] == sizes
+        return UNCHANGED if same else "the block that you were given has other sizes now"
+    if question == "channels inside":
+        return [smaller.conv1.weight.shape[0], smaller.conv2.weight.shape[1]]
+    with torch.no_grad():
+        y = smaller(x)
+    right = _masked_output(kind, keep)
+    return torch.where((y - right).abs() < 1e-4, right, y) if y.shape == right.shape else y
+
+
+def _lived_in(kind: str) -> tuple[nn.Module, Tensor]:
+    """The same block and input each time, its norms with statistics of their own."""
+    block, x = _basic_block(kind)
+    for norm in (module for module in block.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.running_mean.copy_(torch.linspace(-0.3, 0.3, norm.num_features))
+        norm.running_var.copy_(torch.linspace(0.5, 1.5, norm.num_features))
+    return block, x
+
+
+UNCHANGED = "the block that you were given is as it was"
+
+
+@torch.no_grad()
+def _masked_output(kind: str, keep: Tensor) -> Tensor:
+    """The output of the block whose other channels have no scale and no shift."""
+    block, x = _lived_in(kind)
+    for parameter in (block.bn1.weight, block.bn1.bias):
+        parameter[~keep] = 0
+    return block(x)
+
+
+def _blocks() -> Iterator[Case]:
+    inside = "which layers make the channels in the middle, and which read them?"
+    both = "conv1.weight[keep] makes them, conv2.weight[:, keep] reads them"
+    rest = "what else belongs to a channel, and which channels meet in the sum?"
+    norm = (
+        "bn1 has four vectors, all of them at keep, and eval mode; what conv2 puts out meets the "
+    )
+    norm += "shortcut and stays as it is"
+    for kind in ("8 -> 8 stride 1", "8 -> 16 stride 2"):
+        keep = torch.rand(_numbers(kind)[1]) < 0.6
+        keep[:3] = torch.tensor([False, True, False])
+        count = int(keep.sum())
+        asked = (kind, keep, "channels inside")
+        yield Case(asked, [count, count], inside, both, ask=_cut, unit=" channels")
+        asked = (kind, keep, "the output")
+        yield Case(asked, _masked_output(kind, keep), rest, norm, ask=_cut)
+        hint = "work on copy.deepcopy(block): the reader of this function may need the old one"
+        yield Case((kind, keep, "was the block changed"), UNCHANGED, hint, ask=_cut)
+
+
+def _first(keep: Tensor) -> Tensor:
+    return torch.arange(len(keep)) < keep.sum()
+
+
+def _smaller(
+    block: nn.Module, keep: Tensor, scales: Callable = lambda keep: keep,
+    statistics: Callable = lambda keep: keep, reads: Callable = lambda keep: keep,
+) -> nn.Module:  # fmt: skip
+    """The right answer; with other arguments, a wrong one."""
+    small = copy.deepcopy(block)
+    small.conv1.weight = nn.Parameter(block.conv1.weight[keep])
+    small.bn1 = nn.BatchNorm2d(int(keep.sum()), eps=block.bn1.eps)
+    for name in ("weight", "bias"):
+        getattr(small.bn1, name).data = getattr(block.bn1, name).data[scales(keep)]
+    for name in ("running_mean", "running_var"):
+        getattr(small.bn1, name).data = getattr(block.bn1, name).data[statistics(keep)]
+    small.conv2.weight = nn.Parameter(block.conv2.weight[:, reads(keep)])
+    return small.eval()
+
+
+def _in_place(block: nn.Module, keep: Tensor) -> nn.Module:
+    block.__dict__.update(_smaller(block, keep).__dict__)
+    return block
+
+
+def _masked(block: nn.Module, keep: Tensor) -> nn.Module:
+    masked = copy.deepcopy(block)
+    for parameter in (masked.bn1.weight, masked.bn1.bias):
+        parameter.data[~keep] = 0
+    return masked
+
+
+def _without_statistics(block: nn.Module, keep: Tensor) -> nn.Module:
+    small = _smaller(block, keep)
+    small.bn1.reset_running_stats()
+    return small
+
+
+def _cut_the_sum(block: nn.Module, keep: Tensor) -> nn.Module:
+    small = _smaller(block, keep)
+    small.conv2.weight = nn.Parameter(small.conv2.weight[keep])
+    small.bn2 = nn.BatchNorm2d(int(keep.sum())).eval()
+    return small
+
+
+check_prune_block = Exercise(
+    "prune_block(block, keep): torchvision's BasicBlock, bool [C] -> a smaller copy",
+    _blocks,
+    "smaller inside, the sum untouched, and equal to the masked block.",
+    (
+        Mistake(_in_place, "you changed the block that you were given"),
+        Mistake(_masked, "you mask the channels, and remove none"),
+        Mistake(_cut_the_sum, "you also cut what conv2 puts out, which the sum needs"),
+        Mistake(
+            lambda b, k: _smaller(b, k, scales=_first, statistics=_first),
+            "bn1 keeps its first channels, not those where keep is True",
+        ),
+        Mistake(
+            lambda b, k: _smaller(b, k, reads=_first),
+            "conv2 reads the first channels, not those where keep is True",
+        ),
+        Mistake(_without_statistics, "bn1 starts with new statistics"),
+        Mistake(lambda b, k: _smaller(b, k).train(), "the block is left in training mode"),
+        Mistake(lambda b, k: _smaller(b, ~k), "you keep the channels that should go"),
+    ),
+)
