@@ -3,7 +3,7 @@
     python tools/film_live.py
 
 A hand draws a 3, takes the density down and up again, and moves the winners together, in the
-page that `python -m fbs_tutorial live` writes. The picture goes to benchmarks/live.gif.
+page that `python -m fbs_tutorial live` writes. The picture goes to benchmarks/live/film.gif.
 """
 
 import json
@@ -113,7 +113,7 @@ def main() -> None:
         for _ in range(5):
             film.take(80)
         film.take(2200)
-    film.save(ROOT / "benchmarks" / "live.gif")
+    film.save(ROOT / "benchmarks" / "live" / "film.gif")
 
 
 if __name__ == "__main__":

@@ -59,23 +59,37 @@ def with_h100(page: str) -> str:
 
 def with_speed(page: str) -> str:
     """``page`` with the shortest table: whole networks, best dense times, and shares of them."""
-    cpu = json.loads((ROOT / "benchmarks" / "cpu.json").read_text())
     gpu = stored("networks")
-    lines = [_cpu_line(row) for row in cpu["rows"] if row["kind"] == "network"]
+    cpus = [json.loads(path.read_text()) for path in results_in(ROOT / "benchmarks")]
+    cpus = [results for results in cpus if results["device"] == "cpu"]
+    lines = []
+    for results in cpus:
+        lines += _cpu_lines(results)
     lines += [_gpu_line(row) for row in gpu["rows"] if row["images"] >= 32]
     head = ["network", "images per call", "on", "best dense", "at d = 0.5", "at d = 0.25"]
     told = (
         "Time of the accelerated network as a share of the best dense one; below 1 it is faster. "
-        f"CPU: {_where(cpu)}. GPU: {gpu['machine']}, {gpu['date']}, CUDA graphs."
+        f"CPU: {'; '.join(map(_where, cpus))}. "
+        f"GPU: {gpu['machine']}, {gpu['date']}, CUDA graphs."
     )
     return between_marks(page, "speed", f"{told}\n\n{markdown(head, lines)}")
 
 
-def _cpu_line(row: dict) -> list[str]:
-    best = three_digits(find(row, row["dense_best"])["median_ms"])
-    shares = [find(row, "accelerated", d)["time_share"] for d in (0.5, 0.25)]
-    cells = [row["name"], str(row["batch"]), "CPU, float32", f"{best} ms"]
-    return [*cells, *(f"{share:.2f}" for share in shares)]
+WAYS = {"native": "C++ kernel", "accelerated": "gathers in PyTorch"}
+
+
+def _cpu_lines(results: dict) -> list[list[str]]:
+    """For each network and way the best dense time, and shares of it."""
+    lines = []
+    for row in results["rows"]:
+        best = three_digits(find(row, row["dense_best"])["median_ms"])
+        for variant, way in WAYS.items():
+            found = [find(row, variant, d) for d in (0.5, 0.25)]
+            if row["kind"] == "network" and all(found):
+                where = f"{results['machine']['instructions']}, {way}"
+                cells = [row["name"], str(row["batch"]), where, f"{best} ms"]
+                lines.append([*cells, *(f"{each['time_share']:.2f}" for each in found)])
+    return lines
 
 
 def _gpu_line(row: dict) -> list[str]:
