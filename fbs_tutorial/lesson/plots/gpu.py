@@ -123,7 +123,7 @@ def select_gather_convolve(
     grid.set_ylabel(f"C_out = {c_out}")
     own.set_title("2  gather\nthe image's own weights")
     own.set(xlabel=f"{len(live)} live inputs", ylabel=f"{len(wins)} winners")
-    out.set_title("3  convolve\neach tile reads whole rows of 2")
+    out.set_title("3  convolve\neach program reads its winners' rows")
     for axes in (grid, own, out):
         axes.set(xticks=[], yticks=[])
     names = ("needed", "only a winning row or a live column", "neither")
