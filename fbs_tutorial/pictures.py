@@ -40,12 +40,19 @@ class Pictures(ImageFolder):
         for name in files:
             _check_link(Path(directory, name))
         self._leave_out(files)
-        classes = self._visible(Path(directory), folders)
+        classes = self._without_loops(Path(directory), self._visible(Path(directory), folders))
         if not classes:
             raise FileNotFoundError(
                 f"{directory} has no class folders; it holds {holds(directory)}"
             )
         return classes, {name: i for i, name in enumerate(classes)}
+
+    def _without_loops(self, directory: Path, names: list[str]) -> list[str]:
+        """The folders that do not lead back to ``directory`` or what it lies in."""
+        own = Path(os.path.realpath(directory))
+        loops = {n for n in names if Path(os.path.realpath(directory / n)) in (own, *own.parents)}
+        self.loops += sorted(loops)
+        return [name for name in names if name not in loops]
 
     def make_dataset(
         self, directory: str | Path, class_to_idx: dict[str, int], **options
@@ -114,7 +121,8 @@ def check_classes(train: Pictures, test: Pictures) -> str:
         raise FileNotFoundError(
             f"{root.parent}: train/ and {name}/ differ in classes ({len(train.classes)} and "
             f"{len(test.classes)}): {name}/ must hold the same class folders as train/ (Tiny "
-            f"ImageNet comes without; sort val/ by its val_annotations.txt)"
+            f"ImageNet comes without; sort val/ by its val_annotations.txt); {name}/ holds "
+            f"{holds(test.root)}"
         )
     inside = {c: holds(root / c) for c in train.classes if not _list(root / c)[1]}
     if len(train.classes) == 1:
@@ -187,7 +195,8 @@ def _shortened(names: list[str]) -> str:
 def _list(folder: str | Path) -> tuple[list[str], list[str]]:
     """The names of the folders and of the files in a folder, sorted."""
     with os.scandir(folder) as entries:
-        names = sorted((entry.name, entry.is_dir()) for entry in entries)
+        # os.path.isdir: a link to itself is no folder, and no error
+        names = sorted((entry.name, os.path.isdir(entry.path)) for entry in entries)
     return [n for n, is_folder in names if is_folder], [
         n for n, is_folder in names if not is_folder
     ]

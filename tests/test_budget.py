@@ -264,9 +264,9 @@ def test_a_file_of_something_else(tmp_path, capsys):
     folder = ["--out", str(tmp_path / "folder.json")]
     assert main(["budget", "--weights", str(TENTH), str(DENSE), *folder]) == 2
     assert "cannot write" in capsys.readouterr().err
-    assert budget._finished(tmp_path / "none.json", {}) is None
+    assert budget._finished(tmp_path / "none.json", {}, []) is None
     out.write_text('{"data": "digits"}')
-    assert budget._finished(out, {"data": "cifar10"}) is None
+    assert budget._finished(out, {"data": "cifar10"}, []) is None
 
 
 def test_files_of_untold_networks_and_of_a_name_with_an_at(tmp_path):

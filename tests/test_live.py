@@ -20,8 +20,8 @@ from fbs_tutorial.lesson.live.payload import (
     DENSITIES,
     MEASURED,
     mean_gates,
-    path_of,
     shrink,
+    text_of,
 )
 from fbs_tutorial.lesson.live.still import still
 from fbs_tutorial.lesson.live.widget import forced_gate, live_network
@@ -62,7 +62,7 @@ def test_the_modules_join_without_names_that_clash():
 
 def test_the_arithmetic_knows_no_page_and_each_module_only_those_before_it():
     for place, name in enumerate(MODULES):
-        text = path_of(name).read_text()
+        text = text_of(name)
         used = re.findall(r'from "\./(\w+\.js)"', text)
         assert set(used) <= set(MODULES[:place])
         if name in ("engine.js", "digits.js"):
@@ -71,12 +71,12 @@ def test_the_arithmetic_knows_no_page_and_each_module_only_those_before_it():
 
 def test_colours_are_those_of_the_plots_and_no_others_of_the_palette_are_typed_in(data):
     assert data["colours"] == COLOURS and COLOURS["blue"] == style.BLUE
-    text = script() + path_of("style.css").read_text()
+    text = script() + text_of("style.css")
     assert not [colour for colour in COLOURS.values() if colour.lower() in text.lower()]
 
 
 def test_every_rule_of_the_style_keeps_to_the_picture():
-    rules = re.findall(r"^\s*([^@{}]+)\{", path_of("style.css").read_text(), re.M)
+    rules = re.findall(r"^\s*([^@{}]+)\{", text_of("style.css"), re.M)
     assert len(rules) > 40
     for rule in rules:
         for selector in re.sub(r"/\*.*?\*/", "", rule, flags=re.S).split(","):

@@ -15,7 +15,7 @@ from playwright.sync_api import expect, sync_playwright
 from fbs_tutorial import count_macs, load_data, load_pretrained, set_density, winner_take_all
 from fbs_tutorial.data import as_tensors
 from fbs_tutorial.lesson.live.page import save_page, script
-from fbs_tutorial.lesson.live.payload import DENSITIES, mean_gates, path_of, payload, shrink
+from fbs_tutorial.lesson.live.payload import DENSITIES, mean_gates, payload, shrink, text_of
 from fbs_tutorial.method.gated import evaluating, forced_gates, gated_layers
 
 NAMES = ("chromium", "chromium-browser", "chrome", "google-chrome")
@@ -370,7 +370,7 @@ def test_each_layer_says_how_far_it_chooses(opened, layer, sentence):
 
 def test_one_frame_computes_once_and_changes_few_elements(browser):
     page = browser.new_page(viewport={"width": 1400, "height": 900})
-    page.set_content("<style>" + path_of("style.css").read_text() + "</style><div id=root></div>")
+    page.set_content("<style>" + text_of("style.css") + "</style><div id=root></div>")
     page.add_script_tag(content=script())
     page.evaluate("payload => { mount(document.getElementById('root'), payload); }", payload())
     changes = page.evaluate("""async () => {

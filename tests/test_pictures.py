@@ -245,3 +245,16 @@ def test_a_fingerprint_tells_data_sets_apart(folder):
     images, labels = as_tensors(load_data("digits")[0])
     other = torch.utils.data.TensorDataset(images, labels.flip(0))
     assert fingerprint(load_data("digits")[0]) != fingerprint(other)
+
+
+def test_links_to_themselves_and_class_folders_that_lead_back_are_left_out_and_said(
+    photographs, tmp_path
+):
+    data = photographs(tmp_path / "data")
+    (data / "train" / "cat" / "x").symlink_to("x")
+    for part in ("train", "val"):
+        (data / part / "up").symlink_to(data)
+        (data / part / "all").symlink_to(data / part)
+    with pytest.warns(UserWarning, match="all, up"):
+        train, test = load_data(str(data))
+    assert train.classes == ["cat", "dog"] and len(train) == len(test) == 6

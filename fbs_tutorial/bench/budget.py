@@ -10,7 +10,7 @@ import copy
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..checkpoints import load_weights
 from ..data import Part, in_order, spread
 from ..execution import accelerate
-from ..files import damaged, write_atomically
+from ..files import check_writable, damaged, write_atomically
 from ..method.budgets import Look, confidence, look_once, mean_of, take_looks
 from ..method.gated import is_gated, set_density
 from ..method.wta import check_density
@@ -31,7 +31,6 @@ from ..training.settings import RunError, Settings
 from ..training.splits import Splits, load_splits
 from ..training.train import check_fit
 from .cases import settings_of, trained_density
-from .record import check_writable
 from .timing import Timing, busy, check_device, machine, race, three_digits
 from .variants import folded
 
@@ -118,8 +117,9 @@ def budget(
     candidates = _candidates(weights, model)
     settings = _settings(candidates, data, size)
     facts = _facts(candidates, settings, shares, command)
-    results = None if out is None else _finished(out, facts)
-    if results is not None and ("clock" in results or not clock):
+    results = None if out is None else _finished(out, facts, [c.name for c in candidates])
+    if results is not None and (_is_timed(results, batch) or not clock):
+        say(f"{out} holds these results; nothing was measured")
         return results
     splits = load_splits(
         settings.data, settings.recipe, settings.seed, False, Team(device=torch.device(device))
@@ -159,11 +159,27 @@ def _candidates(weights: Sequence[str], model: str | None) -> list[Candidate]:
         for density in densities or [trained_density(header) or 1.0]:
             name = path.stem if density == trained_density(header) else f"{path.stem}@{density:g}"
             found.append(Candidate(name, path, network, density, header))
+    found = _told_apart(found)
     names = [candidate.name for candidate in found]
     if len(found) < 2 or len(set(names)) < len(names):
         text = "{weights} must name two looks or more that differ, got {got}"
         raise RunError(text, {"got": ", ".join(names)})
     return found
+
+
+def _is_timed(results: dict, batch: int) -> bool:
+    return results.get("clock", {}).get("batch") == batch
+
+
+def _told_apart(found: Sequence[Candidate]) -> list[Candidate]:
+    """Files of one name are named with their folders."""
+    paths = {candidate.name: set() for candidate in found}
+    for candidate in found:
+        paths[candidate.name].add(candidate.path)
+    return [
+        replace(c, name=f"{c.path.parent.name}/{c.name}") if len(paths[c.name]) > 1 else c
+        for c in found
+    ]
 
 
 def _file_and_densities(word: str) -> tuple[Path, list[float]]:
@@ -223,14 +239,15 @@ def _facts(
     }
 
 
-def _finished(out: Path, facts: dict) -> dict | None:
-    """What ``out`` holds, if it is of the same networks and images; None if there is nothing."""
+def _finished(out: Path, facts: dict, names: Sequence[str]) -> dict | None:
+    """What ``out`` holds, if it is of the same looks and images; None if there is nothing."""
     if not out.exists():
         return None
     try:
         old = json.loads(out.read_text())
         same = all(old.get(key) == value for key, value in facts.items() if key != "command")
-    except (ValueError, AttributeError, UnicodeDecodeError) as error:
+        same = same and [look["name"] for look in old["looks"]] == list(names)
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(damaged(out, error, "move it away, or write to another file")) from error
     return old if same else None
 

@@ -111,7 +111,8 @@ def _read(path: Path) -> dict:
         results = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(damaged(path, error, "move it away")) from error
-    if not isinstance(results, dict) or not {"machine", "plan", "rows"} <= results.keys():
+    of_a_comparison = isinstance(results, dict) and {"machine", "rows"} <= results.keys()
+    if not of_a_comparison or not isinstance(results.get("plan"), dict):
         raise ValueError(damaged(path, "it is not of a comparison", "move it away"))
     return results
 

@@ -90,6 +90,6 @@ def _read(path: Path) -> dict:
         results = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(damaged(path, error, "move it away")) from error
-    if not isinstance(results, dict) or not {"machine", "rows"} <= results.keys():
+    if not isinstance(results, dict) or not {"machine", "rows", "quick"} <= results.keys():
         raise ValueError(f"{path} is not of a benchmark; move it away, or write to another file")
     return results

@@ -76,7 +76,7 @@ def library() -> ctypes.CDLL | str:
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     name, failures = f"native-{key[:16]}.so", []
     kept = cache_folder() / name
-    if kept.exists():
+    if os.path.exists(kept):  # False, not an error, where nobody may look
         try:
             return typed(ctypes.CDLL(str(kept)))
         except OSError as error:
@@ -121,6 +121,8 @@ def cache_folder() -> Path:
     """Where the user's programs keep what can be made anew; it need not be there."""
     usual = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
     folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(usual)
+    if folder.startswith("~"):  # a user without a home
+        return temporary_folder()
     return Path(folder) / "fbs_tutorial"
 
 
@@ -146,7 +148,10 @@ _KEPT = []
 
 def reason_of(error: Exception) -> str:
     """The line of a compiler's output that says what is wrong."""
-    lines = (getattr(error, "stderr", None) or str(error)).split("\n")
+    text = getattr(error, "stderr", None) or str(error)
+    if isinstance(text, bytes):  # of a compiler that was stopped
+        text = text.decode(errors="replace")
+    lines = text.split("\n")
     return next((line for line in lines if "error" in line), lines[0])[:200]
 
 

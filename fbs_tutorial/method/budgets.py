@@ -189,7 +189,7 @@ class KeptMacs:
 
     def __init__(self, network: nn.Module):
         self.network = network
-        self.outline = getattr(network, "outline", None)  # of an accelerated network
+        self.outline = vars(network).get("outline")  # of an accelerated network
         if self.outline is None:
             self.outline = outline(network)
         self.gates = {n: m for n, m in self.outline.named_modules() if isinstance(m, Gated)}

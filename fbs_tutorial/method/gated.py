@@ -117,8 +117,8 @@ class GatedConv2d(Gated):
 
     Raises:
         TypeError, ValueError: bad arguments here; in ``forward``, an input that is not
-            ``[N, in_channels, H, W]`` of the weights' dtype, or as many densities as there are
-            not images.
+            ``[N, in_channels, H, W]`` of the weights' dtype, or other than one density per
+            image.
     """
 
     def __init__(

@@ -252,7 +252,7 @@ def _joined(counts: list[list[LayerMacs]]) -> list[LayerMacs]:
     """
     if len(counts) == 1:
         return counts[0]
-    joined: dict[tuple[str, int], LayerMacs] = {}  # by name, and the how manyeth call it is
+    joined: dict[tuple[str, int], LayerMacs] = {}  # by name and number of call
     for i, layers in enumerate(counts):
         seen: Counter[str] = Counter()
         for layer in layers:

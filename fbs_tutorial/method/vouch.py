@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize, prune
 from .gated import ChannelPruning, Gated, GatedConv2d
 
 KINDS = (GatedConv2d, ChannelPruning, nn.Conv2d, nn.BatchNorm2d, nn.Linear)
-PYTORCH = str(Path(torch.__file__).parent)
+PYTORCH = Path(torch.__file__).parent
 CALLS = ("_forward_hooks", "_forward_pre_hooks")
 
 
@@ -59,7 +59,7 @@ def has_pytorchs_code(kind: type[nn.Module]) -> bool:
     """True unless somebody put another function in the place of one of a class of PyTorch's."""
     own = [getattr(kind, name) for name in ("forward", "_conv_forward") if hasattr(kind, name)]
     files = [getattr(getattr(method, "__code__", None), "co_filename", "") for method in own]
-    return all(file.startswith(PYTORCH) for file in files)
+    return all(Path(file).is_relative_to(PYTORCH) for file in files)
 
 
 def doubt_about_parts(layer: GatedConv2d) -> str:

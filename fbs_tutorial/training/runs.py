@@ -229,10 +229,11 @@ def read_log(folder: Path) -> list[dict]:
     path = folder / "log.csv"
     if not path.exists():
         return []
+    rows = _rows_of(path)
     try:
         return [
             {key: value if key == "step" else float(value or "nan") for key, value in row.items()}
-            for row in _rows_of(path)
+            for row in rows
         ]
     except (ValueError, TypeError) as error:
         raise RunError("{text}", {"text": damaged(path, error, "move it away")}) from error

@@ -232,7 +232,7 @@ def _basic_block(kind: str) -> tuple[nn.Module, Tensor]:
 
     in_channels, out_channels, stride = _numbers(kind)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(in_channels + out_channels)
+        torch.default_generator.manual_seed(in_channels + out_channels)
         conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
         downsample = nn.Sequential(conv, nn.BatchNorm2d(out_channels))
         block = BasicBlock(in_channels, out_channels, stride, downsample if stride > 1 else None)

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from .payload import path_of
+from .payload import text_of
 
 MODULES = ("engine.js", "digits.js", "view.js", "app.js")  # each uses those before it alone
 # Every place that is still empty is filled: two pictures on a page do not fight.
@@ -17,12 +17,12 @@ for (const root of document.querySelectorAll("[data-fbs-live]:not(.fbs-live)")) 
 
 def script() -> str:
     """All modules as one text without imports and exports; `mount` is what it offers."""
-    return "\n".join(_inlined(path_of(name).read_text()) for name in MODULES)
+    return "\n".join(_inlined(text_of(name)) for name in MODULES)
 
 
 def widget_script() -> str:
     """The same with the widget's own part: one ES module, as anywidget takes it."""
-    return f"{script()}\n{path_of('widget.js').read_text()}"
+    return f"{script()}\n{text_of('widget.js')}"
 
 
 def _inlined(module: str) -> str:
@@ -39,7 +39,7 @@ def snippet(payload: dict, instead: str = "") -> str:
     """
     data = json.dumps(payload, separators=(",", ":"))
     return (
-        f"<style>{path_of('style.css').read_text()}</style>\n"
+        f"<style>{text_of('style.css')}</style>\n"
         f"<div data-fbs-live><noscript>{instead}</noscript></div>\n"
         f"<script>(() => {{\n{script()}\nconst PAYLOAD = {data};\n{START}}})();</script>\n"
     )
@@ -48,7 +48,7 @@ def snippet(payload: dict, instead: str = "") -> str:
 def page(payload: dict) -> str:
     """A whole page in one file, which works from disk and offline."""
     instead = "<p>The picture needs scripts, which are blocked here.</p>"
-    return path_of("page.html").read_text().replace("<!-- picture -->", snippet(payload, instead))
+    return text_of("page.html").replace("<!-- picture -->", snippet(payload, instead))
 
 
 def save_page(payload: dict, path: Path) -> None:

@@ -1,6 +1,7 @@
 """What the browser needs of a digits network: weights, sample images, what was measured of it."""
 
 import base64
+import copy
 from pathlib import Path
 
 import torch
@@ -29,14 +30,16 @@ def payload(network: nn.Module | None = None) -> dict:
     """All that ``engine.js`` and the drawing read, as JSON can hold it.
 
     Args:
-        network: of the form of the any-density digits network, which is taken when None.
+        network: of the form of the any-density digits network, which is taken when None. Of
+            another one the accuracies are measured now, which takes some seconds.
 
     Raises:
         TypeError, ValueError: a network of another form.
     """
-    network = load_pretrained("digits") if network is None else network
+    shipped = network is None
+    network = load_pretrained("digits") if shipped else copy.deepcopy(network).cpu()
     layers = check_form(network)
-    measured = load_file(MEASURED)
+    measured = load_file(MEASURED) if shipped else measure(network)
     tensors = network_tensors(network) | {"mean_gates": measured["mean_gates"]}
     start, index = 0, {}
     for name, tensor in tensors.items():
@@ -149,6 +152,6 @@ def mean_gates(network: nn.Module, images: Tensor) -> Tensor:
         return torch.cat([layer.gate.mean(dim=0) for layer in gated_layers(network).values()])
 
 
-def path_of(name: str) -> Path:
-    """A file of this folder."""
-    return Path(__file__).parent / name
+def text_of(name: str) -> str:
+    """The text of a file of the picture, such as ``app.js``."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from ...data import as_tensors, load_data
 from ...method.gated import evaluating, forced_gates, gated_layers, set_density
 from ...method.wta import active_channels, check_density
 from .page import snippet, widget_script
-from .payload import path_of, payload
+from .payload import payload, text_of
 from .still import plain_view, still
 
 START = 4  # the digit that is shown first, as in app.js
@@ -168,7 +168,7 @@ def live_network(network: nn.Module | None = None) -> LiveNetwork:
     class LiveWidget(LiveNetwork, anywidget.AnyWidget):
         __doc__ = LiveNetwork.__doc__
         _esm = widget_script()
-        _css = path_of("style.css").read_text()
+        _css = text_of("style.css")
         payload = Dict().tag(sync=True)
 
         def view(self) -> "LiveWidget":
