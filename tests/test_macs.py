@@ -686,7 +686,7 @@ def test_wrapped_networks_are_counted(wrap):
     assert count_macs(wrapped, x, by="zeros").dense == count_macs(net, x).dense
 
 
-def test_tensors_without_values_are_refused():
+def test_tensors_without_values_are_refused_among_others():
     for net, x in ((nn.Conv2d(3, 8, 3).to("meta"), "cpu"), (nn.Conv2d(3, 8, 3), "meta")):
         with pytest.raises(ValueError, match="meta device"):
             count_macs(net, torch.rand(1, 3, 8, 8, device=x))

@@ -422,7 +422,7 @@ FAULTS = {  # what: file, text, fault, tests that must notice
     ),
     "training: a distilled density starts from the density before": (
         "training/train.py",
-        "0 if step.distilled else number - 1",
+        "gateless[-1] if step.distilled else number - 1",
         "number - 1",
         "test_training.py::test_distilling_starts_every_density_from_the_plain_network",
     ),

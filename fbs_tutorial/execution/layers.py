@@ -31,6 +31,7 @@ class SparseConv(nn.Module):
             scale = (norm.running_var.to(fine) + norm.eps).rsqrt()
             weight, bias = weight * scale[:, None, None, None], (bias - norm.running_mean) * scale
         weight = weight.to(conv.weight.dtype)
+        self.dtype = conv.weight.dtype  # of the maps, also where a backend multiplies in another
         # [C_out, C_in / groups, k, k] and [C_out]
         self.register_buffer("weight", weight.clone(memory_format=torch.contiguous_format))
         self.register_buffer("bias", bias.to(fine, copy=True))
@@ -265,7 +266,7 @@ def check_input(layer: nn.Module, x: Tensor, channels: int) -> Compact:
         raise ValueError("an accelerated network is for inference only; call its eval()")
     if not isinstance(x, Compact):
         check_feature_maps(x, "x")
-        if x.dtype != layer.conv.weight.dtype:
+        if x.dtype not in (layer.conv.weight.dtype, layer.conv.dtype):
             check_dtype(x, layer.conv.weight)
         x = Compact(x.detach() if x.requires_grad else x, None, x.shape[1])
     if x.shape[1] != channels:

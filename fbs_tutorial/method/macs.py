@@ -174,8 +174,8 @@ def _check_arguments(model: nn.Module, images: Tensor, by: str) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
     check_feature_maps(images, "images")
-    if any(tensor.is_meta for tensor in (images, *model.parameters(), *model.buffers())):
-        raise ValueError("count_macs takes tensors with values, got one on the meta device")
+    if len({t.is_meta for t in (images, *model.parameters(), *model.buffers())}) > 1:
+        raise ValueError("model and images must be on one device, got some on the meta device")
     if by not in ("gates", "zeros"):
         raise ValueError(f"by must be 'gates' or 'zeros', got {by!r}")
     for module in model.modules():
