@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from ..method.gated import Gated, GatedConv2d
 from ..method.graph import exchange, memo_of
 from ..method.liveness import winners
+from ..method.vouch import gated_parts
 from .compact import Compact
 from .layers import SparseConv2d, SparseGatedConv2d
 
@@ -224,7 +225,8 @@ class Run:
     error: Exception | None = None
 
     def __call__(self, model: nn.Module, args: tuple, kwargs: dict, images: int | None) -> None:
-        parts = inner_parts(model)
+        # inside these an accelerated network does other things
+        parts = gated_parts(model, (GatedConv2d, SparseGatedConv2d, SparseConv2d))
         for name, module in model.named_modules():
             if isinstance(module, Gated):
                 self.watch_gate(name, module, images)
@@ -251,13 +253,6 @@ class Run:
     def done(self, name: str, y: Any) -> None:
         self.running.pop()
         self.outputs.append((name, contents(y)))
-
-
-def inner_parts(model: nn.Module) -> set[nn.Module]:
-    """The modules inside layers, which do other things in an accelerated network."""
-    kinds = (GatedConv2d, SparseGatedConv2d, SparseConv2d)
-    layers = [module for module in model.modules() if isinstance(module, kinds)]
-    return {part for layer in layers for part in layer.modules() if part is not layer}
 
 
 def contents(y: Any) -> list[Tensor]:

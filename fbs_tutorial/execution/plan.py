@@ -7,7 +7,7 @@ from ..method.budgets import outline
 from ..method.gated import ChannelPruning, Gated, GatedConv2d, gated_layers
 from ..method.graph import Parts, copied, last_convolution, read_directly, traceable_parts
 from ..method.rebuild import rebuild
-from ..method.vouch import altered, check_network, doubt, has_statistics, note
+from ..method.vouch import altered, check_network, doubt, gated_parts, has_statistics, note
 from . import native
 from .check import SelfCheck
 from .compact import full
@@ -184,9 +184,8 @@ def is_pytorchs(module: nn.Module) -> bool:
 
 def inside_gated(model: nn.Module) -> set[nn.Module]:
     """The modules that belong to a gated layer, which replaces or keeps them itself."""
-    layers = [m for m in model.modules() if isinstance(m, Gated)]
-    parts = {m for x in layers if isinstance(x, GatedConv2d) for m in x.modules() if m is not x}
-    return parts | {layer.predictor for layer in layers}
+    predictors = {layer.predictor for layer in model.modules() if isinstance(layer, Gated)}
+    return gated_parts(model, (GatedConv2d,)) | predictors
 
 
 def detach(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:

@@ -135,7 +135,7 @@ def note(doing: str, left: dict[str, str]) -> None:
         print(f"{doing} left as before {', '.join(names[:8])}{more}: {why}")
 
 
-def gated_parts(model: nn.Module) -> set[nn.Module]:
-    """The modules inside gated layers, blocks included."""
-    layers = [module for module in model.modules() if isinstance(module, Gated)]
+def gated_parts(model: nn.Module, kinds: tuple[type, ...] = (Gated,)) -> set[nn.Module]:
+    """The modules inside gated layers, blocks included; or inside layers of other ``kinds``."""
+    layers = [module for module in model.modules() if isinstance(module, kinds)]
     return {part for layer in layers for part in layer.modules() if part is not layer}
