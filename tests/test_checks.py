@@ -11,7 +11,7 @@ from torch import nn
 
 from fbs_tutorial import ChannelPruning, active_channels, channel_saliency, winner_take_all
 from fbs_tutorial.lesson import checks
-from fbs_tutorial.lesson.checks import engine, first_cell, nb08
+from fbs_tutorial.lesson.checks import engine, first_cell, nb09
 from fbs_tutorial.method.wta import winner_mask
 
 EXERCISES = {
@@ -116,9 +116,9 @@ RIGHT = {
     "check_weight_addresses": lambda tap, i, o, c_in, c_out: (
         (tap * c_in * c_out + i * c_out).unsqueeze(1) + o
     ),
-    "check_gather_kernel": nb08.kernel_with(nb08.GATHER, "both = columns[None, :] & rows[:, None]"),
-    "check_finish_kernel": nb08.kernel_with(
-        nb08.FINISH, "total = tl.maximum((total + b) * g, 0.0)"
+    "check_gather_kernel": nb09.kernel_with(nb09.GATHER, "both = columns[None, :] & rows[:, None]"),
+    "check_finish_kernel": nb09.kernel_with(
+        nb09.FINISH, "total = tl.maximum((total + b) * g, 0.0)"
     ),
     "check_live_in_sum": lambda branches: (sum(b.int() for b in branches) > 0).sum(1),
     "check_inverted_macs": inverted_macs,
@@ -218,30 +218,30 @@ def test_checks_never_raise(name, junk):
     [
         (
             checks.check_gather_kernel,
-            nb08.GATHER,
+            nb09.GATHER,
             "both = (i < 9)[:, None] & columns[None, :]",
             "55",
         ),
-        (checks.check_gather_kernel, nb08.GATHER, "both = rows", "first wrong value|raised"),
-        (checks.check_gather_kernel, nb08.GATHER, "raise NotImplementedError", "not written yet"),
-        (checks.check_gather_kernel, nb08.GATHER, "both = undefined", "'undefined' is not def"),
-        (checks.check_finish_kernel, nb08.FINISH, "total = total * 2 + b", "place from y 0: exp"),
-        (checks.check_finish_kernel, nb08.FINISH, "raise NotImplementedError", "not written yet"),
+        (checks.check_gather_kernel, nb09.GATHER, "both = rows", "first wrong value|raised"),
+        (checks.check_gather_kernel, nb09.GATHER, "raise NotImplementedError", "not written yet"),
+        (checks.check_gather_kernel, nb09.GATHER, "both = undefined", "'undefined' is not def"),
+        (checks.check_finish_kernel, nb09.FINISH, "total = total * 2 + b", "place from y 0: exp"),
+        (checks.check_finish_kernel, nb09.FINISH, "raise NotImplementedError", "not written yet"),
         (
             checks.check_finish_kernel,
-            nb08.FINISH,
-            nb08.ADD + "; inside = m[:, None] < 99",
+            nb09.FINISH,
+            nb09.ADD + "; inside = m[:, None] < 99",
             "looks|value",
         ),
     ],
 )
 def test_kernels_run_between_guards_and_errors_inside_them_are_told(check, source, line, message):
-    assert re.search(message, repr(check(nb08.kernel_with(source, line))))
+    assert re.search(message, repr(check(nb09.kernel_with(source, line))))
 
 
 def test_without_triton_kernels_are_not_run_and_the_check_says_so(monkeypatch):
     right = RIGHT["check_gather_kernel"]
-    monkeypatch.setattr(nb08, "InterpretedFunction", None)
+    monkeypatch.setattr(nb09, "InterpretedFunction", None)
     assert "there is no Triton here" in repr(checks.check_gather_kernel(right))
 
 

@@ -72,7 +72,7 @@ def all_jobs(options: argparse.Namespace) -> Iterator[Job]:
     tests = ["-n", workers, "tests/test_cuda.py"]
     bench = ["--device", "cuda", "--out", str(out / "cuda.json"), *["--quick"] * options.quick]
     train = ["cifar10", out]
-    notebooks = ("08_skipping_on_a_gpu", "09_real_networks")
+    notebooks = ("09_skipping_on_a_gpu", "11_real_networks")
     if options.rehearse:
         tests = ["tests/test_cuda.py", "-k", "test_tiles_fit"]
         bench = ["--device", "cpu", "--out", str(out / "cpu.json"), "--quick", "--anyway"]

@@ -1,274 +1,168 @@
-"""The exercises of notebook 08, Skipping for real, on a GPU.
-
-Kernels run in Triton's interpreter, on a CPU. Their tensors lie between guards, so that an address
-outside of a tensor does no harm and shows. Typical mistakes are kernels, too.
-"""
+"""The exercises of notebook 08, Skipping for real, on a CPU."""
 
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from ...checkpoints import load_pretrained
-from ...data import load_data
-from ...method.gated import GatedConv2d
-from ...method.wta import winner_mask
 from .engine import Case, Exercise, Mistake
 
-try:
-    import triton.language as tl
-    from triton.runtime.interpreter import InterpretedFunction
-except ImportError:  # there are no wheels for macOS and Windows
-    tl = InterpretedFunction = None
 
-GUARD = 4096  # numbers before and after every tensor
-UNTOUCHED = -99.0  # what stands where no kernel has written
-
-
-def _lists() -> Iterator[Case]:
-    axes = ("live input", "winner")
-    row = "how far apart in the list are two winners, and how far two channels?"
-    far = "a row for each channel, a column for each winner; one channel further is out_channels "
-    far += "numbers further, one winner further is the next number"
-    taps = "how many numbers does one tap have?"
-    tap_far = "one tap further is in_channels * out_channels numbers further"
-    for tap, k_in, k_out, hint, more in [
-        (0, 2, 3, row, far),
-        (0, 2, 2, row, far),
-        (5, 3, 2, taps, tap_far),
+def _pairs() -> Iterator[Case]:
+    axes = ("image", "winner", "live input")
+    row = "in which row does a pair stand? Which axes has the result?"
+    table = "the table has C_in rows for each output: row o * C_in + i; the result is [N, k, i]"
+    each = "every image has its own winners and live inputs"
+    own = f"{each}; the result is [N, k, i]"
+    for n, k, i, channels, hint, more in [
+        (1, 2, 3, 5, row, table),
+        (3, 4, 2, 7, each, own),
+        (4, 4, 4, 9, each, own),
     ]:
-        channels, winners = (torch.rand(6).argsort()[:k].sort().values for k in (k_in, k_out))
-        expected = torch.arange(9 * 6 * 7).view(9, 6, 7)[tap][channels[:, None], winners]
-        yield Case((tap, channels, winners, 6, 7), expected, hint, more, axes=axes)
+        winners, live = (
+            torch.rand(n, channels).argsort(dim=1)[:, :size].sort(dim=1).values for size in (k, i)
+        )
+        expected = winners[:, :, None] * channels + live[:, None, :]
+        yield Case((winners, live, channels), expected, hint, more, axes=axes)
 
 
-check_weight_addresses = Exercise(
-    "weight_addresses(tap, channels, winners, in_channels, out_channels): places [k_in, k_out] "
-    "in the flat copy of a weight [taps, in_channels, out_channels]",
-    _lists,
-    "every weight is found, for three pairs of lists.",
+check_pair_index = Exercise(
+    "pair_index(winners, live, in_channels): [N, k] and [N, i] -> rows of a table, [N, k, i]",
+    _pairs,
+    "every pair has its row, for 1, 3 and 4 images.",
     (
         Mistake(
-            lambda t, i, o, c_in, c_out: (t * c_in + i) * c_out + o[:, None],
-            "rows and columns have changed places",
+            lambda o, i, c: o[:, :, None] + i[:, None] * c,
+            "you exchange the two: the table has C_in rows for each output",
         ),
         Mistake(
-            lambda t, i, o, c_in, c_out: (t * c_in + i[:, None]) * c_in + o,
-            "you step by in_channels from one channel to the next",
+            lambda o, i, c: (o[:, :, None] * c + i[:, None]).transpose(1, 2),
+            "live inputs and winners have changed places in the result",
         ),
         Mistake(
-            lambda t, i, o, c_in, c_out: (t + i[:, None]) * c_out + o,
-            "you take one tap further for one channel further",
+            lambda o, i, c: (o[0, :, None] * c + i[0])[None].expand(len(o), -1, -1),
+            "you use the first image's lists for all images",
         ),
-        Mistake(lambda t, i, o, c_in, c_out: i[:, None] * c_out + o, "you leave the tap out"),
+        Mistake(lambda o, i, c: (o[0, :, None] * c + i[0])[None], "you answer for one image only"),
         Mistake(
-            lambda t, i, o, c_in, c_out: (i[:, None] * c_out + o) * 9 + t,
-            "you let the taps of a weight be neighbours, but here a tap is the first axis",
+            lambda o, i, c: o[:, :, None] * i.shape[1] + i[:, None],
+            "you count the live inputs, but the table has rows for all inputs",
         ),
         Mistake(
-            lambda t, i, o, c_in, c_out: t * c_in * c_out + i[:, None] + o * c_in,
-            "you let the inputs be neighbours, but here the outputs are",
+            lambda o, i, c: o[:, :, None] * float(c) + i[:, None],
+            "the places are right, but they are no whole numbers",
+        ),
+        Mistake(lambda o, i, c: o[:, :, None] + i[:, None], "you do not multiply by C_in"),
+        Mistake(
+            lambda o, i, c: o[:, None] * c + i,
+            "you meet the winners and the live inputs one by one, not each with each",
         ),
     ),
 )
 
 
-GATHER = """
-def gather_kernel(
-    weight, channels, winners, own, k_in, k_out, in_channels, out_channels,
-    BLOCK_I: "constexpr", BLOCK_J: "constexpr",
-):
-    n, tap = tl.program_id(0), tl.program_id(1)
-    i, j = tl.arange(0, BLOCK_I), tl.arange(0, BLOCK_J)
-    rows, columns = i < k_in, j < k_out
-    row = tl.load(channels + n * k_in + i, mask=rows, other=0)
-    out = tl.load(winners + n * k_out + j, mask=columns, other=0)
-    line = (tap * in_channels + row) * out_channels
-    MASK
-    w = tl.load(weight + line[:, None] + out[None, :], mask=both, other=0.0)
-    place = ((n * 9 + tap) * k_in + i)[:, None] * k_out + j[None, :]
-    tl.store(own + place, w, mask=both)
-"""
-FINISH = """
-def finish_kernel(
-    sums, shift, winners, pi, y, pixels, k_out, BLOCK_M: "constexpr", BLOCK_N: "constexpr"
-):
-    n = tl.program_id(0)
-    m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
-    j = tl.program_id(2) * BLOCK_N + tl.arange(0, BLOCK_N)
-    out = tl.load(winners + n * k_out + j, mask=j < k_out, other=0)
-    place = (n * pixels + m)[:, None] * k_out + j[None, :]
-    inside = (m < pixels)[:, None] & (j < k_out)[None, :]
-    total = tl.load(sums + place, mask=inside, other=0.0)
-    b = tl.load(shift + out, mask=j < k_out, other=0.0)[None, :]
-    g = tl.load(pi + n * k_out + j, mask=j < k_out, other=0.0)[None, :]
-    TOTAL
-    tl.store(y + place, total, mask=inside)
-"""
+class _Convolutions(TorchDispatchMode):
+    """Counts the convolutions that PyTorch runs inside the ``with``."""
+
+    calls = 0
+
+    def __torch_dispatch__(self, operator, types, arguments=(), keywords=None):
+        self.calls += operator is torch.ops.aten.convolution.default
+        return operator(*arguments, **(keywords or {}))
 
 
-def kernel_with(source: str, line: str) -> Callable:
-    """The kernel in ``source`` with ``line`` in the place that is left open for it."""
-    names = {"tl": tl}
-    exec(source.replace("MASK", line).replace("TOTAL", line), names)
-    return next(thing for name, thing in names.items() if name.endswith("_kernel"))
+def _calls(function: Callable, x: Tensor, kernels: Tensor) -> int:
+    with _Convolutions() as counter:
+        function(x, kernels)
+    return counter.calls
 
 
-def launch(kernel: Callable, grid: tuple[int, ...], *arguments: object, **sizes: int) -> None:
-    """Run a kernel in the interpreter, whether or not it is already one of Triton's."""
-    if InterpretedFunction is None:
-        raise NotImplementedError("there is no Triton here (its packages are for Linux)")
-    try:
-        InterpretedFunction(getattr(kernel, "fn", kernel))[grid](*arguments, **sizes)
-    except Exception as error:
-        raise error.__cause__ or error from None
+def _batches() -> Iterator[Case]:
+    one = "which size has the result of one image?"
+    padded = "a 3x3 convolution with padding 1, so that the maps keep their size"
+    own = "whose kernels does an image meet?"
+    fold = "image n with kernels n: fold the images into the channels, and give each its group"
+    calls = "how many convolutions ran for this batch?"
+    all_in_one = "one call for the batch, not one each: groups=N"
+    for n, k, i, hint, more in [(1, 2, 3, one, padded), (2, 3, 3, own, fold), (4, 5, 2, own, fold)]:
+        x, kernels = _whole_numbers(n, k, i)
+        each = [F.conv2d(x[[m]], kernels[m], padding=1) for m in range(n)]
+        yield Case((x, kernels), torch.cat(each), hint, more)
+    many = _whole_numbers(5, 2, 2)
+    yield Case(many, 1, calls, all_in_one, ask=_calls, unit=" convolution")
 
 
-def guarded(values: Tensor, beside: float = 0) -> Tensor:
-    """A copy with `GUARD` numbers on both sides."""
-    buffer = torch.full((values.numel() + 2 * GUARD,), beside, dtype=values.dtype)
-    buffer[GUARD:-GUARD] = values.flatten()
-    return buffer[GUARD:-GUARD].view(values.shape)
+def _whole_numbers(n: int, k: int, i: int) -> tuple[Tensor, Tensor]:
+    """Maps and kernels whose sums are exact."""
+    sizes = [(n, i, 4, 6), (n, k, i, 3, 3)]
+    return tuple(torch.randint(-3, 4, size).float() for size in sizes)
 
 
-def written(y: Tensor) -> Tensor:
-    """What stands in a guarded tensor and in the 512 places after it."""
-    return y._base[GUARD : GUARD + y.numel() + 512]
+def _grouped(x: Tensor, kernels: Tensor, padding: int = 1) -> Tensor:
+    n, _, height, width = x.shape
+    one = x.reshape(1, -1, height, width)
+    y = F.conv2d(one, kernels.flatten(0, 1), padding=padding, groups=n)
+    return y.view(n, -1, *y.shape[2:])
 
 
-def gather(
-    kernel: Callable, weight: Tensor, channels: Tensor, winners: Tensor, *blocks: int
-) -> Tensor:
-    """Run a ``gather_kernel``; of a single image only the first program, for the first tap."""
-    (n, k_in), k_out = channels.shape, winners.shape[1]
-    taps = 9 if n > 1 else 1
-    own = guarded(torch.full((n, taps, k_in, k_out), UNTOUCHED), UNTOUCHED)
-    inputs = [guarded(x) for x in (weight, channels, winners)]
-    sizes = k_in, k_out, *weight.shape[1:]
-    launch(kernel, (n, taps), *inputs, own, *sizes, BLOCK_I=blocks[0], BLOCK_J=blocks[1])
-    return written(own)
-
-
-def some_channels(images: int, total: int, k: int) -> Tensor:
-    """``[images, k]``: different channels out of ``total``, in ascending order."""
-    return torch.rand(images, total).argsort(1)[:, :k].sort(1).values
-
-
-def _gathers() -> Iterator[Case]:
-    hint = f"which i and j have an entry in their list? {UNTOUCHED:g} marks an untouched place"
-    more = "i < k_in as a column, [:, None], and j < k_out as a row, [None, :]: both have to hold"
-    for n, k_in, k_out, *blocks in [(1, 5, 11, 16, 16), (1, 3, 6, 4, 8), (3, 5, 6, 8, 8)]:
-        weight = torch.rand(9, 7, 13)
-        channels, winners = some_channels(n, 7, k_in), some_channels(n, 13, k_out)
-        own = weight[:, channels[:, :, None], winners[:, None, :]].transpose(0, 1)
-        own = own[:, : 9 if n > 1 else 1].flatten()
-        expected = torch.cat([own, torch.full((512,), UNTOUCHED)])
-        arguments = (weight, channels, winners, *blocks)
-        yield Case(arguments, expected, hint, more, ask=gather, axes=("place from own",))
-
-
-check_gather_kernel = Exercise(
-    "gather_kernel(weight, channels, winners, own, k_in, …, BLOCK_I, BLOCK_J): fills own "
-    "[N, 9, k_in, k_out] with each image's weights",
-    _gathers,
-    "every image has its weights, and nothing else was written.",
-    tuple(
-        Mistake(kernel_with(GATHER, f"both = {mask}"), says)
-        for mask, says in [
-            (
-                "(i >= 0)[:, None] & (j >= 0)[None, :]",
-                "there is no mask: all of the block is stored",
-            ),
-            ("rows[:, None] & (j >= 0)[None, :]", "columns from k_out on are stored, too"),
-            ("(i >= 0)[:, None] & columns[None, :]", "rows from k_in on are stored, too"),
-            ("(i < k_out)[:, None] & (j < k_in)[None, :]", "the mask lies on the wrong axis"),
-            ("(i <= k_in)[:, None] & (j <= k_out)[None, :]", "<= lets one place too many through"),
-            (
-                "(i < in_channels)[:, None] & (j < out_channels)[None, :]",
-                "the mask asks for C_in and C_out, but the lists are shorter",
-            ),
-        ]
+check_batch_as_groups = Exercise(
+    "batch_as_groups(x, kernels): [N, i, H, W] and [N, k, i, 3, 3] -> [N, k, H, W]",
+    _batches,
+    "each image has its own kernels, all in one call.",
+    (
+        Mistake(
+            lambda x, w: torch.cat([F.conv2d(x[[n]], w[n], padding=1) for n in range(len(x))]),
+            "you loop over the images: right, and one call each",
+        ),
+        Mistake(
+            lambda x, w: F.conv2d(x, w[0], padding=1), "you use the first image's kernels for all"
+        ),
+        Mistake(lambda x, w: _grouped(x, w, 0), "you leave the padding out"),
+        Mistake(lambda x, w: F.conv2d(x, w[0]), "you leave the padding out, and the other kernels"),
+        Mistake(
+            lambda x, w: _grouped(x, w).view(1, -1, *x.shape[2:]),
+            "you leave all images in one: the result is [N, k, H, W]",
+        ),
     ),
 )
 
 
-def finish(kernel: Callable, sums: Tensor, shift: Tensor, winners: Tensor, pi: Tensor) -> Tensor:
-    """Run a ``finish_kernel`` in tiles of 16 winners and 16 pixels, or 64 on large maps."""
-    n, pixels, k = sums.shape
-    y = guarded(torch.full_like(sums, UNTOUCHED), UNTOUCHED)
-    inputs = [guarded(x) for x in (sums, shift, winners, pi)]
-    block = 16 if pixels < 64 else 64
-    grid = (n, -(-pixels // block), -(-k // 16))
-    launch(kernel, grid, *inputs, y, pixels, k, BLOCK_M=block, BLOCK_N=16)
-    return y
+def _layers() -> Iterator[Case]:
+    solve = "at which d does the model equal dense?"
+    equation = "solve fixed + growing * d**2 = dense for d"
+    never = "what if fixed alone costs more than dense?"
+    zero = "never worth it: say 0, not NaN"
+    always = "what if skipping is cheaper even at d = 1?"
+    one = "a density is at most 1"
+    for dense, fixed, growing, hint, more in [
+        ([5.0, 2.0], [0.5, 0.2], [5.5, 2.5], solve, equation),
+        ([4.0, 0.02], [0.3, 0.05], [4.2, 0.03], never, zero),
+        ([4.0, 3.0], [0.3, 0.1], [3.1, 4.0], always, one),
+    ]:
+        times = tuple(torch.tensor(values) for values in (dense, fixed, growing))
+        d = ((times[0] - times[1]) / times[2]).clamp(0, 1).sqrt()
+        yield Case(times, d, hint, more, axes=("layer",))
 
 
-def finished(kernel: Callable, *arguments: Tensor) -> Tensor:
-    return written(finish(kernel, *arguments))
-
-
-@torch.no_grad()
-def read_digits(kernel: Callable | None, images: Tensor) -> Tensor:
-    """What the digits network reads with the kernel as the end of every layer; or without one."""
-    network = load_pretrained("digits", 0.5).eval()
-
-    def end(layer: GatedConv2d, inputs: tuple, output: Tensor) -> Tensor:
-        chosen = winner_mask(layer.saliency, layer.density)
-        winners = chosen.nonzero()[:, 1].view(len(chosen), -1)  # as many for every image
-        sums = layer.norm(layer.conv(inputs[0])).flatten(2)  # [N, C_out, pixels]
-        own = sums.gather(1, winners[:, :, None].expand(-1, -1, sums.shape[2])).mT.contiguous()
-        y = finish(kernel, own, layer.beta, winners, layer.gate.gather(1, winners)).mT
-        index = winners[:, :, None].expand_as(y)
-        return torch.zeros_like(sums).scatter(1, index, y).view_as(output)
-
-    for layer in network.modules():
-        if isinstance(layer, GatedConv2d) and kernel is not None:
-            layer.register_forward_hook(end)
-    return network(images).argmax(1)
-
-
-def _ends() -> Iterator[Case]:
-    hint = "in which order, and where do the j-th winner's shift and image n's gates lie?"
-    more = "load shift + out and pi + n * k_out + j, each as a row [None, :]; add, multiply, ReLU"
-    for n, pixels, k, sign in [(1, 20, 6, 1), (3, 40, 20, 1), (2, 16, 16, -1)]:
-        sums, shift, winners = torch.randn(n, pixels, k), torch.randn(24), some_channels(n, 24, k)
-        pi = (0.5 + torch.rand(n, k)) * torch.where(torch.arange(k) % 3 == 2, sign, 1)
-        y = (pi[:, None] * (sums + shift[winners][:, None])).relu().flatten()
-        expected = torch.cat([y, torch.full((512,), UNTOUCHED)])
-        arguments = sums, shift, winners, pi
-        yield Case(arguments, expected, hint, more, ask=finished, axes=("place from y",))
-    images = load_data("digits")[1].tensors[0][:20]
-    yield Case((images,), read_digits(None, images), hint, more, ask=read_digits, axes=("digit",))
-
-
-ADD, GATE, RELU = "total += b", "total *= g", "total = tl.where(total > 0.0, total, 0.0)"
-check_finish_kernel = Exercise(
-    "finish_kernel(sums, shift, winners, pi, y, pixels, k_out, BLOCK_M, BLOCK_N): fills y "
-    "[N, pixels, k_out] with relu(pi * (sums + shift))",
-    _ends,
-    "shift, gate and ReLU are right. At the end of all 4 layers of the digits network, your "
-    "kernel has read 20 digits, each as the network reads it.",
-    tuple(
-        Mistake(kernel_with(FINISH, "; ".join(steps)), says)
-        for steps, says in [
-            ((GATE, ADD, RELU), "the shift comes after the gate; it belongs before it"),
-            ((RELU, ADD, GATE), "the ReLU comes before the shift; it is the last step"),
-            (
-                (ADD, RELU, GATE),
-                "the ReLU comes before the gate. Where no gate is negative, as in FBS, that is the "
-                "same; one input here has negative gates, and the formula puts the ReLU last",
-            ),
-            ((ADD, GATE), "the ReLU is missing"),
-            ((ADD, RELU), "the gate is missing"),
-            ((GATE, RELU), "the shift is missing"),
-            (
-                ("total += tl.load(shift + j, mask=j < k_out, other=0.0)[None, :]", GATE, RELU),
-                "the shift is that of channel j; the j-th winner's lies at shift + out",
-            ),
-            (
-                (ADD, "total *= tl.load(pi + j, mask=j < k_out, other=0.0)[None, :]", RELU),
-                "all images get the gates of the first; those of image n begin at pi + n * k_out",
-            ),
-        ]
+check_break_even = Exercise(
+    "break_even(dense, fixed, growing): [L] each; the d at which fixed + growing d² = dense",
+    _layers,
+    "right for six layers, never and always included.",
+    (
+        Mistake(lambda a, b, c: ((a - b) / c).clamp(0, 1), "you leave the root out: this is d²"),
+        Mistake(lambda a, b, c: (a - b) / c, "you leave the root out: this is d²"),
+        Mistake(
+            lambda a, b, c: ((a - b) / c).sqrt().clamp(0, 1),
+            "you take the root first, and the root of a negative number stays NaN",
+        ),
+        Mistake(lambda a, b, c: ((a - b) / c).sqrt(), "you let NaN and densities above 1 through"),
+        Mistake(lambda a, b, c: ((a - b) / c).relu() ** 0.5, "some densities are above 1"),
+        Mistake(lambda a, b, c: (a / c).clamp(0, 1).sqrt(), "you leave the fixed part out"),
+        Mistake(
+            lambda a, b, c: (a / (b + c)).clamp(0, 1).sqrt(),
+            "you let the fixed part fall with d, too",
+        ),
     ),
 )

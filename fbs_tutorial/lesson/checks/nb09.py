@@ -1,243 +1,274 @@
-"""The exercises of notebook 09, Real networks."""
+"""The exercises of notebook 09, Skipping for real, on a GPU.
 
-import copy
+Kernels run in Triton's interpreter, on a CPU. Their tensors lie between guards, so that an address
+outside of a tensor does no harm and shows. Typical mistakes are kernels, too.
+"""
+
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...method.gated import ChannelPruning, forced_gates
-from ...method.macs import count_macs
-from ...method.wta import active_channels, winner_mask
+from ...checkpoints import load_pretrained
+from ...data import load_data
+from ...method.gated import GatedConv2d
+from ...method.wta import winner_mask
 from .engine import Case, Exercise, Mistake
 
+try:
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpretedFunction
+except ImportError:  # there are no wheels for macOS and Windows
+    tl = InterpretedFunction = None
 
-def _branches() -> Iterator[Case]:
-    both = "when is a channel of the sum empty?"
-    others = "a channel of the sum is empty only if it is empty in every branch; count the others"
-    each = "what is counted for each image?"
-    over = "count for each image, over its channels: the result is [N]"
-    one = "with one branch its own channels are the live ones"
-    for branches, images, density, hint, more in [
-        (2, 1, 0.5, both, others),
-        (2, 4, 0.5, each, over),
-        (3, 5, 0.25, both, others),
-        (1, 3, 0.5, one, one),
+GUARD = 4096  # numbers before and after every tensor
+UNTOUCHED = -99.0  # what stands where no kernel has written
+
+
+def _lists() -> Iterator[Case]:
+    axes = ("live input", "winner")
+    row = "how far apart in the list are two winners, and how far two channels?"
+    far = "a row for each channel, a column for each winner; one channel further is out_channels "
+    far += "numbers further, one winner further is the next number"
+    taps = "how many numbers does one tap have?"
+    tap_far = "one tap further is in_channels * out_channels numbers further"
+    for tap, k_in, k_out, hint, more in [
+        (0, 2, 3, row, far),
+        (0, 2, 2, row, far),
+        (5, 3, 2, taps, tap_far),
     ]:
-        won = [winner_mask(torch.rand(images, 12), density) for _ in range(branches)]
-        expected = torch.stack(won).any(dim=0).sum(dim=1)
-        yield Case((won,), expected, hint, more, axes=("image",))
+        channels, winners = (torch.rand(6).argsort()[:k].sort().values for k in (k_in, k_out))
+        expected = torch.arange(9 * 6 * 7).view(9, 6, 7)[tap][channels[:, None], winners]
+        yield Case((tap, channels, winners, 6, 7), expected, hint, more, axes=axes)
 
 
-check_live_in_sum = Exercise(
-    "live_in_sum(branches): masks [N, C] of each branch -> live channels of the sum, [N]",
-    _branches,
-    "right for one, two and three branches.",
+check_weight_addresses = Exercise(
+    "weight_addresses(tap, channels, winners, in_channels, out_channels): places [k_in, k_out] "
+    "in the flat copy of a weight [taps, in_channels, out_channels]",
+    _lists,
+    "every weight is found, for three pairs of lists.",
     (
         Mistake(
-            lambda b: torch.stack(b).all(0).sum(1), "you count channels that win in every branch"
+            lambda t, i, o, c_in, c_out: (t * c_in + i) * c_out + o[:, None],
+            "rows and columns have changed places",
         ),
         Mistake(
-            lambda b: torch.stack(b).sum((0, 2)),
-            "you count a channel once for every win",
-        ),
-        Mistake(lambda b: torch.stack(b).any(0).sum(), "you count the whole batch at once"),
-        Mistake(lambda b: torch.stack(b).any(0).sum(0), "you count images, not channels"),
-        Mistake(lambda b: b[0].sum(1), "you look at the first branch only"),
-        Mistake(
-            lambda b: (b[0] | b[-1]).sum(1), "you look at two branches only, and there can be more"
+            lambda t, i, o, c_in, c_out: (t * c_in + i[:, None]) * c_in + o,
+            "you step by in_channels from one channel to the next",
         ),
         Mistake(
-            lambda b: torch.stack(b).sum(0).eq(1).sum(1),
-            "you leave out the channels that win in more than one branch",
+            lambda t, i, o, c_in, c_out: (t + i[:, None]) * c_out + o,
+            "you take one tap further for one channel further",
+        ),
+        Mistake(lambda t, i, o, c_in, c_out: i[:, None] * c_out + o, "you leave the tap out"),
+        Mistake(
+            lambda t, i, o, c_in, c_out: (i[:, None] * c_out + o) * 9 + t,
+            "you let the taps of a weight be neighbours, but here a tap is the first axis",
+        ),
+        Mistake(
+            lambda t, i, o, c_in, c_out: t * c_in * c_out + i[:, None] + o * c_in,
+            "you let the inputs be neighbours, but here the outputs are",
         ),
     ),
 )
 
 
-def _blocks() -> Iterator[Case]:
-    dense = "which pairs of channels does each of the three convolutions have?"
-    full = "at d = 1: C·tC·P, 9·tC·P and tC·C·P, with t = expansion and P = positions"
-    half = "how many inputs does a depthwise output read?"
-    own = "one, its own: k·9·P for its k winners"
-    up = "how are winners rounded?"
-    rounded = "round up: the winners are active_channels(C, d) and active_channels(t·C, d)"
-    order = "; the list is [expansion, depthwise, projection, predictors]"
-    for channels, expansion, positions, density, hint, more in [
-        (8, 4, 16, 1.0, dense, full),
-        (16, 6, 49, 0.5, half, own),
-        (10, 3, 9, 0.25, up, rounded),
-    ]:
-        expected = _bill(channels, expansion, positions, density)
-        arguments = (channels, expansion, positions, density)
-        yield Case(arguments, expected, hint + order, more + order)
+GATHER = """
+def gather_kernel(
+    weight, channels, winners, own, k_in, k_out, in_channels, out_channels,
+    BLOCK_I: "constexpr", BLOCK_J: "constexpr",
+):
+    n, tap = tl.program_id(0), tl.program_id(1)
+    i, j = tl.arange(0, BLOCK_I), tl.arange(0, BLOCK_J)
+    rows, columns = i < k_in, j < k_out
+    row = tl.load(channels + n * k_in + i, mask=rows, other=0)
+    out = tl.load(winners + n * k_out + j, mask=columns, other=0)
+    line = (tap * in_channels + row) * out_channels
+    MASK
+    w = tl.load(weight + line[:, None] + out[None, :], mask=both, other=0.0)
+    place = ((n * 9 + tap) * k_in + i)[:, None] * k_out + j[None, :]
+    tl.store(own + place, w, mask=both)
+"""
+FINISH = """
+def finish_kernel(
+    sums, shift, winners, pi, y, pixels, k_out, BLOCK_M: "constexpr", BLOCK_N: "constexpr"
+):
+    n = tl.program_id(0)
+    m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    j = tl.program_id(2) * BLOCK_N + tl.arange(0, BLOCK_N)
+    out = tl.load(winners + n * k_out + j, mask=j < k_out, other=0)
+    place = (n * pixels + m)[:, None] * k_out + j[None, :]
+    inside = (m < pixels)[:, None] & (j < k_out)[None, :]
+    total = tl.load(sums + place, mask=inside, other=0.0)
+    b = tl.load(shift + out, mask=j < k_out, other=0.0)[None, :]
+    g = tl.load(pi + n * k_out + j, mask=j < k_out, other=0.0)[None, :]
+    TOTAL
+    tl.store(y + place, total, mask=inside)
+"""
 
 
-def _bill(
-    channels: int,
-    expansion: int,
-    positions: int,
-    density: float,
-    winners: Callable = active_channels,
-    depthwise: Callable = lambda wide_k: wide_k,
-    predictors: Callable = lambda c, wide: c * wide + wide * wide + wide * c,
-    inputs: Callable | None = None,
-) -> list[int]:
-    """MACs of expansion, depthwise, projection and predictors; later arguments make mistakes."""
-    wide = channels * expansion
-    k, wide_k = winners(channels, density), winners(wide, density)
-    read, wide_read = (inputs(channels), inputs(wide)) if inputs else (k, wide_k)
-    counts = [read * wide_k, depthwise(wide_k) * 9, wide_read * k]
-    return [count * positions for count in counts] + [predictors(channels, wide)]
+def kernel_with(source: str, line: str) -> Callable:
+    """The kernel in ``source`` with ``line`` in the place that is left open for it."""
+    names = {"tl": tl}
+    exec(source.replace("MASK", line).replace("TOTAL", line), names)
+    return next(thing for name, thing in names.items() if name.endswith("_kernel"))
 
 
-check_inverted_macs = Exercise(
-    "inverted_macs(channels, expansion, positions, density): four counts of one block",
-    _blocks,
-    "right for 3 blocks, predictors and rounding included.",
-    (
-        Mistake(
-            lambda c, t, p, d: _bill(c, t, p, d, depthwise=lambda k: k * k),
-            "you let each depthwise output read all live inputs",
-        ),
-        Mistake(
-            lambda c, t, p, d: _bill(c, t, p, d, depthwise=lambda k: k * d),
-            "you charge the density twice in the depthwise layer: its input wins or loses with it",
-        ),
-        Mistake(
-            lambda c, t, p, d: _bill(c, t, p, d, lambda n, share: int(n * share)),
-            "you round the winners down",
-        ),
-        Mistake(
-            lambda c, t, p, d: _bill(c, t, p, d, inputs=lambda n: n),
-            "you let expansion and projection read all channels, also the empty ones",
-        ),
-        Mistake(
-            lambda c, t, p, d: _bill(c, t, p, d, predictors=lambda c, w: 2 * c * w + w),
-            "you forget that the depthwise layer's predictor is a full matrix",
-        ),
-        Mistake(
-            lambda c, t, p, d: _bill(c, t, p, d, predictors=lambda c, w: p * (2 * c * w + w * w)),
-            "you charge the predictors at every position; they run once per image",
-        ),
-        Mistake(
-            lambda c, t, p, d: _bill(c, t, p, d)[:3], "the predictors are missing from the list"
-        ),
+def launch(kernel: Callable, grid: tuple[int, ...], *arguments: object, **sizes: int) -> None:
+    """Run a kernel in the interpreter, whether or not it is already one of Triton's."""
+    if InterpretedFunction is None:
+        raise NotImplementedError("there is no Triton here (its packages are for Linux)")
+    try:
+        InterpretedFunction(getattr(kernel, "fn", kernel))[grid](*arguments, **sizes)
+    except Exception as error:
+        raise error.__cause__ or error from None
+
+
+def guarded(values: Tensor, beside: float = 0) -> Tensor:
+    """A copy with `GUARD` numbers on both sides."""
+    buffer = torch.full((values.numel() + 2 * GUARD,), beside, dtype=values.dtype)
+    buffer[GUARD:-GUARD] = values.flatten()
+    return buffer[GUARD:-GUARD].view(values.shape)
+
+
+def written(y: Tensor) -> Tensor:
+    """What stands in a guarded tensor and in the 512 places after it."""
+    return y._base[GUARD : GUARD + y.numel() + 512]
+
+
+def gather(
+    kernel: Callable, weight: Tensor, channels: Tensor, winners: Tensor, *blocks: int
+) -> Tensor:
+    """Run a ``gather_kernel``; of a single image only the first program, for the first tap."""
+    (n, k_in), k_out = channels.shape, winners.shape[1]
+    taps = 9 if n > 1 else 1
+    own = guarded(torch.full((n, taps, k_in, k_out), UNTOUCHED), UNTOUCHED)
+    inputs = [guarded(x) for x in (weight, channels, winners)]
+    sizes = k_in, k_out, *weight.shape[1:]
+    launch(kernel, (n, taps), *inputs, own, *sizes, BLOCK_I=blocks[0], BLOCK_J=blocks[1])
+    return written(own)
+
+
+def some_channels(images: int, total: int, k: int) -> Tensor:
+    """``[images, k]``: different channels out of ``total``, in ascending order."""
+    return torch.rand(images, total).argsort(1)[:, :k].sort(1).values
+
+
+def _gathers() -> Iterator[Case]:
+    hint = f"which i and j have an entry in their list? {UNTOUCHED:g} marks an untouched place"
+    more = "i < k_in as a column, [:, None], and j < k_out as a row, [None, :]: both have to hold"
+    for n, k_in, k_out, *blocks in [(1, 5, 11, 16, 16), (1, 3, 6, 4, 8), (3, 5, 6, 8, 8)]:
+        weight = torch.rand(9, 7, 13)
+        channels, winners = some_channels(n, 7, k_in), some_channels(n, 13, k_out)
+        own = weight[:, channels[:, :, None], winners[:, None, :]].transpose(0, 1)
+        own = own[:, : 9 if n > 1 else 1].flatten()
+        expected = torch.cat([own, torch.full((512,), UNTOUCHED)])
+        arguments = (weight, channels, winners, *blocks)
+        yield Case(arguments, expected, hint, more, ask=gather, axes=("place from own",))
+
+
+check_gather_kernel = Exercise(
+    "gather_kernel(weight, channels, winners, own, k_in, …, BLOCK_I, BLOCK_J): fills own "
+    "[N, 9, k_in, k_out] with each image's weights",
+    _gathers,
+    "every image has its weights, and nothing else was written.",
+    tuple(
+        Mistake(kernel_with(GATHER, f"both = {mask}"), says)
+        for mask, says in [
+            (
+                "(i >= 0)[:, None] & (j >= 0)[None, :]",
+                "there is no mask: all of the block is stored",
+            ),
+            ("rows[:, None] & (j >= 0)[None, :]", "columns from k_out on are stored, too"),
+            ("(i >= 0)[:, None] & columns[None, :]", "rows from k_in on are stored, too"),
+            ("(i < k_out)[:, None] & (j < k_in)[None, :]", "the mask lies on the wrong axis"),
+            ("(i <= k_in)[:, None] & (j <= k_out)[None, :]", "<= lets one place too many through"),
+            (
+                "(i < in_channels)[:, None] & (j < out_channels)[None, :]",
+                "the mask asks for C_in and C_out, but the lists are shorter",
+            ),
+        ]
     ),
 )
 
 
-def _look(function: Callable, kind: str, density: float, question: str) -> object:
-    """What the question asks of the block that ``function`` gates."""
-    block, x = _basic_block(kind)
-    plain = [type(module) for module in block.modules()]
-    gated = function(block, density)
-    if not isinstance(gated, nn.Module):
-        return gated
-    layers = {n: m for n, m in gated.named_modules() if isinstance(m, ChannelPruning)}
-    if question == "how many gates":
-        return len(layers)
-    if question == "was the block changed":
-        same = [type(module) for module in block.modules()] == plain
-        return UNCHANGED if same else "the block that you were given has other modules now"
-    if question == "active MACs":
-        return int(count_macs(gated, x).active[0])
-    ones = {name: torch.ones(1, layer.out_channels) for name, layer in layers.items()}
-    with torch.no_grad(), forced_gates(gated, ones):
-        return gated(x)
+def finish(kernel: Callable, sums: Tensor, shift: Tensor, winners: Tensor, pi: Tensor) -> Tensor:
+    """Run a ``finish_kernel`` in tiles of 16 winners and 16 pixels, or 64 on large maps."""
+    n, pixels, k = sums.shape
+    y = guarded(torch.full_like(sums, UNTOUCHED), UNTOUCHED)
+    inputs = [guarded(x) for x in (sums, shift, winners, pi)]
+    block = 16 if pixels < 64 else 64
+    grid = (n, -(-pixels // block), -(-k // 16))
+    launch(kernel, grid, *inputs, y, pixels, k, BLOCK_M=block, BLOCK_N=16)
+    return y
 
 
-UNCHANGED = "the block that you were given is as it was"
+def finished(kernel: Callable, *arguments: Tensor) -> Tensor:
+    return written(finish(kernel, *arguments))
 
 
-def _questions() -> Iterator[Case]:
-    names = "which modules belong together in one ChannelPruning?"
-    one = "one ChannelPruning per convolution, with its batch norm"
-    own = "can the first convolution skip anything?"
-    density = "each convolution needs its own gate, at this density: in ChannelPruning(conv1, bn1, "
-    density += "conv2, bn2) the first convolution could not be skipped"
-    once = "with gates of 1 nothing may change: does something run twice, or at another place?"
-    twice = "run each batch norm once (put nn.Identity() in its old place), and leave ReLU and the "
-    twice += "sum where they are"
-    for kind, count in (("8 -> 8 stride 1", 2), ("8 -> 16 stride 2", 3)):
-        more = ", and one for the convolution of block.downsample" if count == 3 else ""
-        c_in, c_out, stride = _numbers(kind)
-        k, positions = active_channels(c_out, 0.5), (6 // stride) ** 2
-        macs = (9 * c_in * k + 9 * k * k + (count == 3) * c_in * k) * positions
-        asked = (kind, 0.5, "how many gates")
-        yield Case(asked, count, names + more, one + more, ask=_look, unit=" gates")
-        block, x = _basic_block(kind)
-        with torch.no_grad():
-            asked = (kind, 0.5, "the output with gates of 1")
-            yield Case(asked, block(x), once, twice, ask=_look)
-        asked = (kind, 0.5, "active MACs")
-        yield Case(asked, macs, own, density, ask=_look, unit=" active MACs")
-        asked = (kind, 0.5, "was the block changed")
-        hint = "work on copy.deepcopy(block): the reader of this function may need the old one"
-        yield Case(asked, UNCHANGED, hint, ask=_look)
+@torch.no_grad()
+def read_digits(kernel: Callable | None, images: Tensor) -> Tensor:
+    """What the digits network reads with the kernel as the end of every layer; or without one."""
+    network = load_pretrained("digits", 0.5).eval()
+
+    def end(layer: GatedConv2d, inputs: tuple, output: Tensor) -> Tensor:
+        chosen = winner_mask(layer.saliency, layer.density)
+        winners = chosen.nonzero()[:, 1].view(len(chosen), -1)  # as many for every image
+        sums = layer.norm(layer.conv(inputs[0])).flatten(2)  # [N, C_out, pixels]
+        own = sums.gather(1, winners[:, :, None].expand(-1, -1, sums.shape[2])).mT.contiguous()
+        y = finish(kernel, own, layer.beta, winners, layer.gate.gather(1, winners)).mT
+        index = winners[:, :, None].expand_as(y)
+        return torch.zeros_like(sums).scatter(1, index, y).view_as(output)
+
+    for layer in network.modules():
+        if isinstance(layer, GatedConv2d) and kernel is not None:
+            layer.register_forward_hook(end)
+    return network(images).argmax(1)
 
 
-def _numbers(kind: str) -> list[int]:
-    return [int(n) for n in kind.split() if n.isdigit()]
+def _ends() -> Iterator[Case]:
+    hint = "in which order, and where do the j-th winner's shift and image n's gates lie?"
+    more = "load shift + out and pi + n * k_out + j, each as a row [None, :]; add, multiply, ReLU"
+    for n, pixels, k, sign in [(1, 20, 6, 1), (3, 40, 20, 1), (2, 16, 16, -1)]:
+        sums, shift, winners = torch.randn(n, pixels, k), torch.randn(24), some_channels(n, 24, k)
+        pi = (0.5 + torch.rand(n, k)) * torch.where(torch.arange(k) % 3 == 2, sign, 1)
+        y = (pi[:, None] * (sums + shift[winners][:, None])).relu().flatten()
+        expected = torch.cat([y, torch.full((512,), UNTOUCHED)])
+        arguments = sums, shift, winners, pi
+        yield Case(arguments, expected, hint, more, ask=finished, axes=("place from y",))
+    images = load_data("digits")[1].tensors[0][:20]
+    yield Case((images,), read_digits(None, images), hint, more, ask=read_digits, axes=("digit",))
 
 
-def _gated(
-    block: nn.Module, density: float, norms: Callable | None = nn.Identity, downsample: bool = True
-) -> nn.Module:
-    """The right answer; with other arguments, a wrong one."""
-    gated = copy.deepcopy(block)
-    gated.conv1 = ChannelPruning(gated.conv1, gated.bn1, density=density)
-    gated.conv2 = ChannelPruning(gated.conv2, gated.bn2, density=density)
-    if norms:
-        gated.bn1, gated.bn2 = norms(), norms()
-    if block.downsample is not None and downsample:
-        gated.downsample = ChannelPruning(*gated.downsample, density=density)
-    return gated
-
-
-def _in_place(block: nn.Module, density: float) -> nn.Module:
-    block.__dict__.update(_gated(block, density).__dict__)
-    return block
-
-
-def _one_gate(block: nn.Module, density: float) -> nn.Module:
-    gated = copy.deepcopy(block)
-    parts = (gated.conv1, gated.bn1, nn.ReLU(), gated.conv2, gated.bn2)
-    gated.conv1 = ChannelPruning(*parts, density=density)
-    gated.bn1 = gated.bn2 = gated.conv2 = nn.Identity()
-    return gated
-
-
-check_gate_block = Exercise(
-    "gate_block(block, density): torchvision's BasicBlock -> a copy that is gated",
-    _questions,
-    "every convolution has its own gate, with and without downsample.",
-    (
-        Mistake(_in_place, "you changed the block that you were given"),
-        Mistake(_one_gate, "one gate stands around both convolutions"),
-        Mistake(
-            lambda b, d: ChannelPruning(copy.deepcopy(b), density=d),
-            "one gate stands around the whole block",
-        ),
-        Mistake(lambda b, d: _gated(b, 1.0), "you leave the density at 1"),
-        Mistake(lambda b, d: _gated(b, d, None), "each batch norm runs twice"),
-        Mistake(lambda b, d: _gated(b, d, downsample=False), "downsample is not gated"),
+ADD, GATE, RELU = "total += b", "total *= g", "total = tl.where(total > 0.0, total, 0.0)"
+check_finish_kernel = Exercise(
+    "finish_kernel(sums, shift, winners, pi, y, pixels, k_out, BLOCK_M, BLOCK_N): fills y "
+    "[N, pixels, k_out] with relu(pi * (sums + shift))",
+    _ends,
+    "shift, gate and ReLU are right. At the end of all 4 layers of the digits network, your "
+    "kernel has read 20 digits, each as the network reads it.",
+    tuple(
+        Mistake(kernel_with(FINISH, "; ".join(steps)), says)
+        for steps, says in [
+            ((GATE, ADD, RELU), "the shift comes after the gate; it belongs before it"),
+            ((RELU, ADD, GATE), "the ReLU comes before the shift; it is the last step"),
+            (
+                (ADD, RELU, GATE),
+                "the ReLU comes before the gate. Where no gate is negative, as in FBS, that is the "
+                "same; one input here has negative gates, and the formula puts the ReLU last",
+            ),
+            ((ADD, GATE), "the ReLU is missing"),
+            ((ADD, RELU), "the gate is missing"),
+            ((GATE, RELU), "the shift is missing"),
+            (
+                ("total += tl.load(shift + j, mask=j < k_out, other=0.0)[None, :]", GATE, RELU),
+                "the shift is that of channel j; the j-th winner's lies at shift + out",
+            ),
+            (
+                (ADD, "total *= tl.load(pi + j, mask=j < k_out, other=0.0)[None, :]", RELU),
+                "all images get the gates of the first; those of image n begin at pi + n * k_out",
+            ),
+        ]
     ),
 )
-
-
-def _basic_block(kind: str) -> tuple[nn.Module, Tensor]:
-    """torchvision's residual block in eval mode, the same one each time, and an input for it."""
-    from torchvision.models.resnet import BasicBlock  # here: it takes a second to import
-
-    in_channels, out_channels, stride = _numbers(kind)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(in_channels + out_channels)
-        conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
-        downsample = nn.Sequential(conv, nn.BatchNorm2d(out_channels))
-        block = BasicBlock(in_channels, out_channels, stride, downsample if stride > 1 else None)
-        for norm in block.modules():
-            if isinstance(norm, nn.BatchNorm2d):  # such that running it twice shows
-                nn.init.uniform_(norm.weight, 0.5, 1.5)
-                nn.init.normal_(norm.bias)
-        return block.eval(), torch.rand(1, in_channels, 6, 6)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .engine import Case, Exercise, Mistake
-from .nb09 import _basic_block, _numbers
+from .nb11 import _basic_block, _numbers
 
 
 def _pairs(function: Callable, mask: Tensor, weight: Tensor) -> object:

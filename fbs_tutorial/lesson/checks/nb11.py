@@ -1,0 +1,243 @@
+"""The exercises of notebook 11, Real networks."""
+
+import copy
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ...method.gated import ChannelPruning, forced_gates
+from ...method.macs import count_macs
+from ...method.wta import active_channels, winner_mask
+from .engine import Case, Exercise, Mistake
+
+
+def _branches() -> Iterator[Case]:
+    both = "when is a channel of the sum empty?"
+    others = "a channel of the sum is empty only if it is empty in every branch; count the others"
+    each = "what is counted for each image?"
+    over = "count for each image, over its channels: the result is [N]"
+    one = "with one branch its own channels are the live ones"
+    for branches, images, density, hint, more in [
+        (2, 1, 0.5, both, others),
+        (2, 4, 0.5, each, over),
+        (3, 5, 0.25, both, others),
+        (1, 3, 0.5, one, one),
+    ]:
+        won = [winner_mask(torch.rand(images, 12), density) for _ in range(branches)]
+        expected = torch.stack(won).any(dim=0).sum(dim=1)
+        yield Case((won,), expected, hint, more, axes=("image",))
+
+
+check_live_in_sum = Exercise(
+    "live_in_sum(branches): masks [N, C] of each branch -> live channels of the sum, [N]",
+    _branches,
+    "right for one, two and three branches.",
+    (
+        Mistake(
+            lambda b: torch.stack(b).all(0).sum(1), "you count channels that win in every branch"
+        ),
+        Mistake(
+            lambda b: torch.stack(b).sum((0, 2)),
+            "you count a channel once for every win",
+        ),
+        Mistake(lambda b: torch.stack(b).any(0).sum(), "you count the whole batch at once"),
+        Mistake(lambda b: torch.stack(b).any(0).sum(0), "you count images, not channels"),
+        Mistake(lambda b: b[0].sum(1), "you look at the first branch only"),
+        Mistake(
+            lambda b: (b[0] | b[-1]).sum(1), "you look at two branches only, and there can be more"
+        ),
+        Mistake(
+            lambda b: torch.stack(b).sum(0).eq(1).sum(1),
+            "you leave out the channels that win in more than one branch",
+        ),
+    ),
+)
+
+
+def _blocks() -> Iterator[Case]:
+    dense = "which pairs of channels does each of the three convolutions have?"
+    full = "at d = 1: C·tC·P, 9·tC·P and tC·C·P, with t = expansion and P = positions"
+    half = "how many inputs does a depthwise output read?"
+    own = "one, its own: k·9·P for its k winners"
+    up = "how are winners rounded?"
+    rounded = "round up: the winners are active_channels(C, d) and active_channels(t·C, d)"
+    order = "; the list is [expansion, depthwise, projection, predictors]"
+    for channels, expansion, positions, density, hint, more in [
+        (8, 4, 16, 1.0, dense, full),
+        (16, 6, 49, 0.5, half, own),
+        (10, 3, 9, 0.25, up, rounded),
+    ]:
+        expected = _bill(channels, expansion, positions, density)
+        arguments = (channels, expansion, positions, density)
+        yield Case(arguments, expected, hint + order, more + order)
+
+
+def _bill(
+    channels: int,
+    expansion: int,
+    positions: int,
+    density: float,
+    winners: Callable = active_channels,
+    depthwise: Callable = lambda wide_k: wide_k,
+    predictors: Callable = lambda c, wide: c * wide + wide * wide + wide * c,
+    inputs: Callable | None = None,
+) -> list[int]:
+    """MACs of expansion, depthwise, projection and predictors; later arguments make mistakes."""
+    wide = channels * expansion
+    k, wide_k = winners(channels, density), winners(wide, density)
+    read, wide_read = (inputs(channels), inputs(wide)) if inputs else (k, wide_k)
+    counts = [read * wide_k, depthwise(wide_k) * 9, wide_read * k]
+    return [count * positions for count in counts] + [predictors(channels, wide)]
+
+
+check_inverted_macs = Exercise(
+    "inverted_macs(channels, expansion, positions, density): four counts of one block",
+    _blocks,
+    "right for 3 blocks, predictors and rounding included.",
+    (
+        Mistake(
+            lambda c, t, p, d: _bill(c, t, p, d, depthwise=lambda k: k * k),
+            "you let each depthwise output read all live inputs",
+        ),
+        Mistake(
+            lambda c, t, p, d: _bill(c, t, p, d, depthwise=lambda k: k * d),
+            "you charge the density twice in the depthwise layer: its input wins or loses with it",
+        ),
+        Mistake(
+            lambda c, t, p, d: _bill(c, t, p, d, lambda n, share: int(n * share)),
+            "you round the winners down",
+        ),
+        Mistake(
+            lambda c, t, p, d: _bill(c, t, p, d, inputs=lambda n: n),
+            "you let expansion and projection read all channels, also the empty ones",
+        ),
+        Mistake(
+            lambda c, t, p, d: _bill(c, t, p, d, predictors=lambda c, w: 2 * c * w + w),
+            "you forget that the depthwise layer's predictor is a full matrix",
+        ),
+        Mistake(
+            lambda c, t, p, d: _bill(c, t, p, d, predictors=lambda c, w: p * (2 * c * w + w * w)),
+            "you charge the predictors at every position; they run once per image",
+        ),
+        Mistake(
+            lambda c, t, p, d: _bill(c, t, p, d)[:3], "the predictors are missing from the list"
+        ),
+    ),
+)
+
+
+def _look(function: Callable, kind: str, density: float, question: str) -> object:
+    """What the question asks of the block that ``function`` gates."""
+    block, x = _basic_block(kind)
+    plain = [type(module) for module in block.modules()]
+    gated = function(block, density)
+    if not isinstance(gated, nn.Module):
+        return gated
+    layers = {n: m for n, m in gated.named_modules() if isinstance(m, ChannelPruning)}
+    if question == "how many gates":
+        return len(layers)
+    if question == "was the block changed":
+        same = [type(module) for module in block.modules()] == plain
+        return UNCHANGED if same else "the block that you were given has other modules now"
+    if question == "active MACs":
+        return int(count_macs(gated, x).active[0])
+    ones = {name: torch.ones(1, layer.out_channels) for name, layer in layers.items()}
+    with torch.no_grad(), forced_gates(gated, ones):
+        return gated(x)
+
+
+UNCHANGED = "the block that you were given is as it was"
+
+
+def _questions() -> Iterator[Case]:
+    names = "which modules belong together in one ChannelPruning?"
+    one = "one ChannelPruning per convolution, with its batch norm"
+    own = "can the first convolution skip anything?"
+    density = "each convolution needs its own gate, at this density: in ChannelPruning(conv1, bn1, "
+    density += "conv2, bn2) the first convolution could not be skipped"
+    once = "with gates of 1 nothing may change: does something run twice, or at another place?"
+    twice = "run each batch norm once (put nn.Identity() in its old place), and leave ReLU and the "
+    twice += "sum where they are"
+    for kind, count in (("8 -> 8 stride 1", 2), ("8 -> 16 stride 2", 3)):
+        more = ", and one for the convolution of block.downsample" if count == 3 else ""
+        c_in, c_out, stride = _numbers(kind)
+        k, positions = active_channels(c_out, 0.5), (6 // stride) ** 2
+        macs = (9 * c_in * k + 9 * k * k + (count == 3) * c_in * k) * positions
+        asked = (kind, 0.5, "how many gates")
+        yield Case(asked, count, names + more, one + more, ask=_look, unit=" gates")
+        block, x = _basic_block(kind)
+        with torch.no_grad():
+            asked = (kind, 0.5, "the output with gates of 1")
+            yield Case(asked, block(x), once, twice, ask=_look)
+        asked = (kind, 0.5, "active MACs")
+        yield Case(asked, macs, own, density, ask=_look, unit=" active MACs")
+        asked = (kind, 0.5, "was the block changed")
+        hint = "work on copy.deepcopy(block): the reader of this function may need the old one"
+        yield Case(asked, UNCHANGED, hint, ask=_look)
+
+
+def _numbers(kind: str) -> list[int]:
+    return [int(n) for n in kind.split() if n.isdigit()]
+
+
+def _gated(
+    block: nn.Module, density: float, norms: Callable | None = nn.Identity, downsample: bool = True
+) -> nn.Module:
+    """The right answer; with other arguments, a wrong one."""
+    gated = copy.deepcopy(block)
+    gated.conv1 = ChannelPruning(gated.conv1, gated.bn1, density=density)
+    gated.conv2 = ChannelPruning(gated.conv2, gated.bn2, density=density)
+    if norms:
+        gated.bn1, gated.bn2 = norms(), norms()
+    if block.downsample is not None and downsample:
+        gated.downsample = ChannelPruning(*gated.downsample, density=density)
+    return gated
+
+
+def _in_place(block: nn.Module, density: float) -> nn.Module:
+    block.__dict__.update(_gated(block, density).__dict__)
+    return block
+
+
+def _one_gate(block: nn.Module, density: float) -> nn.Module:
+    gated = copy.deepcopy(block)
+    parts = (gated.conv1, gated.bn1, nn.ReLU(), gated.conv2, gated.bn2)
+    gated.conv1 = ChannelPruning(*parts, density=density)
+    gated.bn1 = gated.bn2 = gated.conv2 = nn.Identity()
+    return gated
+
+
+check_gate_block = Exercise(
+    "gate_block(block, density): torchvision's BasicBlock -> a copy that is gated",
+    _questions,
+    "every convolution has its own gate, with and without downsample.",
+    (
+        Mistake(_in_place, "you changed the block that you were given"),
+        Mistake(_one_gate, "one gate stands around both convolutions"),
+        Mistake(
+            lambda b, d: ChannelPruning(copy.deepcopy(b), density=d),
+            "one gate stands around the whole block",
+        ),
+        Mistake(lambda b, d: _gated(b, 1.0), "you leave the density at 1"),
+        Mistake(lambda b, d: _gated(b, d, None), "each batch norm runs twice"),
+        Mistake(lambda b, d: _gated(b, d, downsample=False), "downsample is not gated"),
+    ),
+)
+
+
+def _basic_block(kind: str) -> tuple[nn.Module, Tensor]:
+    """torchvision's residual block in eval mode, the same one each time, and an input for it."""
+    from torchvision.models.resnet import BasicBlock  # here: it takes a second to import
+
+    in_channels, out_channels, stride = _numbers(kind)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(in_channels + out_channels)
+        conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+        downsample = nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+        block = BasicBlock(in_channels, out_channels, stride, downsample if stride > 1 else None)
+        for norm in block.modules():
+            if isinstance(norm, nn.BatchNorm2d):  # such that running it twice shows
+                nn.init.uniform_(norm.weight, 0.5, 1.5)
+                nn.init.normal_(norm.bias)
+        return block.eval(), torch.rand(1, in_channels, 6, 6)
