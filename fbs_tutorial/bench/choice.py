@@ -104,7 +104,8 @@ def choice(plan: Plan, out: Path, *, command: str = "", say: Callable[[str], Non
 
     Returns:
         ``{"command", "plan", "machine", "rows"}``; a row has "seed", "method" (the keys of
-        `LABELS`), "pool" (the share of the model's channels), "gain", accuracies, MACs and controls.
+        `LABELS`), "pool" (the share of the model's channels), "gain", accuracies, MACs and the
+        controls.
 
     Raises:
         RunError: ``out`` holds something else. OSError: it cannot be written, no data set.
