@@ -10,7 +10,15 @@ from torch import nn
 
 from fbs_tutorial.__main__ import main
 from fbs_tutorial.bench import stability as module
-from fbs_tutorial.bench.stability import FORMS, UPDATES, Plan, largest_values, stability, table
+from fbs_tutorial.bench.stability import (
+    FORMS,
+    UPDATES,
+    Plan,
+    largest_values,
+    origin,
+    stability,
+    table,
+)
 from fbs_tutorial.lesson.plots import losses_of_gates, plt
 from fbs_tutorial.method.gated import ChannelPruning
 from fbs_tutorial.training.settings import RunError
@@ -106,4 +114,5 @@ def test_the_command_says_so_in_one_line(tmp_path, capsys):
 def test_what_is_stored_is_whole_and_shown(path):
     results = json.loads(path.read_text())
     assert len(results["rows"]) == 6 * len(results["plan"]["seeds"])
-    assert table(results) in (STORED.parent / "README.md").read_text()
+    page = (STORED.parent / "README.md").read_text()
+    assert table(results) in page and origin(results) in page

@@ -918,7 +918,7 @@ def test_blocks_are_trained_and_come_back(normalize, tmp_path, photographs, caps
     options = ["--model", "resnet18", "--size", "32", "--densities", "0.5", "--epochs", "1"]
     options += ["--batch", "2", "--blocks", *([] if normalize else ["--no-normalize"])]
     assert run("--data", data, *options, "--out", tmp_path / "run") == 0
-    network, header = load_network(tmp_path / "run" / "d0.5.safetensors")
+    network, _ = load_network(tmp_path / "run" / "d0.5.safetensors")
     blocks = gated_layers(network).values()
     assert len(blocks) == 20 and all(block.normalize is normalize for block in blocks)
     assert metrics_of(tmp_path / "run")["rows"][1]["method"] == "fbs"

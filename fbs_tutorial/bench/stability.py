@@ -280,6 +280,18 @@ def table(results: dict) -> str:
     return markdown([*head, "largest value, first step", "last finite step", "ms an update"], lines)
 
 
+def origin(results: dict) -> str:
+    """One line: the command, where and when it ran, what was trained."""
+    facts, plan = results["machine"], results["plan"]
+    clock = results.get("clock", {}).get("busy")
+    return (
+        f"`{results['command']}`: {facts['date']}, {facts['device']}, torch "
+        f"{facts['versions']['torch']}; {plan['model']}, width {plan['width']:g}, "
+        f"{plan['steps']} updates of {plan['batch']} images, learning rate {plan['lr']:g}."
+        + (f" Milliseconds by turns on a busy machine: {clock}." if clock else "")
+    )
+
+
 def _cells(rows: list[dict]) -> list[str]:
     """One line of `table`."""
     steps = [row["diverged"] for row in rows if row["diverged"]]
