@@ -40,7 +40,7 @@ def test_as_many_win_whatever_there_is_to_choose_from(results):
         (STATIC, 0.25), (WIDER, None), (SCALES, 0.25), (CHOOSES, 0.5), (CHOOSES, 1.0),
     ]  # fmt: skip
     static, wider, scales, middle, large = (rows[0]["macs"] for rows in found.values())
-    assert static < scales < middle < large <= wider < 1.2 * large
+    assert static < scales < middle < large <= wider < 1.3 * large  # a channel more
     predictors = 9 * 64 + 64 * 16  # a little more than they cost: the rest is the same
     assert large - static < 10 * predictors
     assert [rows[0]["density"] for rows in found.values()] == [None, None, 1.0, 0.5, 0.25]
@@ -105,7 +105,7 @@ def test_differences_are_paired_by_seed(results):
 
 def test_the_report_and_the_picture_say_what_was_found(results):
     text = report(results)
-    assert text.count("\n|") == 6 and verdict(results) in text and "2 seeds" in text
+    assert text.count("\n|") == 7 and verdict(results) in text and "2 seeds" in text
     figure, sentence = growing_pool(results, "pools")
     assert sentence == verdict(results) and "A pool of 4 channels for each that wins" in sentence
     (axes,) = figure.axes

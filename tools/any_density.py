@@ -32,13 +32,12 @@ ARMS = {  # options beside those of the any-density run
     "the same, statistics per density": OWN,
     "a density per batch, statistics per density": [*BATCH, *OWN],
     "floor 0.25": FLOOR,
-    "floor 0.25, a density per batch, statistics per density": [*FLOOR, *BATCH, *OWN],
     "distilled": ["--distill"],
     START: [],
 }
 DEDICATED = "the network for 0.5 alone"
 SEEDS = (0, 1, 2)
-EPOCHS, FIRST = 48, 16  # with gates; of those the network for 0.5 has before it serves all
+EPOCHS, FIRST = 24, 8  # with gates; of those the network for 0.5 has before it serves all
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -134,7 +134,7 @@ def _clock(plan: Plan, seed: int, parts: Parts, device: str) -> dict:
         optimizer = make_optimizer(network, plan.recipe)  # its rate is 0: the same work each time
 
         def call() -> None:
-            with torch.enable_grad():
+            with torch.inference_mode(False), torch.enable_grad():
                 _step(network, optimizer, *batch, plan, UPDATES[0], 0)
 
         return call
