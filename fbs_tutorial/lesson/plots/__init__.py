@@ -21,7 +21,7 @@ from .gpu import (
     one_or_three,
     select_gather_convolve,
 )
-from .simple import depth_lines, image_row, layer_bars, number_line
+from .simple import depth_lines, image_row, layer_bars
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
 from .winners import class_heat_maps, weight_reads, winner_bars, winner_maps, winners_of_two
 
@@ -30,7 +30,7 @@ __all__ = [
     "accuracy_lines", "accuracy_over_macs", "at_density", "beside_published", "budget_curves",
     "class_heat_maps", "compared", "depth_lines", "filter_shapes", "four_cuts", "image_row",
     "launch_timeline", "layer_bars", "layer_roofline", "layer_shares", "learning_curve",
-    "networks_on_gpu", "number_line", "one_or_three", "plt", "pruning_level",
+    "networks_on_gpu", "one_or_three", "plt", "pruning_level",
     "select_gather_convolve", "time_and_macs", "time_bars", "time_by_density", "weight_reads",
     "winner_bars", "winner_maps", "winners_of_two",
 ]  # fmt: skip
