@@ -203,20 +203,6 @@ def test_depth_lines_stop_where_values_overflow():
     assert figure.axes[0].get_yscale() == "log"
 
 
-@pytest.mark.parametrize(
-    ("guess", "verdict"),
-    [
-        (30.0, "your guess of 30 was 20 points too low."),
-        (60.0, "your guess of 60 was 10 points too high."),
-        (50.0, "your guess of 50 was exactly right."),
-        (None, "You did not guess; a guess first makes the answer stick."),
-    ],
-)
-def test_number_line_compares_guess_and_truth(guess, verdict):
-    _, sentence = plots.number_line("How many?", 0, 100, "%", 50.0, guess)
-    assert sentence.startswith("The answer is 50 %") and sentence.endswith(verdict)
-
-
 def test_weight_reads_counts_what_shares_a_sector_with_a_winner():
     channels, winners = torch.tensor([0, 2]), torch.tensor([1, 8, 9])
     figure, sentence = plots.weight_reads(channels, winners, (4, 10), 4, "title")
