@@ -12,6 +12,7 @@ from .accuracy import (
     budget_curves,
     learning_curve,
 )
+from .answer import answer_picture, budget_picture
 from .compared import compared, filter_shapes, four_cuts, pruning_level
 from .cost import layer_shares, stage_bars, time_and_macs, time_bars, time_by_density
 from .gpu import (
@@ -36,9 +37,11 @@ __all__ = [
     "accuracy_and_macs",
     "accuracy_lines",
     "accuracy_over_macs",
+    "answer_picture",
     "at_density",
     "beside_published",
     "budget_curves",
+    "budget_picture",
     "class_heat_maps",
     "compared",
     "depth_lines",
