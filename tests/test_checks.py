@@ -11,7 +11,7 @@ from torch import nn
 
 from fbs_tutorial import ChannelPruning, active_channels, channel_saliency, winner_take_all
 from fbs_tutorial.lesson import checks
-from fbs_tutorial.lesson.checks import engine, first_cell, nb09
+from fbs_tutorial.lesson.checks import engine, first_cell, nb09, nb10
 from fbs_tutorial.method.wta import winner_mask
 
 EXERCISES = {
@@ -120,6 +120,12 @@ RIGHT = {
     "check_finish_kernel": nb09.kernel_with(
         nb09.FINISH, "total = tl.maximum((total + b) * g, 0.0)"
     ),
+    "check_tile": nb09.best_tile,
+    "check_round_kernel": nb09.kernel_with(nb09.ROUND, "bits = (bits + 0x1000) & ~0x1FFF"),
+    "check_finish_time": nb10.queue,
+    "check_measure": nb10.by_events,
+    "check_asking_time": nb10.queue,
+    "check_torn_layer": lambda: (512, 8, 4),
     "check_live_in_sum": lambda branches: (sum(b.int() for b in branches) > 0).sum(1),
     "check_inverted_macs": inverted_macs,
     "check_gate_block": gate_block,

@@ -13,13 +13,21 @@ from .nb04 import check_gated_output, check_mean_one_gate
 from .nb05 import check_chain_macs, check_grouped_macs
 from .nb06 import check_density_schedule, check_l1_penalty
 from .nb08 import check_batch_as_groups, check_break_even, check_pair_index
-from .nb09 import check_finish_kernel, check_gather_kernel, check_weight_addresses
+from .nb09 import (
+    check_finish_kernel,
+    check_gather_kernel,
+    check_round_kernel,
+    check_tile,
+    check_weight_addresses,
+)
+from .nb10 import check_asking_time, check_finish_time, check_measure, check_torn_layer
 from .nb11 import check_gate_block, check_inverted_macs, check_live_in_sum
 from .nb12 import check_prune_block, check_revived, check_stripe_sum
 
 __all__ = [
     "CheckResult",
     "check_active_channels",
+    "check_asking_time",
     "check_batch_as_groups",
     "check_break_even",
     "check_chain_macs",
@@ -27,6 +35,7 @@ __all__ = [
     "check_density_schedule",
     "check_distinct_sets",
     "check_finish_kernel",
+    "check_finish_time",
     "check_gate_block",
     "check_gated_output",
     "check_gather_kernel",
@@ -35,14 +44,18 @@ __all__ = [
     "check_l1_penalty",
     "check_live_in_sum",
     "check_mean_one_gate",
+    "check_measure",
     "check_pair_index",
     "check_predicted_saliency",
     "check_prune_block",
     "check_revived",
+    "check_round_kernel",
     "check_safe_l2",
     "check_shared_winners",
     "check_static_choice",
     "check_stripe_sum",
+    "check_tile",
+    "check_torn_layer",
     "check_weight_addresses",
     "check_winner_take_all",
     "check_winner_take_all_backward",

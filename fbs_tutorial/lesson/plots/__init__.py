@@ -15,13 +15,7 @@ from .accuracy import (
 from .answer import answer_picture, budget_picture
 from .compared import compared, filter_shapes, four_cuts, pruning_level
 from .cost import layer_shares, stage_bars, time_and_macs, time_bars, time_by_density
-from .gpu import (
-    launch_timeline,
-    layer_roofline,
-    networks_on_gpu,
-    one_or_three,
-    select_gather_convolve,
-)
+from .gpu import DEVICES, layer_roofline, networks_on_gpu, one_or_three
 from .simple import depth_lines, image_row, layer_bars
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
 from .winners import class_heat_maps, weight_reads, winner_bars, winner_maps, winners_of_two
@@ -29,6 +23,7 @@ from .winners import class_heat_maps, weight_reads, winner_bars, winner_maps, wi
 __all__ = [
     "BLACK",
     "BLUE",
+    "DEVICES",
     "GREEN",
     "GREY",
     "LOOKS",
@@ -48,7 +43,6 @@ __all__ = [
     "filter_shapes",
     "four_cuts",
     "image_row",
-    "launch_timeline",
     "layer_bars",
     "layer_roofline",
     "layer_shares",
@@ -57,7 +51,6 @@ __all__ = [
     "one_or_three",
     "plt",
     "pruning_level",
-    "select_gather_convolve",
     "stage_bars",
     "time_and_macs",
     "time_bars",
