@@ -12,7 +12,7 @@ from .nb03 import check_active_channels, check_winner_take_all, check_winner_tak
 from .nb04 import check_gated_output, check_mean_one_gate
 from .nb05 import check_chain_macs, check_grouped_macs
 from .nb06 import check_density_schedule, check_l1_penalty
-from .nb08 import check_batch_as_groups, check_break_even, check_pair_index
+from .nb08 import check_batch_as_groups, check_break_even, check_from_planes, check_pair_index
 from .nb09 import check_finish_kernel, check_gather_kernel, check_weight_addresses
 from .nb11 import check_gate_block, check_inverted_macs, check_live_in_sum
 from .nb12 import check_prune_block, check_revived, check_stripe_sum
@@ -27,6 +27,7 @@ __all__ = [
     "check_density_schedule",
     "check_distinct_sets",
     "check_finish_kernel",
+    "check_from_planes",
     "check_gate_block",
     "check_gated_output",
     "check_gather_kernel",
