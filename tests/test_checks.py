@@ -49,6 +49,26 @@ def batch_as_groups(x, kernels):
     return y.view(n, -1, height, width)
 
 
+def break_even(share):
+    low, high = 0.0, 1.0
+    for _ in range(6):
+        middle = (low + high) / 2
+        low, high = (middle, high) if share(middle) < 1 else (low, middle)
+    return (low + high) / 2
+
+
+def from_planes(planes, weight, live, winners, height, width):
+    pitch = width + 1
+    y = torch.zeros(len(winners), height, width)
+    for a in range(3):
+        for b in range(3):  # the same taps as views of rows, not of one long line
+            rows = planes.as_strided(
+                (len(planes), height, width), (planes.stride(0), pitch, 1), a * pitch + b
+            )
+            y += torch.einsum("oi,ihw->ohw", weight[winners][:, live, a, b], rows[live])
+    return y
+
+
 def inverted_macs(channels, expansion, positions, density):
     wide = channels * expansion
     k, won = active_channels(channels, density), active_channels(wide, density)
@@ -110,9 +130,8 @@ RIGHT = {
     "check_chain_macs": chain_macs,
     "check_pair_index": lambda o, i, c: torch.add(i[:, None], o[:, :, None], alpha=c),
     "check_batch_as_groups": batch_as_groups,
-    "check_break_even": lambda dense, fixed, growing: (
-        ((dense - fixed) / growing).clamp(0, 1) ** 0.5
-    ),
+    "check_break_even": break_even,
+    "check_from_planes": from_planes,
     "check_weight_addresses": lambda tap, i, o, c_in, c_out: (
         (tap * c_in * c_out + i * c_out).unsqueeze(1) + o
     ),

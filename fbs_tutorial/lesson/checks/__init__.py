@@ -1,7 +1,6 @@
 """Checks for the exercises: they say what is wrong, where, and what to think of. They never raise.
 
-Each takes the reader's function; what it should do stands in the check's first line.
-"""
+Each takes the reader's function; what it should do stands in the check's first line."""
 
 from .engine import CheckResult
 from .first_cell import environment
@@ -12,7 +11,7 @@ from .nb03 import check_active_channels, check_winner_take_all, check_winner_tak
 from .nb04 import check_gated_output, check_mean_one_gate
 from .nb05 import check_chain_macs, check_grouped_macs
 from .nb06 import check_density_schedule, check_l1_penalty
-from .nb08 import check_batch_as_groups, check_break_even, check_pair_index
+from .nb08 import check_batch_as_groups, check_break_even, check_from_planes, check_pair_index
 from .nb09 import (
     check_finish_kernel,
     check_gather_kernel,
@@ -36,6 +35,7 @@ __all__ = [
     "check_distinct_sets",
     "check_finish_kernel",
     "check_finish_time",
+    "check_from_planes",
     "check_gate_block",
     "check_gated_output",
     "check_gather_kernel",
