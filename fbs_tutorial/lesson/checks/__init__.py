@@ -12,6 +12,7 @@ from .nb03 import check_active_channels, check_winner_take_all, check_winner_tak
 from .nb04 import check_gated_output, check_mean_one_gate
 from .nb05 import check_chain_macs, check_grouped_macs
 from .nb06 import check_density_schedule, check_l1_penalty
+from .nb07 import check_choice_only, check_sureness, check_threshold_for, check_unsure
 from .nb08 import check_batch_as_groups, check_break_even, check_pair_index
 from .nb09 import check_finish_kernel, check_gather_kernel, check_weight_addresses
 from .nb11 import check_gate_block, check_inverted_macs, check_live_in_sum
@@ -23,6 +24,7 @@ __all__ = [
     "check_batch_as_groups",
     "check_break_even",
     "check_chain_macs",
+    "check_choice_only",
     "check_conv_macs",
     "check_density_schedule",
     "check_distinct_sets",
@@ -43,6 +45,9 @@ __all__ = [
     "check_shared_winners",
     "check_static_choice",
     "check_stripe_sum",
+    "check_sureness",
+    "check_threshold_for",
+    "check_unsure",
     "check_weight_addresses",
     "check_winner_take_all",
     "check_winner_take_all_backward",
