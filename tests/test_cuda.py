@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import MagicMock, patch
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -436,7 +437,7 @@ def test_numbers_are_rounded_to_the_nearest_of_tf32():
 
 
 @needs_triton
-@pytest.mark.parametrize("part", ["small_kernels", "layers", "networks"])
+@pytest.mark.parametrize("part", ["small_kernels", "layers", "networks", "tensor_cores"])
 def test_in_the_interpreter(part):
     here = str(Path(cuda.__file__).parents[2])  # the copy of the package that is tested
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
@@ -456,6 +457,7 @@ def interpret(part):
         "small_kernels": interpret_small_kernels,
         "layers": interpret_layers,
         "networks": interpret_networks,
+        "tensor_cores": interpret_tensor_cores,
     }[part]()
     print(f"{part} are right")
 
@@ -737,6 +739,78 @@ def interpret_networks():
 
 
 add = rows.add
+
+
+def cut_off(x):
+    """What a tensor core reads of float32 numbers."""
+    return (x.view(torch.int32) & -8192).view(torch.float32)
+
+
+@contextmanager
+def products_of(operands):
+    """PyTorch's convolutions of float32 numbers with other factors, as cuDNN has them in TF32."""
+    convolve = F.conv2d
+
+    def conv2d(x, weight, *rest, **named):
+        if x.dtype == torch.float32:
+            x, weight = operands(x.contiguous()), operands(weight)
+        return convolve(x, weight, *rest, **named)
+
+    with patch.object(F, "conv2d", conv2d), patch.object(nn.Conv2d, "_conv_forward", forward_of):
+        yield
+
+
+def forward_of(self, x, weight, bias):
+    return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+@contextmanager
+def tensor_cores():
+    """The interpreter's products in TF32 of what a tensor core reads: operands that are cut off."""
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    multiply = InterpreterBuilder.create_dot
+
+    def create_dot(self, a, b, d, precision, *rest):
+        if "TF32" in str(precision).upper() and a.data.dtype == np.float32:
+            a, b = (
+                TensorHandle((x.data.view(np.int32) & -8192).view(np.float32), x.dtype)
+                for x in (a, b)
+            )
+        return multiply(self, a, b, d, precision, *rest)
+
+    with patch.object(InterpreterBuilder, "create_dot", create_dot):
+        yield
+
+
+def interpret_tensor_cores():
+    """A deep network on tensor cores, which cut operands off, and on the worst cuDNN, which does
+    so too: as right as the masked form on a cuDNN that rounds to the nearest."""
+    widths, layers = (3, 16, 16, 24, 24, 24, 32, 32, 32, 32), []
+    for i, (ins, outs) in enumerate(itertools.pairwise(widths)):
+        layers += [GatedConv2d(ins, outs, 3, padding=1, density=0.5)]
+        layers += [nn.MaxPool2d(2)] * (i in (2, 5))
+    x = torch.rand(2, 3, 12, 12)
+    net = used(nn.Sequential(*layers), x)
+    exact, found = copy.deepcopy(net).double(), {}
+    for way in "skip", "dense", None:
+        fast = accelerated_here(net)
+        for conv in fast.modules():
+            if isinstance(conv, TritonConv):
+                conv.way = way
+        with tf32(True), tensor_cores(), products_of(cut_off):
+            y = fast(x)
+        gates = {n: winner_mask(m.saliency, m.density) for n, m in gated_layers(fast).items()}
+        with forced_gates(net, gates), forced_gates(exact, gates):
+            expected = exact(x.double())
+            with products_of(to_tf32):
+                masked = net(x)
+            with products_of(cut_off):
+                wrong = net(x)
+        shares = [(z.double() - expected).abs().max() / expected.abs().max() for z in (y, masked, wrong)]
+        found[way] = [round(share.item() * 2**10, 2) for share in shares]
+        error, bound, cut = shares[0], 2 * shares[1] + 2**-10, shares[2]
+        assert 0 < error <= bound < cut, found  # and cutting all off would not do
 
 
 # The kernels as compiled for GPUs, which takes none

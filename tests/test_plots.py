@@ -93,6 +93,26 @@ def test_time_bars_say_medians_shares_and_the_ideal():
     assert len(plots.time_bars(times)[0].legends) == 0
 
 
+def test_stage_bars_stand_side_by_side_and_say_what_is_not_nothing():
+    names = ("saliency", "predictor", "selection", "gather", "convolution", "calls")
+    found = {
+        "mask": dict(zip(names, (1.0, 2.0, 3.0, 0.0, 40.0, 5.0), strict=True)),
+        "native": dict(zip(names, (0.0, 1.0, 1.0, 0.0, 10.0, 2.0), strict=True)),
+    }
+    figure, sentence = plots.stage_bars(found, "title", dense=30)
+    assert sentence == (
+        "Microseconds, and of what:\n"
+        "  mask 51: saliency 1, predictor 2, selection 3, convolution 40, calls 5\n"
+        "  native 14: predictor 1, selection 1, convolution 10, calls 2\n"
+        "  dense 30"
+    )
+    bars = figure.axes[0].containers
+    assert [bar.get_x() for bar in bars[4]] == [6, 2]
+    assert [bar.get_width() for bar in bars[5]] == [5, 2]
+    looks = {(c[0].get_facecolor(), c[0].get_hatch()) for c in bars}
+    assert len(looks) == len(names)
+
+
 def test_time_by_density_says_one_line_a_layer_from_dense_to_sparse():
     figure, sentence = plots.time_by_density([0.5, 1.0], {"a": [0.3, 1.1], "b": [1.5, 2.0]})
     assert sentence == "Percent of the dense time at d = 1, 0.5:\n  a: 110, 30\n  b: 200, 150"

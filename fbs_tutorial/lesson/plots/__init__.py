@@ -13,7 +13,7 @@ from .accuracy import (
     learning_curve,
 )
 from .compared import compared, filter_shapes, four_cuts, pruning_level
-from .cost import layer_shares, time_and_macs, time_bars, time_by_density
+from .cost import layer_shares, stage_bars, time_and_macs, time_bars, time_by_density
 from .gpu import (
     launch_timeline,
     layer_roofline,
@@ -31,6 +31,6 @@ __all__ = [
     "class_heat_maps", "compared", "depth_lines", "filter_shapes", "four_cuts", "image_row",
     "launch_timeline", "layer_bars", "layer_roofline", "layer_shares", "learning_curve",
     "networks_on_gpu", "number_line", "one_or_three", "plt", "pruning_level",
-    "select_gather_convolve", "time_and_macs", "time_bars", "time_by_density", "weight_reads",
-    "winner_bars", "winner_maps", "winners_of_two",
+    "select_gather_convolve", "stage_bars", "time_and_macs", "time_bars", "time_by_density",
+    "weight_reads", "winner_bars", "winner_maps", "winners_of_two",
 ]  # fmt: skip

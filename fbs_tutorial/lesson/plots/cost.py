@@ -76,6 +76,40 @@ def time_by_density(
     return figure, "\n".join([f"Percent of the dense time at d = {at}:", *said])
 
 
+def stage_bars(
+    stages: Mapping[str, Mapping[str, float]], title: str = "", dense: float | None = None
+) -> tuple[Figure, str]:
+    """Where the microseconds of a layer go: one bar for each way, its stages side by side.
+
+    Args:
+        stages: ``{way: {stage: microseconds}}``, what `bench.stages.stages` returns.
+        dense: what the dense layer takes, in microseconds; a dashed line.
+    """
+    figure, axes = plt.subplots(figsize=(7.5, 0.5 * len(stages) + 1.7), layout="constrained")
+    names = list(next(iter(stages.values())))
+    looks = zip(names, (PURPLE, GREEN, ORANGE, "white", BLUE, GREY), strict=True)
+    start = np.zeros(len(stages))
+    for name, colour in looks:
+        width = np.array([found[name] for found in stages.values()])
+        hatch = "////" if colour == "white" else ""
+        axes.barh(
+            list(stages), width, left=start, color=colour, hatch=hatch, edgecolor=BLACK, label=name
+        )
+        start += width
+    axes.bar_label(axes.containers[-1], [f"{t:,.0f} µs" for t in start], fontsize=9, padding=4)
+    if dense is not None:
+        axes.axvline(dense, color=BLACK, linestyle="--", label="dense")
+    axes.invert_yaxis()
+    axes.set(xlabel="microseconds", title=title, xlim=(0, 1.2 * max(start.max(), dense or 0)))
+    legend_below(figure, ncols=4)
+    said = []
+    for way, found in stages.items():
+        parts = ", ".join(f"{name} {t:.0f}" for name, t in found.items() if t >= 0.5)
+        said.append(f"  {way} {sum(found.values()):,.0f}: {parts}")
+    said += [] if dense is None else [f"  dense {dense:,.0f}"]
+    return figure, "\n".join(["Microseconds, and of what:", *said])
+
+
 def time_and_macs(results: dict) -> tuple[Figure, str]:
     """Time against executed MACs, both as shares of the best dense, from what `bench` returns.
 
