@@ -17,7 +17,7 @@ COLOURS = {  # of the course, whose gates a figure shows
     "another image's gates": PURPLE,
     "the mean gate": ORANGE,
     "the mean gate's winners, own values": ORANGE,
-    "random gates": GREY,
+    "random gates": DARK_GREY,
 }
 
 
@@ -250,18 +250,18 @@ def the_dial(
     macs, right, share = here
     x, y = zip(*curve, strict=True)
     axes.plot(np.array(x) / 1e6, 100 * np.array(y), "-", color=BLUE, label="two looks")
+    costs, rights = np.array(list(fixed.values())).T
+    axes.plot(costs / 1e6, 100 * rights, "s:", color=DARK_GREY, label="one density for all images")
     for density, (cost, accuracy) in fixed.items():
-        axes.plot(cost / 1e6, 100 * accuracy, "s", color=GREY, label="one density for all images")
         axes.annotate(
-            f"d = {density:g}", (cost / 1e6, 100 * accuracy), (6, -11),
+            f"d = {density:g}", (cost / 1e6, 100 * accuracy), (7, -12),
             textcoords="offset points", fontsize=8, color=DARK_GREY,
         )  # fmt: skip
     axes.plot(macs / 1e6, 100 * right, "o", color=BLUE, markersize=12, label="the dial")
     axes.set(xlabel="mean MACs per image (millions)", ylabel="test accuracy (%)")
+    axes.margins(x=0.1, y=0.15)
     axes.grid(alpha=0.3)
-    handles, names = axes.get_legend_handles_labels()
-    unique = dict(zip(names, handles, strict=True))
-    legend_below(figure, unique.values(), unique.keys(), ncols=3)
+    legend_below(figure, ncols=3)
     return figure, (
         f"{100 * share:.0f} % of the images look again: {100 * right:.1f} % right at "
         f"{macs / 1e6:.3f} M mean MACs."
