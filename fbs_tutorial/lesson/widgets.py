@@ -16,10 +16,21 @@ import PIL.Image
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 
-from .live.widget import live_network
+from .live import live_donor, live_layer, live_network, live_saliency, live_selection
 from .plots import number_line
 
-__all__ = ["Prediction", "density_slider", "live_network", "predict", "show", "small_png"]
+__all__ = [
+    "Prediction",
+    "density_slider",
+    "live_donor",
+    "live_layer",
+    "live_network",
+    "live_saliency",
+    "live_selection",
+    "predict",
+    "show",
+    "small_png",
+]
 
 Picture = tuple[Figure, str]
 
@@ -27,17 +38,21 @@ Picture = tuple[Figure, str]
 def show(picture: Picture) -> None:
     """Display a figure and print the sentence that says what it shows."""
     figure, sentence = picture
-    display(small_png(figure))
+    display(small_png(figure, sentence))
     plt.close(figure)  # the inline backend would show it a second time
     print("\n".join(textwrap.fill(line, 96) for line in sentence.splitlines()))
 
 
-def small_png(figure: Figure) -> Image:
-    """The figure in 256 colours: a third of the bytes, and notebooks keep their pictures."""
+def small_png(figure: Figure, alt: str = "") -> Image:
+    """The figure in 256 colours: a third of the bytes, and notebooks keep their pictures.
+
+    Args:
+        alt: what a screen reader says instead of the picture.
+    """
     whole, small = BytesIO(), BytesIO()
     figure.savefig(whole, format="png", bbox_inches="tight")
     PIL.Image.open(whole).convert("RGB").quantize(256).save(small, format="png")
-    return Image(small.getvalue())
+    return Image(small.getvalue(), alt=alt or None)
 
 
 def density_slider(
