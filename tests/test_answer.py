@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fbs_tutorial.bench import answer
+from fbs_tutorial.bench import answer, stored
 from fbs_tutorial.bench.answer import (
     CASCADE,
     COSTS,
@@ -94,15 +94,15 @@ def test_nobody_costs_more_than_the_budget_and_all_is_as_stored(found):
         assert match.one.kind == QUESTIONS[match.question][0]
         assert match.rival.kind in QUESTIONS[match.question][1]
         assert match.cost in COSTS and match.error > 0
-    stored = {
+    known = {
         tuple(p["looks"]): p
         for p in stored_budget("cifar10")["looks"]
         for p in [p | {"looks": [p["name"]]}]
     }
     single = [m for m in found if m.source == "budget/cifar10.json" and m.question == CHANNELS]
     for match in single:
-        assert match.one.test == stored[(match.one.name,)]["test"]["accuracy"]
-        assert match.rival.costs["macs"] == stored[(match.rival.name,)]["test"]["macs"]
+        assert match.one.test == known[(match.one.name,)]["test"]["accuracy"]
+        assert match.rival.costs["macs"] == known[(match.rival.name,)]["test"]["macs"]
     equal = [m for m in single if m.cost == "macs" and m.one.name == "d0.5"]
     assert any(m.rival.costs["macs"] <= SLACK * m.one.costs["macs"] for m in equal)
 
@@ -137,8 +137,8 @@ def test_the_stored_budget_has_a_picture_and_others_are_missed():
 
 def test_without_the_course_the_folder_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(answer, "__file__", str(tmp_path / "a" / "b" / "c.py"))
-    with pytest.raises(FileNotFoundError, match="no benchmarks/ of the course"):
+    monkeypatch.setattr(stored, "__file__", str(tmp_path / "a" / "b" / "c.py"))
+    with pytest.raises(FileNotFoundError, match="bring the course along"):
         matches()
 
 

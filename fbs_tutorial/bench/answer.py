@@ -14,6 +14,7 @@ from statistics import mean, stdev
 
 from ..tables import markdown
 from . import budget, choice, compared
+from .stored import course_file
 from .timing import three_digits
 
 COSTS = {"macs": "MACs", "bytes": "bytes", "ms": "milliseconds"}
@@ -91,16 +92,13 @@ def matches(folder: Path | None = None) -> list[Match]:
 
 
 def benchmarks() -> Path:
-    """The folder of the stored results, beside the package or above the current folder.
+    """The folder of the stored results, beside the package or around the current folder.
 
     Raises:
         FileNotFoundError: the folder of the course is not around here.
     """
-    here = Path.cwd()
-    for place in (Path(__file__).parents[2], here, *here.parents, *here.glob("*/")):
-        if (place / "benchmarks" / "budget" / "cifar10.json").is_file():
-            return place / "benchmarks"
-    raise FileNotFoundError(f"no benchmarks/ of the course beside the package or above {here}")
+    found = course_file("benchmarks", "budget", "cifar10.json", remedy="bring the course along")
+    return found.parents[1]
 
 
 def stored_budget(name: str) -> dict:
