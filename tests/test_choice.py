@@ -17,6 +17,7 @@ from fbs_tutorial.bench.choice import (
     chosen_gain,
     lines,
     paired,
+    predictions,
     report,
     verdict,
 )
@@ -103,9 +104,23 @@ def test_differences_are_paired_by_seed(results):
     assert difference == pytest.approx(15) and error == pytest.approx(5)
 
 
+def test_a_prediction_holds_by_two_standard_errors(results):
+    def told(own, scales):
+        rows = [
+            row | {"test_accuracy": value[row["seed"]], "own_gates": 0.9, "mean_winners": 0.88}
+            for row in results["rows"]
+            for value in [own if row["method"] == CHOOSES else scales]
+        ]
+        return predictions(results | {"rows": rows})
+
+    assert told((0.9, 0.92), (0.7, 0.71)).count("| held |") == 3
+    assert told((0.9, 0.92), (0.9, 0.71)).count("| held |") == 1  # the seeds disagree
+
+
 def test_the_report_and_the_picture_say_what_was_found(results):
     text = report(results)
-    assert text.count("\n|") == 7 and verdict(results) in text and "2 seeds" in text
+    assert predictions(results).count("| refuted |") + predictions(results).count("| held |") == 3
+    assert text.count("\n|") == 7 + 5 and verdict(results) in text and "2 seeds" in text
     figure, sentence = growing_pool(results, "pools")
     assert sentence == verdict(results) and "A pool of 4 channels for each that wins" in sentence
     (axes,) = figure.axes

@@ -89,11 +89,15 @@ def test_it_goes_on_where_it_stopped(results, tmp_path, monkeypatch):
 
 
 def test_the_table_and_the_picture_say_what_was_found(results):
-    lost = [r | {"diverged": 2, "losses": [3.0], "accuracy": None} for r in results["rows"][-1:]]
-    made = results | {"rows": [*results["rows"][:-1], *lost]}
+    over = {"diverged": 2, "where": {"weights": "a.bias", "module": None}}
+    over |= {"losses": [3.0], "accuracy": None}
+    raw = [r | {"diverged": None, "losses": [9.0], "accuracy": 0.1} for r in results["rows"][-2:-1]]
+    lost = [*raw, results["rows"][-1] | over]
+    made = results | {"rows": [*results["rows"][:-2], *lost]}
     assert "| 1 of 1 (step 2) |" in table(made) and table(made).count("\n") == 7
     figure, sentence = losses_of_gates(made, "gates")
     assert "gates as they are: 1 of 2 runs not finite" in sentence and "at update 2" in sentence
+    assert sentence.endswith("where the update before has already broken weights.")
     assert [axes.get_title() for axes in figure.axes] == list(UPDATES)
     plt.close(figure)
 

@@ -88,5 +88,7 @@ def said_of_gates(results: dict) -> str:
         if over:
             steps = sorted({row["diverged"] for row in over})
             part += f", from update {steps[0]} on" if len(steps) > 1 else f", at update {steps[0]}"
+            if all(row["where"]["weights"] for row in over):
+                part += ", where the update before has already broken weights"
         said.append(part)
     return f"{'; '.join(said)}."
