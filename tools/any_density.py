@@ -3,8 +3,7 @@
     python tools/any_density.py [--seconds 3600] [--out build/any-density]
 
 Candidates on the digits, three seeds, as many epochs for each: a density drawn for each image or
-for each batch, statistics for each density or one for all, a higher floor, the plain network as
-teacher, and a start from the network for 0.5. Stopped and called again it goes on. What has
+for each batch, statistics for each density or one for all, the plain network as teacher, and a start from the network for 0.5. Stopped and called again it goes on. What has
 finished is written to benchmarks/any-density: ``rows.json`` and ``table.md``; choices are made by
 the validation column.
 """
@@ -25,13 +24,12 @@ from fbs_tutorial.files import write_atomically  # noqa: E402
 from fbs_tutorial.tables import markdown  # noqa: E402
 
 DENSITIES = "1,0.7,0.5,0.3"
-BATCH, OWN, FLOOR = ["--draw", "batch"], ["--calibrated"], ["--lowest-density", "0.25"]
+BATCH, OWN = ["--draw", "batch"], ["--calibrated"]
 START = "from the network for 0.5"
 ARMS = {  # options beside those of the any-density run
     "a density per image": [],
     "the same, statistics per density": OWN,
     "a density per batch, statistics per density": [*BATCH, *OWN],
-    "floor 0.25": FLOOR,
     "distilled": ["--distill"],
     START: [],
 }
