@@ -7,11 +7,16 @@ import pytest
 
 from fbs_tutorial.bench import answer, stored
 from fbs_tutorial.bench.answer import (
+    AMOUNT,
     CASCADE,
+    CHANNELS,
+    CHOOSING,
     COSTS,
     DIAL,
     FBS,
+    GATES,
     QUESTIONS,
+    SCALING,
     SLACK,
     STATIC,
     Entrant,
@@ -26,7 +31,6 @@ from fbs_tutorial.bench.answer import (
 from fbs_tutorial.lesson.plots import answer_picture, budget_picture, plt
 
 ROOT = Path(__file__).parents[1]
-CHANNELS, AMOUNT, GATES = QUESTIONS
 
 
 def entrant(kind, name, validation, macs, tests=None):
@@ -73,13 +77,16 @@ def test_a_difference_counts_from_two_standard_errors_on(difference, outcome):
 
 def test_the_sentence_follows_the_outcomes():
     won, lost = a_match(1.0, question=AMOUNT), a_match(-1.0, question=AMOUNT)
-    assert "wins where it decides how much each image gets" in sentence([won, lost])
-    assert "in 1 of 2 budgets (and loses in 1), by up to 1.0 points" in sentence([won, lost])
-    assert "wins nowhere yet" in sentence([lost])
+    said = sentence([won, lost])
+    assert "wins where it decides how much each image gets" in said
+    assert "in 1 of 2 budgets (and loses in 1), by up to 1.0 points" in said
+    assert "wins nowhere yet" in sentence([lost]) and "only scale" not in said
     for difference, words in ((1, "are beaten by"), (0, "do as well as"), (-1, "beat")):
-        assert sentence([a_match(difference, question=GATES)]).endswith(
-            f"static looks {words} pairs with gates."
-        )
+        said = sentence([a_match(difference, question=GATES)])
+        assert f"pairs of static looks {words} pairs with gates;" in said
+    said = sentence([a_match(1, question=SCALING), a_match(-1, question=CHOOSING)])
+    assert "gates that only scale beat them in 1 of 1 budgets" in said
+    assert said.endswith("that only scale in 0 of 1 budgets (and loses in 1).")
 
 
 @pytest.fixture(scope="module")

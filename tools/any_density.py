@@ -3,9 +3,9 @@
     python tools/any_density.py [--seconds 3600] [--out build/any-density]
 
 Candidates on the digits, three seeds, as many epochs for each: a density drawn for each image or
-for each batch, statistics for each density or one for all, the plain network as teacher, and a start from the network for 0.5. Stopped and called again it goes on. What has
-finished is written to benchmarks/any-density: ``rows.json`` and ``table.md``; choices are made by
-the validation column.
+for each batch, statistics for each density or one for all, the plain network as teacher, and a
+start from the network for 0.5. Stopped and called again it goes on. What has finished is written to
+benchmarks/any-density: ``rows.json`` and ``table.md``; choices are made by the validation column.
 """
 
 import argparse
