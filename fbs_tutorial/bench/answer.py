@@ -289,8 +289,8 @@ def sentence(found: Sequence[Match]) -> str:
     return (
         f"Dynamic pruning wins {where}: at equal MACs a second look for the unsure beats one look "
         f"for all in {_won(looks)}, by up to {gain:.1f} points, though pairs of static looks "
-        f"{same} pairs with gates; deciding *which* channels an image gets beats static networks in "
-        f"{_won(tally(found, CHANNELS))} of equal MACs, bytes or milliseconds{_scaling(found)}."
+        f"{same} pairs with gates; deciding *which* channels an image gets beats static networks "
+        f"in {_won(tally(found, CHANNELS))} of equal MACs, bytes or milliseconds{_scaling(found)}."
     )
 
 
