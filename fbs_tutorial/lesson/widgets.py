@@ -17,11 +17,21 @@ from IPython.display import Image, display
 from matplotlib.figure import Figure
 
 from .guesses import Prediction, predict, show_guesses
-from .live.widget import live_network
+from .live import live_donor, live_layer, live_network, live_saliency, live_selection
 
 __all__ = [
-    "Prediction", "density_slider", "live_network", "predict", "show", "show_guesses", "small_png",
-]  # fmt: skip
+    "Prediction",
+    "density_slider",
+    "live_donor",
+    "live_layer",
+    "live_network",
+    "live_saliency",
+    "live_selection",
+    "predict",
+    "show",
+    "show_guesses",
+    "small_png",
+]
 
 FAST = 0.05  # seconds: a picture that follows the hand
 MEASURING = "measuring…"
@@ -31,16 +41,20 @@ Picture = tuple[Figure, str]
 def show(picture: Picture) -> None:
     """Display a figure and print the sentence that says what it shows."""
     figure, sentence = picture
-    display(small_png(figure))
+    display(small_png(figure, sentence))
     plt.close(figure)  # the inline backend would show it a second time
     print("\n".join(_lines(sentence)))
 
 
-def small_png(figure: Figure) -> Image:
-    """The figure in 256 colours: a third of the bytes, and notebooks keep their pictures."""
+def small_png(figure: Figure, alt: str = "") -> Image:
+    """The figure in 256 colours: a third of the bytes, and notebooks keep their pictures.
+
+    Args:
+        alt: what a screen reader says instead of the picture.
+    """
     small = BytesIO()
     _drawn(figure).convert("RGB").quantize(256).save(small, format="png")
-    return Image(small.getvalue())
+    return Image(small.getvalue(), alt=alt or None)
 
 
 def _drawn(figure: Figure) -> PIL.Image.Image:
