@@ -97,6 +97,9 @@ def test_make_lab_serves_notebook_00_and_python_reads_what_the_hand_did(lab):
         kernel.value.wait_for_event("framereceived", timeout=60_000)
         idle = page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
         expect(idle).to_be_visible(timeout=60_000)
+        page.wait_for_timeout(3000)  # nothing asks and nothing has changed, now and later
+        expect(page.locator(".jp-mod-dirty")).to_have_count(0)
+        expect(page.locator(".Toastify__toast, .jp-Dialog")).to_have_count(0)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.locator('[data-command="runmenu:run-all"]').click()
 
