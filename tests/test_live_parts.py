@@ -344,7 +344,7 @@ class TestInABrowser:
         live.where = where
         found = result(mounted(live.payload), f"{{ where: {where} }}")
         for whose, row in live.probabilities.items():
-            close(list(found[whose]["probabilities"].values()), row)
+            close(found[whose]["probabilities"], row)
 
     def test_an_s_bar_is_dragged_and_outputs_follow(self, opened):
         page = opened("saliency")
@@ -427,7 +427,7 @@ class TestInABrowser:
         live = live_network(python=True)
         page = mounted(live.payload, WHOLE, ask="(request) => new Promise((done) => { "
                        "window.request = request; window.done = done; })")  # fmt: skip
-        page.wait_for_function("window.done")
+        page.wait_for_function("Boolean(window.done)")
         message, (data,) = reply(live, {"id": 1, "request": page.evaluate("request")})
         page.evaluate(
             """([index, values]) => done(Object.fromEntries(Object.entries(index).map(

@@ -70,13 +70,9 @@ export function mount(root, payload, options = {}) {
   listenToDensity(host);
   part.listen();
   host.on(root, "keydown", (event) => event.stopPropagation());
-  if (options.ask) loop.update();
-  else {
-    part.compute();
-    draw();
-  }
+  loop.start();
   hideStill(root);
-  const watch = new ResizeObserver(loop.update);
+  const watch = new ResizeObserver(loop.redraw);
   watch.observe(host.$(".fbs-body"));
   return {
     travels: travels(host),

@@ -63,7 +63,7 @@ def _kernels(axes: Axes, live_inputs: np.ndarray, winners: np.ndarray) -> None:
     state = winners[:, None].astype(int) + live_inputs[None]
     axes.pcolormesh(
         state, cmap=ListedColormap([FAINT, PALE, BLUE]), vmin=0, vmax=2,
-        edgecolors="white", linewidth=0.25,
+        edgecolors="white", linewidth=4 / len(state),
     )  # fmt: skip
     axes.invert_yaxis()
     axes.set_axis_off()
@@ -123,7 +123,8 @@ def _won_bars(axes: Axes, g: Tensor, winners: np.ndarray, label: str) -> None:
     """Bars in blue above the cut, in grey below; triangles where a winner has gate 0."""
     _bars(axes, g, [BLUE if won else GREY for won in winners], label)
     empty = (winners & (g == 0).numpy()).nonzero()[0]
-    axes.plot(empty, np.zeros(len(empty)), "^", color=BLACK, markersize=5, clip_on=False)
+    if len(empty):
+        axes.plot(empty, np.zeros(len(empty)), "^", color=BLACK, markersize=5, clip_on=False)
     if winners.any() and not winners.all():
         values = g.numpy()
         cut = (values[winners].min() + values[~winners].max()) / 2
