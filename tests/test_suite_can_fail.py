@@ -342,6 +342,18 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "x.to(tl.int32, bitcast=True)",
         "test_cuda.py::test_in_the_interpreter[small_kernels]",
     ),
+    "cuDNN gets weights that it may cut off": (
+        "execution/cuda.py",
+        'weight = self.form("rounded")',
+        "pass",
+        "test_cuda.py::test_in_the_interpreter[tensor_cores]",
+    ),
+    "a kernel stores maps that the next one cuts off": (
+        "execution/triton_conv.py",
+        "    if ROUND_Y:\n",
+        "    if False:\n",
+        "test_cuda.py::test_in_the_interpreter[tensor_cores]",
+    ),
     "on a GPU ties go to the higher index": (
         "execution/triton_conv.py",
         "(p[:, None] < o[None, :])",
