@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -79,6 +80,21 @@ def test_each_part_is_small_and_says_what_it_shows(made, part):
     bundle, _ = live._repr_mimebundle_()
     assert "data-fbs-live" in bundle["text/html"]
     assert "application/vnd.jupyter.widget-view+json" in bundle
+
+
+@pytest.mark.parametrize(
+    ("part", "controls"), [("saliency", 2), ("selection", 1), ("layer", 2), ("donor", 3)]
+)
+def test_without_anywidget_sliders_and_menus_remain(monkeypatch, part, controls):
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    live = MAKE[part]()
+    row, output = live.view().children
+    assert len(row.children) == controls and output.layout.min_height == "360px"
+    row.children[0].value = 0.6
+    assert live.density == 0.6
+    if "image" in live.moves:
+        row.children[1].value = 7
+        assert torch.equal(live.image, first_image(7))
 
 
 def test_saliency_follows_its_own_values(network):
