@@ -295,8 +295,8 @@ function selection(host) {
   const { payload, state, $, on, change, rest, brush, width } = host;
   let result = null, top = 0, lane = null;
   const given = Float32Array.from(payload.start.g), total = given.length;
-  const STEP = 0.05; // so that ties can be made by hand
-  const rounded = (g) => Math.round(g / STEP) * STEP;
+  const step = Math.max(...given) > 5 ? 0.5 : 0.05; // so that ties can be made by hand
+  const rounded = (g) => Math.round(g / step) * step;
 
   function compute(pi = null) {
     const g = given.map((value, c) => state.hand.get(c) ?? value);
@@ -346,12 +346,14 @@ function selection(host) {
   }
 
   function drawPi(grid) {
+    const written = (pi, places) => (pi > 0 ? pi.toFixed(places) : "0");
     const items = [...result.pi].map((pi, c) => ({
-      value: pi, look: pi > 0 ? "won" : "skipped", foot: pi > 0 ? pi.toFixed(2) : "0",
+      value: pi, look: pi > 0 ? "won" : "skipped", foot: written(pi, grid.cell < 34 ? 0 : 2),
       note: result.wrong.includes(c) ? "≠" : "",
     }));
     drawLane($(".fbs-pi"), grid, items, { top }, brush);
-    attribute($(".fbs-pi"), "aria-label", `Gate of each channel: ${items.map((item) => item.foot).join(", ")}`);
+    const gates = [...result.pi].map((pi) => written(pi, 2));
+    attribute($(".fbs-pi"), "aria-label", `Gate of each channel: ${gates.join(", ")}`);
   }
 
   function said() {
