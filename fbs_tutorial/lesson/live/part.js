@@ -330,7 +330,7 @@ function selection(host) {
   function draw() {
     state.channel ??= result.order[result.k - 1]; // the last to win
     top = steady(Math.max(...result.g), top);
-    const ties = new Set(tied()), grid = { ...gridOf(total, width(), 110, false) };
+    const ties = new Set(tied()), grid = gridOf(total, width(), total > 16 ? 64 : 110, false);
     lane.lay("Channels; arrow keys move, plus and minus change g", total, grid, state.channel);
     const items = [...result.g].map((g, c) => ({
       value: g, look: result.winners[c] ? "won" : "lost", empty: result.winners[c] && g === 0,
@@ -339,7 +339,7 @@ function selection(host) {
     const cut = cutOf(result, state.forced);
     drawLane(lane.canvas, grid, items, { top, cut: cut ?? undefined, chosen: state.channel }, brush);
     attribute(lane.canvas, "aria-label", `g of ${total} channels, ${result.k} of them above the cut`);
-    drawPi({ ...grid, bar: 60, height: 82 });
+    drawPi(gridOf(total, width(), total > 16 ? 38 : 60, false));
     value($(".fbs-d"), state.density);
     text($(".fbs-k"), `density d = ${state.density.toFixed(2)}`);
     showOne(host, `${words(state.channel)}.`, result.g[state.channel], top);
