@@ -168,6 +168,12 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "on), g.shape[1])",
         "test_live.py::test_forced_gate_in_small",
     ),
+    "live: one layer forgets what the hand forced": (
+        "lesson/live/parts.py",
+        "forced_gate(g, own, density)",
+        "forced_gate(g, {}, density)",
+        "test_live_parts.py::test_a_layer_is_that_of_the_network[conv4]",
+    ),
     "live: modules with a name in common": (
         "lesson/live/digits.js",
         "function rasterise(",
