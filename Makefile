@@ -15,7 +15,7 @@ CIFAR := fbs_tutorial/assets/cifar10
 CORE := calibrate contract convert dynamics errors execution gated graph losses macs packaging saliency tables wta
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test quick lint unit nbval test-gpu test-native-asan run notebooks digits bench bench-gpu budget gpu ablation bench-live compare clean
+.PHONY: help setup lab test quick lint unit nbval test-gpu test-native-asan run notebooks digits bench bench-gpu budget gpu ablation trials bench-live compare clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,6 +98,16 @@ compare: setup ## FBS beside its static relatives on the digits, three seeds (6 
 
 ablation: setup ## what distillation is worth on small data, three seeds (an hour on 2 cores)
 	$(BIN)/python tools/ablation.py
+
+trials: setup ## does choosing pay, one network for all densities, gates that end in NaN (2 hours on 2 cores; FBS_DATA)
+	$(BIN)/python -m fbs_tutorial choice --data digits --model digitsnet --winners 0.125 --pools 0.25,0.5,1 \
+	  --epochs 12 --gains 0.3,3.0 --seeds 0,1,2 --out benchmarks/choice/digits.json
+	$(BIN)/python -m fbs_tutorial choice --images 6000 --pools 0.5,1.0 --gains 0.3,3.0 --seeds 0,1,2 \
+	  --out benchmarks/choice/fashion_mnist.json
+	$(BIN)/python -m fbs_tutorial stability --steps 60 --seeds 0,1,2 --out benchmarks/stability/digits.json
+	$(BIN)/python tools/any_density.py
+	$(BIN)/python tools/ship_trials.py
+	$(BIN)/python tools/ship_answer.py
 
 clean: ## remove what the other targets made, .venv too
 	rm -rf $(VENV) build *.egg-info .pytest_cache .hypothesis .ruff_cache

@@ -336,6 +336,30 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "report.active.double().mean().item()",
         "test_compare.py::test_macs_have_the_predictors_in_them",
     ),
+    "the answer picks its networks on test images": (
+        "bench/answer.py",
+        "max(affordable, key=lambda e: e.validation",
+        "max(affordable, key=lambda e: e.test",
+        "test_answer.py::test_each_side_sends_what_is_best_on_validation_images_within_the_budget",
+    ),
+    "the last output that is not finite is blamed": (
+        "bench/stability.py",
+        "names[places[0]]",
+        "names[places[-1]]",
+        "test_stability.py::test_where_it_begins_is_the_first_output_that_is_not_finite",
+    ),
+    "a batch of one density has many": (
+        "training/loop.py",
+        "drawn[: len(order)].repeat_interleave(counts)",
+        "drawn",
+        "test_training.py::test_one_density_is_drawn_for_a_whole_batch",
+    ),
+    "blocks are always scaled to mean 1": (
+        "training/train.py",
+        'normalize=not settings["as_they_are"]',
+        "normalize=True",
+        "test_training.py::test_blocks_are_trained_and_come_back[False]",
+    ),
     "a GPU takes the slower way": (
         "execution/roofline.py",
         "gathers, gpu) < dense_time(",

@@ -18,6 +18,7 @@ from .cost import layer_shares, stage_bars, time_and_macs, time_bars, time_by_de
 from .gpu import DEVICES, layer_roofline, networks_on_gpu, one_or_three
 from .simple import depth_lines, image_row, layer_bars, right_and_work
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
+from .trials import growing_pool, losses_of_gates
 from .winners import class_heat_maps, weight_reads, winner_bars, winner_maps, winners_of_two
 
 __all__ = [
@@ -42,11 +43,13 @@ __all__ = [
     "depth_lines",
     "filter_shapes",
     "four_cuts",
+    "growing_pool",
     "image_row",
     "layer_bars",
     "layer_roofline",
     "layer_shares",
     "learning_curve",
+    "losses_of_gates",
     "networks_on_gpu",
     "one_or_three",
     "plt",
