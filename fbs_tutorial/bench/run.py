@@ -238,7 +238,7 @@ def _provenance(device: str, quick: bool) -> dict:
     facts = machine(device)
     facts["versions"]["torchvision"] = torchvision.__version__
     if device == "cpu" and native.available():
-        facts["peak_gmacs"] = native.peak() * facts["threads"]
+        facts["peak_gmacs"] = native.peak(facts["threads"])
     return {
         "machine": facts,
         "device": device,
