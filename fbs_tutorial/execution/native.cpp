@@ -13,9 +13,9 @@
 #include <cstring>
 #include <utility>
 
-constexpr int WINNERS = 4;         // of a tile, at most
-constexpr int TILES = 32;          // that pass over the same pixels, at most
-constexpr int AHEAD = 8;           // inputs whose weights are asked for before they are multiplied
+constexpr int WINNERS = 4;           // of a tile, at most
+constexpr int TILES = 32;            // that pass over the same pixels, at most
+constexpr int AHEAD = 8;             // inputs whose weights are asked for before their turn
 constexpr int64_t STEPS = 6;         // that a tile takes before it is the next one's turn, at most
 constexpr int64_t FIRST = 24000;     // bytes of inputs and weights that a first-level cache keeps
 constexpr int64_t SECOND = 1 << 18;  // bytes of maps that a second-level cache keeps
@@ -33,13 +33,9 @@ struct Tile {  // neighbouring winners of an image that read the same inputs, fr
 template <int J, int P, bool ONE>
 static void multiply(const Input* in, const Input* end, int64_t q, const float* const* weights,
                      const int64_t* taps, int64_t count, bool start, int64_t plane, float* sums) {
-  Vec sum[J][P];
+  Vec sum[J][P] = {};
   const float* w[J];
-  for (int j = 0; j < J; ++j) {
-    w[j] = weights[j];
-    for (int p = 0; p < P; ++p)
-      sum[j][p] = start ? Vec{} : *(const Vec*)(sums + j * plane + p * LANES);
-  }
+  for (int j = 0; j < J; ++j) w[j] = weights[j];
   for (; in < end; ++in) {
     const float* x = in->map + q;
     const int64_t column = in->column, end_of_taps = column + (ONE ? 1 : count);
@@ -56,8 +52,13 @@ static void multiply(const Input* in, const Input* end, int64_t q, const float* 
         for (int p = 0; p < P; ++p) sum[j][p] += w[j][t] * v[p];
     }
   }
+#pragma GCC unroll 4
   for (int j = 0; j < J; ++j)
-    for (int p = 0; p < P; ++p) *(Vec*)(sums + j * plane + p * LANES) = sum[j][p];
+#pragma GCC unroll 12
+    for (int p = 0; p < P; ++p) {
+      Vec* const at = (Vec*)(sums + j * plane + p * LANES);
+      *at = start ? sum[j][p] : *at + sum[j][p];
+    }
 }
 using Multiply = decltype(&multiply<1, 1, true>);
 template <bool ONE, int... I>  // of every size that a tile can have
