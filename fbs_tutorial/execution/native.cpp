@@ -16,8 +16,8 @@
 constexpr int WINNERS = 4;           // of a tile, at most
 constexpr int TILES = 32;            // that pass over the same pixels, at most
 constexpr int AHEAD = 8;             // inputs whose weights are asked for before their turn
-constexpr int64_t STEPS = 6;         // that a tile takes before it is the next one's turn, at most
-constexpr int64_t FIRST = 24000;     // bytes of inputs and weights that a first-level cache keeps
+constexpr int64_t STEPS = 16;        // that a tile takes before it is the next one's turn, at most
+constexpr int64_t FIRST = 32000;     // bytes of inputs and weights that a first-level cache keeps
 constexpr int64_t SECOND = 1 << 18;  // bytes of maps that a second-level cache keeps
 struct Input {  // a live input: its map, and where its weights are among those of a winner
   const float* map;
