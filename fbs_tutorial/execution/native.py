@@ -530,17 +530,18 @@ class NativeConv(CpuConv):
 
     def gathers(self, x: Compact, k: int) -> bool:
         """Whether a gather and a dense convolution are faster for ``k`` winners of one image."""
-        n, _, h, w = x.shape
-        if not (self.chooses and n == self.groups == 1 and self.extra_padding is None):
+        c = x.c if isinstance(x, Planes) else None
+        key = (*x.maps.shape, k) if c is None else (c.n, c.k, c.h, c.w, k)
+        found = self.choices.get(key)
+        if found is None:
+            found = self.choices[key] = self.should_gather(x, *key)
+        return found and self.chooses
+
+    def should_gather(self, x: Compact, n: int, live: int, h: int, w: int, k: int) -> bool:
+        if n > 1 or self.groups > 1 or self.extra_padding is not None:
             return False
-        live = self.in_channels if x.channels is None else x.channels.shape[1]
-        key = live, k, h, w
-        if key not in self.choices:
-            rows, columns = self.output_size(x)
-            sizes = live, k, math.prod(self.kernel_size), h * w, rows * columns
-            everything = live * k == self.in_channels * self.out_channels
-            self.choices[key] = gather_is_faster(*sizes, everything)
-        return self.choices[key]
+        sizes = live, k, math.prod(self.kernel_size), h * w, math.prod(self.output_size(x))
+        return gather_is_faster(*sizes, live * k == self.in_channels * self.out_channels)
 
     def room_for(
         self, x: Planes, k: int, winners: Tensor, nonnegative: bool
