@@ -449,6 +449,14 @@ def test_what_fails_on_a_gpu_costs_no_other_row_and_is_said(monkeypatch):
     assert "Not measured: tiny, batch 8 (OutOfMemoryError: CUDA out of" in report.tables(results)
 
 
+@pytest.mark.parametrize("quick", [True, False])
+def test_on_a_gpu_what_is_for_cpus_alone_is_left_out(monkeypatch, quick):
+    on_a_gpu(monkeypatch)
+    networks = cases.choose(list(cases.NETWORKS), False, quick)
+    planned = {case.name for _, case, _ in run._plan(networks, None, "cuda", quick)}
+    assert planned == {"mcifarnet", "resnet18", "vgg16"} < {case.name for case in networks}
+
+
 def test_on_a_gpu_no_case_begins_when_the_time_is_over(monkeypatch, tmp_path):
     def rows(case, batch, device, densities, quick, precision):
         clock.now += 200

@@ -187,12 +187,12 @@ def _plan(
         for part in whole, layers:
             for precision in (*precisions(device)[1:], *precisions(device)[:1]):
                 for case in part:
-                    for batch in batches or case.batches[device][-1:]:
+                    for batch in batches or case.batches.get(device, ())[-1:]:
                         yield precision, case, batch
         return
     for i, precision in enumerate(precisions(device)):
         for case in cases:
-            own = case.batches[device]
+            own = case.batches.get(device, ())
             if i:
                 own = own[-1:]
             for batch in batches or (own[:1] if quick else own):
