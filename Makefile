@@ -67,8 +67,10 @@ notebooks: setup ## refresh the committed outputs of the notebooks
 digits: setup ## train the shipped digits networks again, three seeds (2 minutes on 2 cores)
 	$(BIN)/python tools/ship_digits.py
 
-bench: setup ## measure times on this CPU into benchmarks/ and the README (10 minutes, idle machine)
+bench: setup ## measure times on this CPU into benchmarks/ and the README (15 minutes, idle machine)
 	$(BIN)/python -m fbs_tutorial bench --out benchmarks/cpu.json
+	$(BIN)/python -m fbs_tutorial bench --model mcifarnet,resnet18 --densities 0.5,0.25 \
+	  --threads 1 --out benchmarks/one_thread.json
 	$(BIN)/python tools/ship_bench.py
 
 bench-gpu: setup ## the same on this machine's NVIDIA GPU
