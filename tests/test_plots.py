@@ -9,6 +9,7 @@ from fbs_tutorial.bench.timing import Timing
 from fbs_tutorial.checkpoints import load_metrics
 from fbs_tutorial.execution.roofline import GPUS
 from fbs_tutorial.lesson import plots
+from fbs_tutorial.lesson.plots.cost import crossing
 from fbs_tutorial.lesson.plots.gpu import intensity, same_layer
 from fbs_tutorial.method.dynamics import CONTROLS
 
@@ -94,13 +95,43 @@ def test_time_bars_say_medians_shares_and_the_ideal():
     assert len(plots.time_bars(times)[0].legends) == 0
 
 
-def test_time_by_density_says_one_line_a_layer_from_dense_to_sparse():
-    figure, sentence = plots.time_by_density([0.5, 1.0], {"a": [0.3, 1.1], "b": [1.5, 2.0]})
-    assert sentence == "Percent of the dense time at d = 1, 0.5:\n  a: 110, 30\n  b: 200, 150"
-    axes = figure.axes[0]
-    assert axes.get_yscale() == "log" and axes.get_xlim()[0] > axes.get_xlim()[1]
-    assert [line.get_label() for line in axes.lines[:3]] == ["a", "b", "ideal: d²"]
-    assert axes.lines[0].get_marker() != axes.lines[1].get_marker()
+def test_stage_bars_stand_side_by_side_and_say_what_is_not_nothing():
+    names = ("saliency", "predictor", "selection", "gather", "convolution", "calls")
+    found = {
+        "mask": dict(zip(names, (1.0, 2.0, 3.0, 0.0, 40.0, 5.0), strict=True)),
+        "native": dict(zip(names, (0.0, 1.0, 1.0, 0.0, 10.0, 2.0), strict=True)),
+    }
+    figure, sentence = plots.stage_bars(found, "title", dense=30)
+    assert sentence == (
+        "Microseconds, and of what:\n"
+        "  mask 51: saliency 1, predictor 2, selection 3, convolution 40, calls 5\n"
+        "  native 14: predictor 1, selection 1, convolution 10, calls 2\n"
+        "  dense 30"
+    )
+    bars = figure.axes[0].containers
+    assert [bar.get_x() for bar in bars[4]] == [6, 2]
+    assert [bar.get_width() for bar in bars[5]] == [5, 2]
+    looks = {(c[0].get_facecolor(), c[0].get_hatch()) for c in bars}
+    assert len(looks) == len(names)
+
+
+def test_time_by_density_says_one_line_a_layer_and_where_it_breaks_even():
+    shares = {"gather": {"a": [0.3, 1.1], "b": [1.5, 2.0]}, "native": {"a": [0.2, 0.9]}}
+    figure, sentence = plots.time_by_density([0.5, 1.0], shares, "title")
+    assert sentence == (
+        "Percent of the dense time at d = 0.5, 1; break-even:\n"
+        "  gather, a: 30, 110; at 0.94\n  gather, b: 150, 200; never below\n"
+        "  native, a: 20, 90; always below"
+    )
+    assert [axes.get_title() for axes in figure.axes] == ["gather", "native"]
+    for axes in figure.axes:  # from few channels to all
+        low, high = axes.get_xlim()
+        assert low < high and axes.get_yscale() == "log" and "density" in axes.get_xlabel()
+
+
+def test_a_crossing_lies_on_a_straight_line_between_two_densities():
+    assert crossing([0.2, 0.4, 0.8], [0.5, 0.9, 1.3]) == pytest.approx(0.5)
+    assert crossing([0.2, 0.4], [1.0, 0.5]) == 0 and crossing([0.2, 0.4], [0.1, 0.9]) == 1
 
 
 def test_winners_of_two_counts_the_differences():
@@ -182,20 +213,6 @@ def test_depth_lines_stop_where_values_overflow():
     figure, sentence = plots.depth_lines(panels, "size")
     assert sentence == "p, tame: 3 at the end.\np, wild: not finite from block 2 on."
     assert figure.axes[0].get_yscale() == "log"
-
-
-@pytest.mark.parametrize(
-    ("guess", "verdict"),
-    [
-        (30.0, "your guess of 30 was 20 points too low."),
-        (60.0, "your guess of 60 was 10 points too high."),
-        (50.0, "your guess of 50 was exactly right."),
-        (None, "You did not guess; a guess first makes the answer stick."),
-    ],
-)
-def test_number_line_compares_guess_and_truth(guess, verdict):
-    _, sentence = plots.number_line("How many?", 0, 100, "%", 50.0, guess)
-    assert sentence.startswith("The answer is 50 %") and sentence.endswith(verdict)
 
 
 def test_weight_reads_counts_what_shares_a_sector_with_a_winner():

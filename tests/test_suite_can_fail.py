@@ -163,7 +163,7 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "test_accelerate_check.py::test_a_layer_that_differs_is_named_and_runs_masked",
     ),
     "live: what is forced off wins when all are": (
-        "lesson/live/widget.py",
+        "lesson/live/runs.py",
         "on), g.shape[1] - off)",
         "on), g.shape[1])",
         "test_live.py::test_forced_gate_in_small",

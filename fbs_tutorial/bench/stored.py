@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 from ..checkpoints import ASSETS
 
@@ -66,3 +67,28 @@ def _network(row: Mapping) -> dict:
         elif kind == "accelerated":
             found[f"accelerated {float(variant['density'])}"] = microseconds
     return found
+
+
+def course_file(*parts: str, remedy: str) -> Path:
+    """A file of the course's folder, beside the package or above or below the working folder.
+
+    Args:
+        parts: its path in that folder. remedy: what to do if it is not there.
+
+    Raises:
+        FileNotFoundError: the course's folder is not around here, or has no such file.
+    """
+    here, file = Path.cwd(), Path(*parts)
+    for place in (Path(__file__).parents[2], here, *here.parents, *here.glob("*/")):
+        if (place / file).is_file():
+            return place / file
+    raise FileNotFoundError(f"no {file} beside the package or above {here}; {remedy}")
+
+
+def cpu_times() -> dict:
+    """What ``bench`` measured on a CPU that did nothing else: ``benchmarks/cpu.json``.
+
+    Raises:
+        FileNotFoundError: the course's folder is not around here.
+    """
+    return json.loads(course_file("benchmarks", "cpu.json", remedy="run `bench` first").read_text())

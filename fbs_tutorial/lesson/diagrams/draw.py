@@ -6,6 +6,7 @@ are meant, in every figure of the course: BLUE an image's own, ORANGE the mean g
 image's, GREEN a static network; PALE and FAINT is what is skipped.
 """
 
+import textwrap
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -56,6 +57,23 @@ def badge(axes: Axes, x: float, y: float, number: int, colour: str = BLACK) -> N
     label(axes, x, y + 0.05, str(number), color="white", fontsize=8, weight="bold", zorder=6)
 
 
+def paragraph(axes: Axes, x: float, y: float, words: str, width: float, **style) -> float:
+    """Words in lines of about ``width`` units beneath ``(x, y)``; returns where the next begins."""
+    style = {"ha": "left", "va": "top", "fontsize": 9, "linespacing": 1.3, **style}
+    letters = int(width / (0.083 * style["fontsize"]))
+    lines = textwrap.fill(words, letters)
+    label(axes, x, y, lines, **style)
+    return y + 0.2 * style["fontsize"] * (1 + lines.count("\n"))
+
+
+def steps(axes: Axes, x: float, y: float, texts: Sequence[str], width: float) -> float:
+    """A numbered list in the same discs as `badge`; returns where it ends."""
+    for number, words in enumerate(texts, 1):
+        badge(axes, x + 1.2, y + 0.9, number)
+        y = paragraph(axes, x + 3.4, y, words, width - 3.4) + 1.4
+    return y
+
+
 def box(
     axes: Axes,
     x: float,
@@ -90,16 +108,18 @@ def arrow(
     bend: float = 0.0,
     line: str = "-",
     away: Point = (0.0, -1.2),
+    size: float = 11,
 ) -> None:
     """An arrow, and words beside its middle, ``away`` from it.
 
     Args:
         bend: 0 for a straight arrow, positive and negative to bend to one side or the other.
         line: ``"--"`` for what does not happen, or only in training.
+        size: of its head, in points.
     """
     axes.add_patch(
         FancyArrowPatch(
-            start, end, arrowstyle="-|>", mutation_scale=11, color=colour, linewidth=1.3,
+            start, end, arrowstyle="-|>", mutation_scale=size, color=colour, linewidth=0.12 * size,
             linestyle=line, shrinkA=0, shrinkB=0, connectionstyle=f"arc3,rad={bend}", zorder=3,
         )
     )  # fmt: skip
@@ -164,16 +184,18 @@ def maps(
     step: Point,
     *,
     live: Values | None = None,
+    top: float | None = None,
     **style,
 ) -> None:
     """The maps ``[C, H, W]`` of one image, each ``step`` from the one before.
 
     A step shorter than ``side`` makes a stack, ``(0, side)`` a column, ``(side, 0)`` a row. All
-    share one scale of grey; a map that is not ``live`` (bool ``[C]``) is crossed out.
+    share one scale, white at 0 and darkest at ``top``, by default the largest value. A map that
+    is not ``live`` (bool ``[C]``) is crossed out.
     """
     values = _numbers(values)
     live = np.ones(len(values), bool) if live is None else _numbers(live)
-    top = abs(values).max()
+    top = top or abs(values).max(initial=0)
     for i, (one, alive) in enumerate(zip(values, live, strict=True)):
         left, upper = x + i * step[0], y + i * step[1]
         if alive:
