@@ -163,10 +163,10 @@ def mask_of_a_block(k_in: int, k_out: int, blocks: tuple[int, int]) -> tuple[Fig
             real = (i < k_in) + (j < k_out)
             shade = (FAINT, PALE, BLUE)[real]
             draw.frame(
-                axes, 30 + j * cell, 7 + i * cell, cell, cell, facecolor=shade, edgecolor="white"
+                axes, 30 + j * cell, 8.6 + i * cell, cell, cell, facecolor=shade, edgecolor="white"
             )
-    draw.bracket(axes, (29.4, 7), (29.4, 7 + k_in * cell), "rows:  i < k_in", depth=-1)
-    draw.bracket(axes, (30, 6.6), (30 + k_out * cell, 6.6), "columns:  j < k_out", depth=-1)
+    draw.bracket(axes, (29.4, 8.6), (29.4, 8.6 + k_in * cell), "rows:  i < k_in", depth=-1)
+    draw.bracket(axes, (30, 8.2), (30 + k_out * cell, 8.2), "columns:  j < k_out", depth=-1)
     right = 32 + columns * cell
     for i, (shade, words) in enumerate(
         [
