@@ -81,12 +81,12 @@ def _wrapped(function: Callable) -> Convolve:
         planes: Tensor, weight: Tensor, live: Tensor, winners: Tensor, height: int, width: int
     ) -> Tensor:
         k, pitch = len(winners), width + 1
-        pixels, taps = height * pitch, [a * pitch + b for a in range(3) for b in range(3)]
-        room = pixels + SPARE
+        taps = torch.tensor([a * pitch + b for a in range(3) for b in range(3)])
+        pixels, room = height * pitch, height * pitch + SPARE
         winners = F.pad(winners, (0, -k % WHOLE))  # with channel 0
         out = torch.empty(len(winners), room)
         function(
-            planes.data_ptr(), weight.data_ptr(), torch.tensor(taps).data_ptr(),
+            planes.data_ptr(), weight.data_ptr(), taps.data_ptr(),
             live.data_ptr(), len(live), winners.data_ptr(), k,
             weight.shape[1], planes.shape[1], pixels, out.data_ptr(), room,
         )  # fmt: skip
