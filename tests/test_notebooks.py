@@ -30,8 +30,6 @@ NOT_YET = (
     "04_gated_convolution.ipynb",
     "05_mac_accounting.ipynb",
     "06_training.ipynb",
-    "07_what_do_the_gates_know.ipynb",
-    "08_skipping_on_a_cpu.ipynb",
     "09_skipping_on_a_gpu.ipynb",
     "10_timing_on_a_gpu.ipynb",
     "11_real_networks.ipynb",
