@@ -418,7 +418,9 @@ def test_on_a_gpu_float32_comes_first_and_the_rest_with_the_largest_batch(monkey
 
 def test_on_a_gpu_networks_come_before_layers_in_every_precision(monkeypatch):
     on_a_gpu(monkeypatch)
-    some = [cases.Case(n, None, (1, 8, 8), {"cuda": (8,)}, part=p) for n, p in (("net", ""), ("l", "1"))]
+    some = [
+        cases.Case(n, None, (1, 8, 8), {"cuda": (8,)}, part=p) for n, p in (("net", ""), ("l", "1"))
+    ]
     for quick, order in (False, ("fp32", "tf32", "bf16")), (True, ("tf32", "bf16", "fp32")):
         plan = [(p, case.name) for p, case, _ in run._plan(some, None, "cuda", quick)]
         assert plan == [(p, name) for name in ("net", "l") for p in order]

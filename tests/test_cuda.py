@@ -807,7 +807,9 @@ def interpret_tensor_cores():
                 masked = net(x)
             with products_of(cut_off):
                 wrong = net(x)
-        shares = [(z.double() - expected).abs().max() / expected.abs().max() for z in (y, masked, wrong)]
+        shares = [
+            (z.double() - expected).abs().max() / expected.abs().max() for z in (y, masked, wrong)
+        ]
         found[way] = [round(share.item() * 2**10, 2) for share in shares]
         error, bound, cut = shares[0], 2 * shares[1] + 2**-10, shares[2]
         assert 0 < error <= bound < cut, found  # and cutting all off would not do
