@@ -133,11 +133,14 @@ def test_busy_names_what_others_use(monkeypatch):
     monkeypatch.setattr(timing.os, "cpu_count", lambda: 4)
     used = iter([0.0, 3600.0, 0.0, 0.0])
     monkeypatch.setattr(timing, "cpu_seconds_of_others", lambda: next(used))
-    assert "of 4 cores" in timing.busy(seconds=0.01)
-    assert timing.busy(seconds=0.01) is None
+    done = []
+    assert "of 4 cores" in timing.busy(meanwhile=lambda: done.append(1))
+    assert timing.busy(meanwhile=lambda: done.append(2)) is None and done == [1, 2]
     monkeypatch.setattr(timing, "cpu_seconds_of_others", lambda: None)
     monkeypatch.setattr(timing.os, "getloadavg", lambda: (3.0, 0, 0), raising=False)
     assert "load average of the last minute is 3.0 with 4 cores" in timing.busy()
+    monkeypatch.setattr(timing.torch, "get_num_threads", lambda: 3)
+    assert timing.busy(meanwhile=lambda: done.append(3)) is None and done == [1, 2, 3]
 
 
 def test_machine_can_be_written_as_json():

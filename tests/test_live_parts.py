@@ -277,10 +277,8 @@ def mounted(browser):
         pages.append(page)
         page.set_content(f"<style>{text_of('style.css')}</style><div id=root></div>")
         page.add_script_tag(content=script(modules))
-        page.evaluate(
-            f"p => {{ window.live = mount(document.querySelector('#root'), p, {{ ask: {ask} }}); }}",
-            payload,
-        )
+        run = f"mount(document.querySelector('#root'), p, {{ ask: {ask} }})"
+        page.evaluate(f"p => {{ window.live = {run}; }}", payload)
         return page
 
     yield mount

@@ -256,7 +256,7 @@ def test_a_run_goes_on_with_the_threads_it_began_with(killed, tmp_path, monkeypa
     )
     assert run("--out", folder, *SHORT) == 0
     assert seen == [2, 2] and torch.get_num_threads() == 1
-    assert "going on with the 2 threads of the beginning" in capfd.readouterr().err
+    assert "going on with 2 threads, as in the beginning" in capfd.readouterr().err
 
 
 def test_where_a_run_goes_on_elsewhere_it_is_recorded_and_said(killed, tmp_path, capfd):

@@ -242,8 +242,8 @@ class TritonConv(SparseConv):
         tile = self.tile or choose_tile(n, prod(size), k, width, products)
         y = maps.new_empty(n, *size, padded(k))
         sums = y.new_empty(n, ceil(prod(size) / tile.pixels), k, dtype=torch.float32)
-        one = k * width * prod(self.kernel_size) * maps.element_size() if own else 1
-        step, weight = max(1, GATHERED // one) if own else n, self.shared(width)
+        one = padded(k) * width * prod(self.kernel_size) * maps.element_size()
+        step, weight = (max(1, GATHERED // one), None) if own else (n, self.shared(width))
         exact = products != "tf32" or (isinstance(x, Rows) and x.rounded)
         for first in range(0, n, step):
             count = min(step, n - first)

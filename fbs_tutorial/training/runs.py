@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from importlib.metadata import version
 from io import BytesIO, StringIO
 from pathlib import Path
 
@@ -115,7 +116,8 @@ class Run:
         """
         threads = self.changed.pop("threads", None)
         if threads is not None:
-            note(f"going on with the {self.metrics['threads']} threads of the beginning")
+            own = self.metrics["threads"]
+            note(f"going on with {own} thread{'s' * (own > 1)}, as in the beginning")
         if self.changed:
             what = ", ".join(self.changed)
             note(f"going on with other {what} than the run began with: numbers may differ a little")
@@ -254,7 +256,7 @@ def markdown_table(rows: list[dict]) -> str:
     where = f" on {controls[0]} images" if controls else ""
     own, *others = (control.label for control in CONTROLS)
     head = ["density", "validation", "test", "MACs by gates", "MACs by zeros", "fewer MACs"]
-    head += ["parameters", "kB", f"{own}{where}", *others, "most winner sets in a layer"]
+    head += ["parameters", "kB of weights", f"{own}{where}", *others, "most winner sets in a layer"]
     return markdown(head, [_cells(row) for row in rows]) + "\n"
 
 
@@ -322,8 +324,6 @@ def _today() -> str:
 
 def _facts(device: torch.device, processes: int) -> dict:
     """What the numbers of a run depend on beside its settings."""
-    import torchvision
-
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
         "processes": processes,
@@ -332,7 +332,7 @@ def _facts(device: torch.device, processes: int) -> dict:
             "fbs_tutorial": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
+            "torchvision": version("torchvision"),
         },
     }
 

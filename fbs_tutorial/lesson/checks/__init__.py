@@ -1,7 +1,6 @@
 """Checks for the exercises: they say what is wrong, where, and what to think of. They never raise.
 
-Each takes the reader's function; what it should do stands in the check's first line.
-"""
+Each takes the reader's function; what it should do stands in the check's first line."""
 
 from .engine import CheckResult
 from .first_cell import environment
@@ -18,14 +17,22 @@ from .nb06 import (
     check_uniform_in_macs,
 )
 from .nb07 import check_choice_only, check_sureness, check_threshold_for, check_unsure
-from .nb08 import check_batch_as_groups, check_break_even, check_pair_index
-from .nb09 import check_finish_kernel, check_gather_kernel, check_weight_addresses
+from .nb08 import check_batch_as_groups, check_break_even, check_from_planes, check_pair_index
+from .nb09 import (
+    check_finish_kernel,
+    check_gather_kernel,
+    check_round_kernel,
+    check_tile,
+    check_weight_addresses,
+)
+from .nb10 import check_asking_time, check_finish_time, check_measure, check_torn_layer
 from .nb11 import check_gate_block, check_inverted_macs, check_live_in_sum
 from .nb12 import check_prune_block, check_revived, check_stripe_sum
 
 __all__ = [
     "CheckResult",
     "check_active_channels",
+    "check_asking_time",
     "check_batch_as_groups",
     "check_break_even",
     "check_chain_macs",
@@ -34,6 +41,8 @@ __all__ = [
     "check_density_schedule",
     "check_distinct_sets",
     "check_finish_kernel",
+    "check_finish_time",
+    "check_from_planes",
     "check_gate_block",
     "check_gated_output",
     "check_gather_kernel",
@@ -41,17 +50,21 @@ __all__ = [
     "check_inverted_macs",
     "check_live_in_sum",
     "check_mean_one_gate",
+    "check_measure",
     "check_my_recipe",
     "check_pair_index",
     "check_predicted_saliency",
     "check_prune_block",
     "check_revived",
+    "check_round_kernel",
     "check_safe_l2",
     "check_shared_winners",
     "check_static_choice",
     "check_stripe_sum",
     "check_sureness",
     "check_threshold_for",
+    "check_tile",
+    "check_torn_layer",
     "check_training_step",
     "check_uniform_in_macs",
     "check_unsure",
