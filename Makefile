@@ -97,6 +97,7 @@ compare: setup ## FBS beside its static relatives on the digits, three seeds (6 
 
 ablation: setup ## what distillation is worth on small data, three seeds (an hour on 2 cores)
 	$(BIN)/python tools/ablation.py
+	$(BIN)/python tools/gains.py
 
 clean: ## remove what the other targets made, .venv too
 	rm -rf $(VENV) build *.egg-info .pytest_cache .hypothesis .ruff_cache
