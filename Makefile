@@ -100,6 +100,7 @@ compare: setup ## FBS beside its static relatives on the digits, three seeds (6 
 
 ablation: setup ## what distillation is worth on small data, three seeds (an hour on 2 cores)
 	$(BIN)/python tools/ablation.py
+	$(BIN)/python tools/gains.py
 
 trials: setup ## does choosing pay, one network for all densities, gates that end in NaN (2 hours on 2 cores; FBS_DATA)
 	$(BIN)/python -m fbs_tutorial choice --data digits --model digitsnet --winners 0.125 --pools 0.25,0.5,1 \
