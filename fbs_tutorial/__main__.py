@@ -1,14 +1,18 @@
-"""The command line: train, prune, compare, evaluate, bench, budget and live."""
+"""The command line: train, prune, compare, choice, evaluate, bench, budget and live."""
 
 import argparse
 import shlex
 import sys
 import time
 import warnings
+from dataclasses import fields
 from pathlib import Path
 
 from .bench.budget import SHARES, budget, curves, report
 from .bench.cases import NETWORKS
+from .bench.choice import Plan as Pools
+from .bench.choice import choice
+from .bench.choice import report as choice_report
 from .bench.compare import DENSITIES, Plan, choose, compare
 from .bench.compared import choices_table, provenance, table
 from .bench.evaluate import evaluate, evaluation
@@ -137,6 +141,15 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def _choice(options: argparse.Namespace) -> int:
+    given = {entry.name: getattr(options, entry.name) for entry in fields(Pools)}
+    plan = Pools(**{name: value for name, value in given.items() if value is not None})
+    out = _json(options.out or f"build/choice-{Path(plan.data).name}.json")
+    results = choice(plan, out, command=_command(options), say=note)
+    _say(f"{choice_report(results)}\n\nthe numbers are in {out}")
+    return 0
+
+
 def _bench(options: argparse.Namespace) -> int:
     from .lesson.plots import time_and_macs
 
@@ -240,6 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     train_command.set_defaults(run=_train, when_stopped="the same command goes on from here")
     _add_prune(commands)
     _add_compare(commands)
+    _add_choice(commands)
     _add_evaluate(commands)
     _add_bench(commands)
     _add_budget(commands)
@@ -304,6 +318,24 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     add("--choose", action="store_true", help="choose settings on validation images instead")
     add("--out", metavar="FILE.json", help="written after each row (default: under build/)")
     command.set_defaults(run=_compare, when_stopped="the same command goes on from here")
+
+
+def _add_choice(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "choice", help="does choice pay: let the pool of channels grow, with as many winners"
+    )
+    add = command.add_argument
+    shares = numbers(float)
+    add("--data", metavar="NAME", help="as train takes it (default: fashion_mnist)")
+    add("--model", metavar="NAME", help=f"of {', '.join(MODELS)} (default: widenet)")
+    add("--winners", type=float, metavar="0.25", help="share of the model's channels that win")
+    add("--pools", type=shares, metavar="0.375,0.5,1", help="shares that there are to choose from")
+    add("--gains", type=shares, metavar="1", help="of the predictors' first weights")
+    add("--seeds", type=numbers(int), metavar="0,1,2", help="default: 0")
+    add("--epochs", type=int, help="without gates, and as many with them (default: 5)")
+    add("--images", type=int, help="of the training part, at most")
+    add("--out", metavar="FILE.json", help="written after each row (default: under build/)")
+    command.set_defaults(run=_choice, when_stopped="the same command goes on from here")
 
 
 def _add_bench(commands: argparse._SubParsersAction) -> None:

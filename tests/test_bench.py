@@ -11,9 +11,9 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from fbs_tutorial import accelerate, active_channels, count_macs
+from fbs_tutorial import accelerate, active_channels, convert, count_macs
 from fbs_tutorial.__main__ import main
-from fbs_tutorial.bench import cases, report, run, timing, variants
+from fbs_tutorial.bench import cases, report, run, stages, timing, variants
 from fbs_tutorial.bench.timing import Timing, race
 from fbs_tutorial.execution import native
 from fbs_tutorial.lesson import plots
@@ -260,6 +260,45 @@ def test_the_kernel_has_columns_of_its_own_and_a_table_of_rates(small):
     assert f"reaches {peak:.0f} here" in text and f"| {rate:.0f} " in text.split("GMAC/s")[1]
 
 
+@pytest.mark.parametrize("part", ["0.0", "1.0"])
+@pytest.mark.parametrize("images", [1, 2])
+def test_stages_are_of_the_whole_layer(monkeypatch, part, images):
+    """Every way has all stages; their times and the calls' add up to that of the layer."""
+    net = convert(cases.three_layers(8), 0.5, gates="random")
+    image = cases.smooth_images(images, (8, 6, 6))
+    net, seen = cases.fit_norms(net, image), []
+
+    def quick_race(variants, seconds):
+        seen.append({name: call() for name, call in variants.items()})
+        whole = {name for name in variants if "whole" in name}
+        return {name: Timing(1e-3 if name in whole else 1e-5, 0, 0, 1, 0) for name in variants}
+
+    monkeypatch.setattr(stages, "race", quick_race)
+    found = stages.stages(net, image, part)
+    ways = ["mask", "gather", *["native"] * native.available()]
+    assert list(found) == ways
+    for way, parts in found.items():
+        assert tuple(parts) == stages.STAGES and min(parts.values()) >= 0
+        assert sum(parts.values()) == pytest.approx(1000)
+        whole, again = seen[0][way, "whole"], seen[0].get((way, "convolution"))
+        if way == "mask":
+            assert torch.equal(whole, again)
+        if way == "gather":
+            assert torch.equal(whole.dense(), again.dense())
+    assert found["mask"]["gather"] == found["mask"]["selection"] == 0  # one call's price, at least
+    if native.available():
+        live = 8 if part == "0.0" else 4
+        assert seen[0]["native", "convolution"] == images * live * 4 * 9 * 36
+        assert ("native", "saliency") in seen[0] if part == "0.0" else True
+
+
+def test_stages_refuse_what_is_no_gated_convolution():
+    net = convert(cases.three_layers(8), 0.5).eval()
+    for part in ("0.2", "nowhere"):
+        with pytest.raises(ValueError, match=f"part must name a GatedConv2d, got '{part}'"):
+            stages.stages(net, torch.rand(1, 8, 6, 6), part)
+
+
 def test_a_layer_can_run_on_maps_alone_as_a_graph_needs():
     made = variants.variants_of(TINY_LAYER, 1, "cpu", (0.5,))
     fast = next(v for v in made if v.kind == "accelerated")
@@ -378,6 +417,16 @@ def test_on_a_gpu_float32_comes_first_and_the_rest_with_the_largest_batch(monkey
     assert json.loads(json.dumps(results)) == results
     quick = measured_as_if(monkeypatch, rows, quick=True)["rows"]
     assert {r["batch"] for r in quick} == {8} and len(quick) == 6
+
+
+def test_on_a_gpu_networks_come_before_layers_in_every_precision(monkeypatch):
+    on_a_gpu(monkeypatch)
+    some = [
+        cases.Case(n, None, (1, 8, 8), {"cuda": (8,)}, part=p) for n, p in (("net", ""), ("l", "1"))
+    ]
+    for quick, order in (False, ("fp32", "tf32", "bf16")), (True, ("tf32", "bf16", "fp32")):
+        plan = [(p, case.name) for p, case, _ in run._plan(some, None, "cuda", quick)]
+        assert plan == [(p, name) for name in ("net", "l") for p in order]
 
 
 def test_what_fails_on_a_gpu_costs_no_other_row_and_is_said(monkeypatch):

@@ -163,7 +163,7 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "test_accelerate_check.py::test_a_layer_that_differs_is_named_and_runs_masked",
     ),
     "live: what is forced off wins when all are": (
-        "lesson/live/widget.py",
+        "lesson/live/runs.py",
         "on), g.shape[1] - off)",
         "on), g.shape[1])",
         "test_live.py::test_forced_gate_in_small",
@@ -353,6 +353,18 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "(x.to(tl.int32, bitcast=True) + 0x1000)",
         "x.to(tl.int32, bitcast=True)",
         "test_cuda.py::test_in_the_interpreter[small_kernels]",
+    ),
+    "cuDNN gets weights that it may cut off": (
+        "execution/cuda.py",
+        'weight = self.form("rounded")',
+        "pass",
+        "test_cuda.py::test_in_the_interpreter[tensor_cores]",
+    ),
+    "a kernel stores maps that the next one cuts off": (
+        "execution/triton_conv.py",
+        "    if ROUND_Y:\n",
+        "    if False:\n",
+        "test_cuda.py::test_in_the_interpreter[tensor_cores]",
     ),
     "on a GPU ties go to the higher index": (
         "execution/triton_conv.py",

@@ -9,6 +9,7 @@ from ..files import check_writable, damaged, write_atomically
 from ..tables import markdown
 from ..training.settings import RunError
 from .record import SAME_MACHINE
+from .stored import course_file
 from .timing import machine, three_digits
 
 LABELS = {  # of the methods, in the order in which they are trained and shown
@@ -192,12 +193,7 @@ def recorded(name: str) -> dict:
     Raises:
         FileNotFoundError: the folder of the course is not around here, or has no such file.
     """
-    here = Path.cwd()
-    file = Path("benchmarks", "compare", f"{name}.json")
-    for place in (Path(__file__).parents[2], here, *here.parents, *here.glob("*/")):
-        if (place / file).is_file():
-            return _read(place / file)
-    raise FileNotFoundError(f"no {file} beside the package or above {here}; run `compare` first")
+    return _read(course_file("benchmarks", "compare", f"{name}.json", remedy="run `compare` first"))
 
 
 def mean_accuracy(results: dict, level: float | None, method: str) -> float:

@@ -314,15 +314,9 @@ int64_t convolve(const Conv* conv, const Maps* x, const Maps* y, const float* pi
   return macs;
 }
 
-// The whole layer: measure x if need be; predict saliencies g [n, c_out] from those of x; select
-// y->channels; convolve. Returns how many multiplications the convolution took.
-int64_t layer(const Conv* conv, const Maps* x, const Maps* y, float* g, int64_t measured,
-              int64_t ready, int64_t threads) {
-  static thread_local std::vector<float> gates;
+// Saliencies g [n, c_out], predicted from those of x.
+void predict_all(const Conv* conv, const Maps* x, float* g, int64_t threads) {
   const int64_t c_out = conv->c_out, parts = (c_out + 63) / 64;
-  gates.resize(y->n * y->k);
-  float* const pi = gates.data();
-  if (!measured) measure_all(x, threads);
   parallel(x->n * parts, x->n * x->k * c_out, threads, [&](int64_t i) {
     const int64_t from = i % parts * 64, to = std::min(from + 64, c_out), image = i / parts;
     const int64_t* rows = x->channels ? x->channels + image * x->k : nullptr;
@@ -330,12 +324,29 @@ int64_t layer(const Conv* conv, const Maps* x, const Maps* y, float* g, int64_t 
     product(conv->table, conv->bias, x->s + image * x->k, rows, x->k, c_out, from, to, out);
     for (int64_t o = from; o < to; ++o) out[o] = positive(out[o]);
   });
-  parallel(x->n, x->n * c_out * 16, threads, [&](int64_t i) {
-    int64_t* winners = y->channels + i * y->k;
-    choose(g + i * c_out, c_out, y->k, winners);
-    for (int64_t j = 0; j < y->k; ++j)
-      pi[i * y->k + j] = g[i * c_out + winners[j]] * (conv->ratio ? conv->ratio[winners[j]] : 1);
+}
+
+// The winners y->channels by saliencies g, and their gates pi [n, k].
+void choose_all(const Conv* conv, const Maps* y, const float* g, float* pi, int64_t threads) {
+  const int64_t c_out = conv->c_out, k = y->k;
+  parallel(y->n, y->n * c_out * 16, threads, [&](int64_t i) {
+    int64_t* winners = y->channels + i * k;
+    choose(g + i * c_out, c_out, k, winners);
+    for (int64_t j = 0; j < k; ++j)
+      pi[i * k + j] = g[i * c_out + winners[j]] * (conv->ratio ? conv->ratio[winners[j]] : 1);
   });
+}
+
+// The whole layer: measure x if need be, predict, choose, convolve. Returns how many
+// multiplications the convolution took.
+int64_t layer(const Conv* conv, const Maps* x, const Maps* y, float* g, int64_t measured,
+              int64_t ready, int64_t threads) {
+  static thread_local std::vector<float> gates;
+  gates.resize(y->n * y->k);
+  float* const pi = gates.data();
+  if (!measured) measure_all(x, threads);
+  predict_all(conv, x, g, threads);
+  choose_all(conv, y, g, pi, threads);
   return convolve(conv, x, y, pi, ready, threads);
 }
 }

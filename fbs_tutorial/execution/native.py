@@ -165,6 +165,8 @@ def typed(lib: ctypes.CDLL) -> ctypes.CDLL:
         ("measure_all", None, [POINTER, INT]),
         ("spread", None, [POINTER] * 2 + [INT]),
         ("linear", INT, [POINTER] * 4 + [INT] * 4),
+        ("predict_all", None, [POINTER] * 3 + [INT]),
+        ("choose_all", None, [POINTER] * 4 + [INT]),
         ("convolve", INT, [POINTER] * 4 + [INT] * 2),
         ("layer", INT, [POINTER] * 4 + [INT] * 3),
         ("max_pool", None, [POINTER] * 3 + [INT]),
