@@ -95,7 +95,7 @@ def with_table(page: str, rows: list[dict]) -> str:
     """The page of results with the table, where it comes from, and what is best."""
     first = rows[0]
     about = (
-        f"Mean over three seeds in percent, and the range; {first['device']}, torch "
+        f"Mean over the seeds in percent, and the range; {first['device']}, torch "
         f"{first['versions']['torch']}, {first['date']}, `tools/ablation.py`. *Schedule*: the "
         "shipped networks, each density from the one before, without a teacher."
     )
