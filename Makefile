@@ -31,6 +31,7 @@ $(VENV)/ready: pyproject.toml
 lab: setup ## open notebook 00 in JupyterLab (PORT=8888 IP=localhost)
 	@$(BIN)/python -c "from fbs_tutorial.execution import native; native.available()" &
 	$(BIN)/python -m jupyterlab --allow-root --ip $(IP) --port $(PORT) --ServerApp.log_level=WARN \
+	  --config tools/lab_config.py --LabApp.news_url=None \
 	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 test: lint ## lint, unit, property and browser tests, every notebook twice

@@ -30,7 +30,8 @@ def lab(tmp_path):
     """The address that `make lab PORT=...` prints, from a working copy of the checkout."""
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy2(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    for name in ("notebooks", "tools"):
+        shutil.copytree(ROOT / name, tmp_path / name)
     (tmp_path / ".venv").symlink_to(ROOT / ".venv")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
