@@ -236,10 +236,10 @@ def test_two_runs_at_once_in_one_folder_are_refused(killed, tmp_path, monkeypatc
 def test_a_full_disk_is_named_with_the_file(killed, tmp_path, monkeypatch, capfd):
     folder = shutil.copytree(killed, tmp_path / "run")
 
-    def full(number):
+    def full(*paths):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "replace", full)
     assert run("--out", folder, *SHORT, "--no-progress") == 2
     error = f"error: [Errno 28] No space left on device: '{folder / 'log.csv'}'"
     assert capfd.readouterr().err.splitlines() == [error]
