@@ -839,13 +839,12 @@ def interpret_tensor_cores():
                 masked = net(x)
             with products_of(cut_off):
                 wrong = net(x)
-        shares = [
-            (z.double() - expected).abs().max() / expected.abs().max() for z in (y, masked, wrong)
-        ]
-        found[way] = [round(share.item() * 2**10, 2) for share in shares]
-        error, bound, cut = shares[0], 2 * shares[1] + 2**-10, shares[2]
-        assert 0 < error <= bound < cut, found  # and cutting all off would not do
-    print("in units of 2**-10, itself, rounded to the nearest and cut off:", found)
+        for name, z in ("itself", y), ("rounded", masked), ("cut off", wrong):
+            error = (z.double() - expected).square().mean() / expected.square().mean()
+            found[way, name] = round(2**10 * error.sqrt().item(), 3)
+        itself, rounded = found[way, "itself"], found[way, "rounded"]
+        assert 0 < itself <= 1.7 * rounded and found[way, "cut off"] > 2 * rounded, found
+    print("root mean square errors in units of 2**-10:", found)
 
 
 # The kernels as compiled for GPUs, which takes none

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..execution.native import FLAGS, FOR_THIS_CPU, REMEDY, TIME_LIMIT, compilers
 
 SPARE = 128  # numbers that a loop may read or write too far: 16 vectors of 8
-WHOLE = 16  # winners are filled up to a multiple of it, so that a loop may take many at a time
+MORE = 16  # winners after the last that a loop may compute, so that its tiles are whole
 LINES = 6  # of a compiler's complaint, at most
 
 Convolve = Callable[[Tensor, Tensor, Tensor, Tensor, int, int], Tensor]
@@ -81,12 +81,12 @@ def _wrapped(function: Callable) -> Convolve:
         planes: Tensor, weight: Tensor, live: Tensor, winners: Tensor, height: int, width: int
     ) -> Tensor:
         k, pitch = len(winners), width + 1
-        pixels, taps = height * pitch, [a * pitch + b for a in range(3) for b in range(3)]
-        room = pixels + SPARE
-        winners = F.pad(winners, (0, -k % WHOLE))  # with channel 0
+        taps = torch.tensor([a * pitch + b for a in range(3) for b in range(3)])
+        pixels, room = height * pitch, height * pitch + SPARE
+        winners = F.pad(winners, (0, MORE))  # with channel 0
         out = torch.empty(len(winners), room)
         function(
-            planes.data_ptr(), weight.data_ptr(), torch.tensor(taps).data_ptr(),
+            planes.data_ptr(), weight.data_ptr(), taps.data_ptr(),
             live.data_ptr(), len(live), winners.data_ptr(), k,
             weight.shape[1], planes.shape[1], pixels, out.data_ptr(), room,
         )  # fmt: skip

@@ -34,7 +34,7 @@ def gather(weight: Tensor, winners: Tensor, live: Tensor, channels: int = 12) ->
     draw.kernels(axes, 6, 8, *flags, cell, weights=corner)
     draw.note(axes, 18, 5.6, "input channel (pale: empty)")
     draw.note(axes, 3.5, 20, "output channel (struck out: loses)", rotation=90)
-    draw.arrow(axes, (33, 20), (47, 20), "index_select")
+    draw.arrow(axes, (33, 20), (47, 20), "gather")
     draw.title(axes, 49, 3, "the small dense kernel")
     top = 20 - cell * len(won) / 2
     small = corner[won][:, alive]
@@ -156,9 +156,8 @@ def _memory(axes: Axes, cells: Sequence[int], offset: int, lanes: int, pitch: in
         axes, x + offset * size, y - 0.4, lanes * size, 3.6, edgecolor=ORANGE, linewidth=2.2,
         zorder=5,
     )  # fmt: skip
-    draw.bracket(
-        axes, (x, y - 1.2), (x + offset * size, y - 1.2), f"offset {offset}", depth=-1, color=ORANGE
-    )
+    ends, side = ((x, y - 1.2), (x + offset * size, y - 1.2)), "center" if offset > 2 else "left"
+    draw.bracket(axes, *ends, f"offset {offset}", depth=-1, color=ORANGE, ha=side)
     for i in range(lanes):
         word = "–" if (i + 1) % pitch == 0 else f"y{i + 1 - (i + 1) // pitch}"
         fill = PALE if word == "–" else "white"
