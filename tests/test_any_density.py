@@ -4,6 +4,8 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 from any_density import ARMS, DEDICATED, EPOCHS, START, finished, jobs, write
 
@@ -62,8 +64,9 @@ def test_the_table_has_what_has_finished(tmp_path):
     assert table.count("\n|") == 4
 
 
-def test_what_is_stored_is_what_is_shown(tmp_path):
-    rows = json.loads((STORED / "rows.json").read_text())
-    write(rows, tmp_path)
-    assert (tmp_path / "table.md").read_text() == (STORED / "table.md").read_text()
-    assert (STORED / "table.md").read_text().strip() in (STORED.parent / "README.md").read_text()
+@pytest.mark.parametrize("path", STORED.glob("rows.json"), ids=lambda path: path.parent.name)
+def test_what_is_stored_is_what_is_shown(path, tmp_path):
+    write(json.loads(path.read_text()), tmp_path)
+    table = (STORED / "table.md").read_text()
+    assert (tmp_path / "table.md").read_text() == table
+    assert table.strip() in (STORED.parent / "README.md").read_text()

@@ -120,7 +120,12 @@ def test_a_prediction_holds_by_two_standard_errors(results):
 def test_the_report_and_the_picture_say_what_was_found(results):
     text = report(results)
     assert predictions(results).count("| refuted |") + predictions(results).count("| held |") == 3
-    assert text.count("\n|") == 7 + 5 and verdict(results) in text and "2 seeds" in text
+    assert (
+        text.count("\n|") == 7 + 5 + 8
+        and text.count(", chosen |") == 3
+        and verdict(results) in text
+        and "2 seeds" in text
+    )
     figure, sentence = growing_pool(results, "pools")
     assert sentence == verdict(results) and "A pool of 4 channels for each that wins" in sentence
     (axes,) = figure.axes

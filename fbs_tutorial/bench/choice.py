@@ -253,7 +253,22 @@ def predictions(results: dict) -> str:
     return markdown(head, [[n, found, "held" if ok else "refuted"] for n, found, ok in checks])
 
 
+def tried(results: dict) -> str:
+    """Markdown: every gain on the first seed, and how much its gates choose."""
+    plan = results["plan"]
+    first = [r for r in results["rows"] if r["seed"] == plan["seeds"][0] and r["gain"] is not None]
+    shown, cells = ("val_accuracy", "test_accuracy", "mean_winners"), []
+    for row in first:
+        gain = f"{row['gain']:g}" + ", chosen" * (row["gain"] == chosen_gain(results))
+        numbers = [f"{100 * row[key]:.1f}" for key in shown]
+        sets = str(max(row["distinct_sets"].values()))
+        cells.append([gain, f"{row['pool'] / plan['winners']:g}", *numbers, sets])
+    head = ["gain, first seed", "channels for each that wins", "validation", "test"]
+    head += ["the mean gate's winners, own values", "most winner sets in a layer"]
+    return markdown(head, cells)
+
+
 def report(results: dict) -> str:
-    """Where it comes from, the table, the sentence, and the predictions."""
+    """Where it comes from, the tables, the sentence, and the predictions."""
     parts = provenance(results), table(results), verdict(results), predictions(results)
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, tried(results)])

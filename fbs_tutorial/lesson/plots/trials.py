@@ -49,8 +49,9 @@ def _bars(
     middle = np.array([mean(v) for v in values])
     off = [middle - [min(v) for v in values], np.array([max(v) for v in values]) - middle]
     colour, marker, line = look
+    hollow = {"markerfacecolor": "none", "markersize": 10} if marker == "D" else {}
     axes.errorbar(times, middle, off, color=colour, marker=marker, linestyle=line, label=name,
-                  elinewidth=0.8)  # fmt: skip
+                  elinewidth=0.8, **hollow)  # fmt: skip
 
 
 def losses_of_gates(results: dict, title: str = "") -> tuple[Figure, str]:
