@@ -5,13 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from fbs_tutorial.bench import answer
+from fbs_tutorial.bench import answer, stored
 from fbs_tutorial.bench.answer import (
+    AMOUNT,
     CASCADE,
+    CHANNELS,
+    CHOOSING,
     COSTS,
     DIAL,
     FBS,
+    GATES,
     QUESTIONS,
+    SCALING,
     SLACK,
     STATIC,
     Entrant,
@@ -26,7 +31,6 @@ from fbs_tutorial.bench.answer import (
 from fbs_tutorial.lesson.plots import answer_picture, budget_picture, plt
 
 ROOT = Path(__file__).parents[1]
-CHANNELS, AMOUNT, GATES = QUESTIONS
 
 
 def entrant(kind, name, validation, macs, tests=None):
@@ -73,13 +77,16 @@ def test_a_difference_counts_from_two_standard_errors_on(difference, outcome):
 
 def test_the_sentence_follows_the_outcomes():
     won, lost = a_match(1.0, question=AMOUNT), a_match(-1.0, question=AMOUNT)
-    assert "wins where it decides how much each image gets" in sentence([won, lost])
-    assert "in 1 of 2 budgets (and loses in 1), by up to 1.0 points" in sentence([won, lost])
-    assert "wins nowhere yet" in sentence([lost])
+    said = sentence([won, lost])
+    assert "wins where it decides how much each image gets" in said
+    assert "in 1 of 2 budgets (and loses in 1), by up to 1.0 points" in said
+    assert "wins nowhere yet" in sentence([lost]) and "only scale" not in said
     for difference, words in ((1, "are beaten by"), (0, "do as well as"), (-1, "beat")):
-        assert sentence([a_match(difference, question=GATES)]).endswith(
-            f"static looks {words} pairs with gates."
-        )
+        said = sentence([a_match(difference, question=GATES)])
+        assert f"pairs of static looks {words} pairs with gates;" in said
+    said = sentence([a_match(1, question=SCALING), a_match(-1, question=CHOOSING)])
+    assert "gates that only scale beat them in 1 of 1 budgets" in said
+    assert said.endswith("that only scale in 0 of 1 budgets (and loses in 1).")
 
 
 @pytest.fixture(scope="module")
@@ -94,15 +101,11 @@ def test_nobody_costs_more_than_the_budget_and_all_is_as_stored(found):
         assert match.one.kind == QUESTIONS[match.question][0]
         assert match.rival.kind in QUESTIONS[match.question][1]
         assert match.cost in COSTS and match.error > 0
-    stored = {
-        tuple(p["looks"]): p
-        for p in stored_budget("cifar10")["looks"]
-        for p in [p | {"looks": [p["name"]]}]
-    }
+    known = {look["name"]: look for look in stored_budget("cifar10")["looks"]}
     single = [m for m in found if m.source == "budget/cifar10.json" and m.question == CHANNELS]
     for match in single:
-        assert match.one.test == stored[(match.one.name,)]["test"]["accuracy"]
-        assert match.rival.costs["macs"] == stored[(match.rival.name,)]["test"]["macs"]
+        assert match.one.test == known[match.one.name]["test"]["accuracy"]
+        assert match.rival.costs["macs"] == known[match.rival.name]["test"]["macs"]
     equal = [m for m in single if m.cost == "macs" and m.one.name == "d0.5"]
     assert any(m.rival.costs["macs"] <= SLACK * m.one.costs["macs"] for m in equal)
 
@@ -137,8 +140,8 @@ def test_the_stored_budget_has_a_picture_and_others_are_missed():
 
 def test_without_the_course_the_folder_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(answer, "__file__", str(tmp_path / "a" / "b" / "c.py"))
-    with pytest.raises(FileNotFoundError, match="no benchmarks/ of the course"):
+    monkeypatch.setattr(stored, "__file__", str(tmp_path / "a" / "b" / "c.py"))
+    with pytest.raises(FileNotFoundError, match="bring the course along"):
         matches()
 
 

@@ -143,6 +143,17 @@ def test_busy_names_what_others_use(monkeypatch):
     assert timing.busy(meanwhile=lambda: done.append(3)) is None and done == [1, 2, 3]
 
 
+@pytest.mark.parametrize(("used", "says"), [("55 %", "the GPU is 55 % busy"), ("3 %", None)])
+def test_a_gpu_is_asked_once_its_own_work_is_over(used, says, monkeypatch):
+    done = []
+    monkeypatch.setattr(timing.torch.cuda, "synchronize", lambda: done.append("waited"))
+    monkeypatch.setattr(timing.time, "sleep", done.append)
+    monkeypatch.setattr(timing, "cpu_seconds_of_others", lambda: 0.0)
+    monkeypatch.setattr(timing, "_nvidia_smi", lambda *_: {"utilization.gpu": used})
+    assert timing.busy("cuda", lambda: done.append("timed")) == says
+    assert done == ["waited", 1.0, *["timed"] * (says is None)]
+
+
 def test_machine_can_be_written_as_json():
     facts = json.loads(json.dumps(timing.machine()))
     assert facts["threads"] == torch.get_num_threads()
@@ -257,6 +268,10 @@ def test_the_kernel_has_columns_of_its_own_and_a_table_of_rates(small):
     layer = next(row for row in results["rows"] if row["kind"] == "layer")
     rate = layer["dense_macs"] / report.find(layer, layer["dense_best"])["median_ms"] / 1e6
     assert 0 < rate < peak
+    network = results["rows"][0]
+    kernel, oracle = (report.find(network, kind, 0.5)["median_ms"] for kind in ("native", "oracle"))
+    (line,) = re.findall(r"\| tiny, batch 1 +\| 0.5 .*", text)
+    assert line.rstrip(" |").endswith(f"{oracle / kernel:.2f}")
     assert f"reaches {peak:.0f} here" in text and f"| {rate:.0f} " in text.split("GMAC/s")[1]
 
 
@@ -297,6 +312,22 @@ def test_stages_refuse_what_is_no_gated_convolution():
     for part in ("0.2", "nowhere"):
         with pytest.raises(ValueError, match=f"part must name a GatedConv2d, got '{part}'"):
             stages.stages(net, torch.rand(1, 8, 6, 6), part)
+
+
+@pytest.mark.needs(compiler=bool(native.compilers()))
+@pytest.mark.parametrize(("case", "chooses"), [(TINY, True), (TINY_LAYER, False)])
+def test_single_layers_time_the_kernel_itself_and_networks_what_is_chosen(case, chooses):
+    made = variants.variants_of(case, 1, "cpu", (0.5,))
+    kernel = next(v for v in made if v.kind == "native").module
+    convs = [m for m in kernel.modules() if isinstance(m, native.NativeConv)]
+    assert convs and all(conv.chooses is chooses for conv in convs)
+
+
+@pytest.mark.needs(compiler=bool(native.compilers()))
+def test_the_peak_is_of_all_threads(monkeypatch):
+    assert native.peak(2, 0.0) > 0
+    monkeypatch.setattr(native, "_peak_of_a_core", lambda end: 1.5)
+    assert native.peak(3) == 4.5
 
 
 def test_a_layer_can_run_on_maps_alone_as_a_graph_needs():
@@ -440,6 +471,14 @@ def test_what_fails_on_a_gpu_costs_no_other_row_and_is_said(monkeypatch):
     assert results["left_out"]["tiny, batch 8"] == "OutOfMemoryError: CUDA out of memory"
     assert set(results["left_out"]) == {f"tiny, batch 8{p}" for p in ("", ", tf32", ", bf16")}
     assert "Not measured: tiny, batch 8 (OutOfMemoryError: CUDA out of" in report.tables(results)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_on_a_gpu_what_is_for_cpus_alone_is_left_out(monkeypatch, quick):
+    on_a_gpu(monkeypatch)
+    networks = cases.choose(list(cases.NETWORKS), False, quick)
+    planned = {case.name for _, case, _ in run._plan(networks, None, "cuda", quick)}
+    assert planned == {"mcifarnet", "resnet18", "vgg16"} < {case.name for case in networks}
 
 
 def test_on_a_gpu_no_case_begins_when_the_time_is_over(monkeypatch, tmp_path):
@@ -664,7 +703,8 @@ def test_a_failed_compilation_is_recorded(monkeypatch):
 def test_plot_says_the_shares(small):
     results = run.bench(quick=True, say=lambda line: None)
     figure, sentence = plots.time_and_macs(results)
-    fast = report.find(results["rows"][0], "accelerated", 0.5)
+    kind = variants.executing("cpu")[-1][0]
+    fast = report.find(results["rows"][0], kind, 0.5)
     assert f"density 0.5 {fast['macs_share']:.3f} and {fast['time_share']:.3f}" in sentence
     (axes,) = figure.axes
     assert "share" in axes.get_xlabel() and "share" in axes.get_ylabel()

@@ -10,14 +10,14 @@ import pytest
 from ipykernel.ipkernel import IPythonKernel
 
 ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "tools" / "lab_config.py"
+LAB = ROOT / "tools" / "lab"
 
 
 @pytest.fixture
 def contents(tmp_path):
     """The contents manager of the configuration, in a folder with one notebook."""
     config = SimpleNamespace(ServerApp=SimpleNamespace())
-    exec(SCRIPT.read_text(), {"get_config": lambda: config})
+    exec((LAB / "jupyter_server_config.py").read_text(), {"get_config": lambda: config})
     notebook = nbformat.v4.new_notebook(
         metadata={
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -49,6 +49,7 @@ def test_a_notebook_of_another_kernel_and_other_files_stay_as_they_are(contents,
 
 
 def test_make_lab_uses_it_and_asks_nothing_about_news():
-    makefile = (ROOT / "Makefile").read_text()
-    assert f"--config {SCRIPT.relative_to(ROOT)}" in makefile
-    assert "--LabApp.news_url=None" in makefile
+    assert 'JUPYTER_CONFIG_PATH="$(CURDIR)/tools/lab:' in (ROOT / "Makefile").read_text()
+    overrides = json.loads((LAB / "labconfig" / "default_setting_overrides.json").read_text())
+    said = overrides["@jupyterlab/apputils-extension:notification"]
+    assert said == {"fetchNews": "false", "checkForUpdates": False}

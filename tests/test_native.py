@@ -2,6 +2,7 @@
 
 import copy
 import ctypes
+import json
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,7 @@ from fbs_tutorial import (
 )
 from fbs_tutorial.execution import native
 from fbs_tutorial.execution.compact import Compact
+from fbs_tutorial.execution.layers import winners_of
 from fbs_tutorial.execution.native import NativeConv, Planes
 from fbs_tutorial.method.convert import gate_layer, random_predictor
 from fbs_tutorial.method.gated import forced_gates, gated_layers
@@ -122,6 +124,71 @@ def border_is_0(y):
     around[:, :, 1:-1, : c.w] = 0
     assert not around.any()
     assert not memory.as_strided((c.n, c.k), (c.image, c.plane)).any()
+
+
+# The other way
+
+
+@pytest.fixture(params=[lambda live, *sizes: True, lambda live, *sizes: live % 2 == 0])
+def gathering(request, monkeypatch):
+    """One image always goes the other way; or in some layers, so that both read each other's."""
+    monkeypatch.setattr(native, "gather_is_faster", request.param)
+
+
+@pytest.mark.parametrize("shape", [(1, *shape[1:]) for shape in SHAPES[::3]], ids=str)
+def test_layers_that_gather(gathering, shape):
+    _, c_in, c_out, size, kernel, stride, padding, dilation, groups = shape
+    conv = nn.Conv2d(c_in, c_out, kernel, stride, padding, dilation, groups, bias=False)
+    layers = gate_layer(conv, nn.BatchNorm2d(c_out), True), GatedConv2d(c_out, 8, 3, padding=1)
+    for density in (1.0, 0.5, 0.2):
+        net = used(set_density(nn.Sequential(*layers, GatedConv2d(8, 9, 3, 2, 1)), density))
+        for x in (torch.randn(1, c_in, size, size), torch.randn(2, c_in, size, size)):
+            assert_native(net, x)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "bottlenecks", "vgg11_bn", "mobilenet_v2", "googlenet"]
+)
+def test_networks_with_layers_that_gather(gathering, name):
+    test_networks(name)
+
+
+def test_the_gather_is_for_many_channels_on_large_maps_of_one_image():
+    def chosen(channels, side, density, taps=9):
+        k = winners_of(channels, density)
+        return native.gather_is_faster(k, k, taps, side**2, side**2, density == 1)
+
+    assert chosen(64, 224, 0.5) and chosen(256, 56, 0.5) and chosen(512, 28, 1.0)
+    assert not any(chosen(c, side, 0.5) for c, side in ((64, 30), (192, 8), (512, 7), (512, 14)))
+    assert not any(chosen(c, side, 0.1) for c, side in ((64, 224), (256, 56), (512, 28)))
+    layer = used(GatedConv2d(256, 256, 3, padding=1, density=0.5))
+    conv = accelerate(layer, "native").conv
+    sizes = Compact(torch.empty(1, 256, 56, 56), None, 256)
+    assert conv.gathers(sizes, 128) and not conv.gathers(sizes, 8)
+    assert not conv.gathers(Compact(torch.empty(2, 256, 56, 56), None, 256), 128)
+    conv.chooses = False
+    assert not conv.gathers(sizes, 128)
+
+
+STORED = json.loads((Path(__file__).parents[1] / "benchmarks" / "cpu.json").read_text())
+
+
+def test_the_choice_is_that_of_the_stored_times():
+    """Of single layers both ways are timed; where they differ clearly, the faster one is taken."""
+    compared = 0
+    for row in STORED["rows"]:
+        kernel = {v["density"]: v for v in row["variants"] if v["variant"] == "native"}
+        gather = {v["density"]: v for v in row["variants"] if v["variant"] == "accelerated"}
+        if row["kind"] != "layer":
+            continue
+        channels, side, _ = row["shape"]
+        for density in kernel.keys() & gather.keys():
+            k = winners_of(channels, density)
+            gathers = native.gather_is_faster(k, k, 9, side**2, side**2, density == 1)
+            times = kernel[density]["median_ms"], gather[density]["median_ms"]
+            assert times[gathers] <= 1.15 * min(times), (row["name"], density, times)
+            compared += 1
+    assert compared >= 16
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -240,6 +240,7 @@ def test_networks_on_a_gpu_are_compared_with_the_faster_layout():
     assert sentence.endswith("\na GPU; today. Made by me.")
     (axes,) = figure.axes
     assert axes.get_yticklabels()[0].get_text().startswith("VGG-16")
+    assert axes.get_title() == "Skipping saves time in 2 of 2 cases"
     assert len({line.get_marker() for line in axes.lines[:3]}) == 3
     assert "best dense" in axes.get_xlabel()
 

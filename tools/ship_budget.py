@@ -33,7 +33,7 @@ def table() -> str:
     """For each budget the best of each kind, chosen on validation images, and who looks."""
     results = json.loads((STORED / "cifar10.json").read_text())
     dial, *rivals = curves(results).items()
-    head = ["mean MACs at most", *HEAD, *(f"{name} (kB of weights)" for name, _ in rivals)]
+    head = ["mean MACs at most", *HEAD, *(f"{name} (kB)" for name, _ in rivals)]
     rows = []
     for budget in BUDGETS:
         best = cells(results, within(dial[1], 1e6 * budget))

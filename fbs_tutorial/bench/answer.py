@@ -1,9 +1,10 @@
 """Where does dynamic pruning win? The stored results, compared at equal cost.
 
-Three questions, each at equal MACs, equal bytes and equal milliseconds: FBS at one density against
+Five questions, each at equal MACs, equal bytes and equal milliseconds: FBS at one density against
 static networks; two looks, one of them FBS, against one look for all images; and against two looks
-of static networks. Within each budget the network that is right on most validation images stands
-for its side. Test images decide nothing: they are only scored.
+of static networks; gates that scale channels and never choose against static networks, and gates
+that choose against those. Within each budget the network that is right on most validation images
+stands for its side. Test images decide nothing: they are only scored.
 """
 
 import json
@@ -14,6 +15,7 @@ from statistics import mean, stdev
 
 from ..tables import markdown
 from . import budget, choice, compared
+from .stored import course_file
 from .timing import three_digits
 
 COSTS = {"macs": "MACs", "bytes": "bytes", "ms": "milliseconds"}
@@ -21,11 +23,17 @@ SLACK = 1.03  # of the cost: channels are whole, and clocks are not exact
 SURE = 2.0  # standard errors from which on a difference counts
 TEST_IMAGES = {"digits": 500}  # of the other data sets 10,000
 NAMES = {"digits": "digits", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
-FBS, STATIC, DIAL, CASCADE = "FBS", "static", "two looks, FBS among them", "two static looks"
+FBS, STATIC, SCALED = "FBS", "static", "gates that scale and never choose"
+DIAL, CASCADE = "two looks, FBS among them", "two static looks"
+CHANNELS, AMOUNT = "FBS against static networks", "two looks against one"
+GATES, SCALING = "two looks, with FBS against without", "gates that only scale against static"
+CHOOSING = "gates that choose against gates that only scale"
 QUESTIONS = {  # who is asked about, and who its rivals are
-    "FBS against static networks": (FBS, (STATIC,)),
-    "two looks against one": (DIAL, (FBS, STATIC)),
-    "two looks, with FBS against without": (DIAL, (CASCADE,)),
+    CHANNELS: (FBS, (STATIC,)),
+    AMOUNT: (DIAL, (FBS, STATIC)),
+    GATES: (DIAL, (CASCADE,)),
+    SCALING: (SCALED, (STATIC,)),
+    CHOOSING: (FBS, (SCALED,)),
 }
 SHORT = {"macs": "equal MACs", "bytes": "equal bytes", "ms": "equal milliseconds"}
 
@@ -91,16 +99,13 @@ def matches(folder: Path | None = None) -> list[Match]:
 
 
 def benchmarks() -> Path:
-    """The folder of the stored results, beside the package or above the current folder.
+    """The folder of the stored results, beside the package or around the current folder.
 
     Raises:
         FileNotFoundError: the folder of the course is not around here.
     """
-    here = Path.cwd()
-    for place in (Path(__file__).parents[2], here, *here.parents, *here.glob("*/")):
-        if (place / "benchmarks" / "budget" / "cifar10.json").is_file():
-            return place / "benchmarks"
-    raise FileNotFoundError(f"no benchmarks/ of the course beside the package or above {here}")
+    found = course_file("benchmarks", "budget", "cifar10.json", remedy="bring the course along")
+    return found.parents[1]
 
 
 def stored_budget(name: str) -> dict:
@@ -150,18 +155,19 @@ def _pruned(results: dict) -> list[Entrant]:
 
 
 def _pools(results: dict) -> list[Entrant]:
-    """The networks of `choice`: those that choose, and the static ones."""
-    kinds = {choice.CHOOSES: FBS, choice.STATIC: STATIC, choice.WIDER: STATIC}
+    """The networks of `choice`."""
+    kinds = {choice.CHOOSES: FBS, choice.SCALES: SCALED}
     winners = results["plan"]["winners"]
     return [
         _of_seeds(
-            kinds[method],
-            f"{choice.LABELS[method]}, pool of {pool / winners:g}" if pool else method,
+            kinds.get(method, STATIC),
+            f"{choice.LABELS[method]}, pool of {pool / winners:g}"
+            if pool
+            else choice.LABELS[method],
             rows,
             {"macs": mean(row["macs"] for row in rows)},
         )
         for (method, pool), rows in choice.lines(results).items()
-        if method in kinds
     ]
 
 
@@ -274,19 +280,28 @@ def _cost(entrant: Entrant, cost: str) -> str:
 
 
 def sentence(found: Sequence[Match]) -> str:
-    """The answer to the title in one sentence, made of verdicts that come from ``found``."""
-    channels, amount, gates = QUESTIONS
-    looks = tally(found, amount, "macs")
+    """The answer to the title in one sentence; its verdicts and numbers come from ``found``."""
+    looks, without = (tally(found, question, "macs") for question in (AMOUNT, GATES))
     where = "where it decides how much each image gets" if looks["wins"] else "nowhere yet"
-    gain = max((m.difference for m in found if (m.question, m.cost) == (amount, "macs")), default=0)
-    without = tally(found, gates, "macs")
+    gain = max((m.difference for m in found if (m.question, m.cost) == (AMOUNT, "macs")), default=0)
     ahead = without["wins"] > without["loses"]
     same = "are beaten by" if ahead else "do as well as" if not without["loses"] else "beat"
     return (
         f"Dynamic pruning wins {where}: at equal MACs a second look for the unsure beats one look "
-        f"for all in {_won(looks)}, by up to {gain:.1f} points; deciding *which* channels an image "
-        f"gets beats static networks in {_won(tally(found, channels))} of equal MACs, bytes or "
-        f"milliseconds, and at equal MACs pairs of static looks {same} pairs with gates."
+        f"for all in {_won(looks)}, by up to {gain:.1f} points, though pairs of static looks "
+        f"{same} pairs with gates; deciding *which* channels an image gets beats static networks "
+        f"in {_won(tally(found, CHANNELS))} of equal MACs, bytes or milliseconds{_scaling(found)}."
+    )
+
+
+def _scaling(found: Sequence[Match]) -> str:
+    """What gates are worth that scale and do not choose, where that was measured."""
+    scaling, choosing = (tally(found, question) for question in (SCALING, CHOOSING))
+    if not sum(scaling.values()):
+        return ""
+    return (
+        f", gates that only scale beat them in {_won(scaling)}, and gates that choose beat gates "
+        f"that only scale in {_won(choosing)}"
     )
 
 

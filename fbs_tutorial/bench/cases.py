@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..checkpoints import build
 from ..data import load_data
 from ..method.wta import active_channels
-from ..models import TORCHVISION, mcifarnet
+from ..models import TORCHVISION, digitsnet, mcifarnet
 from ..training.settings import RunError, Settings, usual_recipe
 
 IMAGES = 128  # of a data set, at most, that are timed
@@ -32,7 +32,7 @@ class Case:
     name: str
     make: Callable[[float], nn.Module]
     shape: tuple[int, int, int]  # C, H, W of an image
-    batches: dict[str, tuple[int, ...]]  # for each device
+    batches: dict[str, tuple[int, ...]]  # for each device where it is measured
     part: str = ""
     network: nn.Module | None = None
     images: Tensor | None = None  # [M, C, H, W] that it reads in turn; None: random ones
@@ -90,6 +90,7 @@ NETWORKS = {
     case.name: case
     for case in (
         Case("mcifarnet", partial(mcifarnet, 10), (3, 32, 32), {"cpu": (1, 32), "cuda": (1, 256)}),
+        Case("digitsnet", partial(digitsnet, 10), (1, 16, 16), {"cpu": (1,)}),
         Case("resnet18", resnet18, (3, 224, 224), {"cpu": (1,), "cuda": (64,)}),
         Case("vgg16", vgg16, (3, 224, 224), {"cpu": (1,), "cuda": (1, 32)}),
         *(

@@ -31,6 +31,7 @@ LABELS = {
     SCALES: "gates that scale and never choose",
     CHOOSES: "gates that choose",
 }
+SURE = 2.0  # standard errors
 CONTROLS = ("shuffled_gates", "mean_gates", "mean_winners")
 
 
@@ -229,6 +230,45 @@ def verdict(results: dict) -> str:
     return f"A pool of {times:g} channels for each that wins: {', '.join(said)}."
 
 
+def predictions(results: dict) -> str:
+    """Markdown: what was predicted if choice pays, and whether it held."""
+    plan = results["plan"]
+    largest = CHOOSES, plan["pools"][-1]
+    rows = lines(results)[largest]
+    lost = [100 * (row["own_gates"] - row["mean_winners"]) for row in rows]
+    checks = [
+        (name, f"{difference:+.1f} ± {error:.1f} points", difference > SURE * error)
+        for name, key in (
+            (
+                "It is above gates that only scale, by two errors and more",
+                (SCALES, plan["winners"]),
+            ),
+            ("It is above a static network of as many MACs, by two and more", (WIDER, None)),
+        )
+        for difference, error in [paired(results, largest, key)]
+    ]
+    about = "The same channels for all images, with own values, lose more than a point"
+    checks.append((about, f"{mean(lost):+.1f} points on average", mean(lost) > 1))
+    head = ["predicted of the largest pool, if choice pays", "measured", "outcome"]
+    return markdown(head, [[n, found, "held" if ok else "refuted"] for n, found, ok in checks])
+
+
+def tried(results: dict) -> str:
+    """Markdown: every gain on the first seed, and how much its gates choose."""
+    plan = results["plan"]
+    first = [r for r in results["rows"] if r["seed"] == plan["seeds"][0] and r["gain"] is not None]
+    shown, cells = ("val_accuracy", "test_accuracy", "mean_winners"), []
+    for row in first:
+        gain = f"{row['gain']:g}" + ", chosen" * (row["gain"] == chosen_gain(results))
+        numbers = [f"{100 * row[key]:.1f}" for key in shown]
+        sets = str(max(row["distinct_sets"].values()))
+        cells.append([gain, f"{row['pool'] / plan['winners']:g}", *numbers, sets])
+    head = ["gain, first seed", "channels for each that wins", "validation", "test"]
+    head += ["the mean gate's winners, own values", "most winner sets in a layer"]
+    return markdown(head, cells)
+
+
 def report(results: dict) -> str:
-    """Where it comes from, the table, and the sentence."""
-    return "\n\n".join([provenance(results), table(results), verdict(results)])
+    """Where it comes from, the tables, the sentence, and the predictions."""
+    parts = provenance(results), table(results), verdict(results), predictions(results)
+    return "\n\n".join([*parts, tried(results)])

@@ -188,7 +188,7 @@ def _plan(
     for layers in False, True:
         for precision in (*others, first) if short else (first, *others):
             for case in (case for case in cases if bool(case.part) == layers):
-                own = case.batches[device]
+                own = case.batches.get(device, ())
                 if short or precision != first:
                     own = own[-1:]
                 for batch in batches or (own[:1] if quick else own):
@@ -234,7 +234,7 @@ def _provenance(device: str, quick: bool) -> dict:
     facts = machine(device)
     facts["versions"]["torchvision"] = torchvision.__version__
     if device == "cpu" and native.available():
-        facts["peak_gmacs"] = native.peak() * facts["threads"]
+        facts["peak_gmacs"] = native.peak(facts["threads"])
     return {
         "machine": facts,
         "device": device,

@@ -98,6 +98,9 @@ def variants_of(
             fast = accelerate(masked, backend)
             inputs = inputs_of(fast, rounded, case.part)
             module = fast.get_submodule(case.part)
+            for conv in module.modules():
+                if case.part and isinstance(conv, native.NativeConv):
+                    conv.chooses = False  # of a layer, the kernel itself; networks choose
             macs = executed_macs(module, inputs, batch)
             variants.append(Variant(kind, module, inputs, macs, d, ideal))
         if not case.narrow:

@@ -13,18 +13,12 @@
 #include <cstring>
 #include <utility>
 
-constexpr int WINNERS = 4;         // of a tile, at most
-constexpr int TILES = 32;          // that pass over the same pixels, at most
-constexpr int AHEAD = 8;           // inputs whose weights are asked for before they are multiplied
-constexpr int64_t CACHE = 24000;   // bytes of inputs that stay in a first-level cache
-struct Conv {
-  const float *weight, *shift;  // [c_out, c_in / groups, rows, columns], [c_out]
-  const float *table, *bias;    // of the predictor: [c_in, c_out], [c_out]
-  const float* ratio;           // [c_out], what gates are multiplied by; null: 1
-  int64_t c_out, c_in, groups, relu;
-  float cap;                                          // of the positive part: 6 for ReLU6
-  int64_t kernel[2], stride[2], pad[2], dilation[2];  // of rows and of columns
-};
+constexpr int WINNERS = 4;           // of a tile, at most
+constexpr int TILES = 32;            // that pass over the same pixels, at most
+constexpr int AHEAD = 8;             // inputs whose weights are asked for before their turn
+constexpr int64_t STEPS = 16;        // that a tile takes before it is the next one's turn, at most
+constexpr int64_t FIRST = 32000;     // bytes of inputs and weights that a first-level cache keeps
+constexpr int64_t SECOND = 1 << 18;  // bytes of maps that a second-level cache keeps
 struct Input {  // a live input: its map, and where its weights are among those of a winner
   const float* map;
   int64_t column;
@@ -39,13 +33,9 @@ struct Tile {  // neighbouring winners of an image that read the same inputs, fr
 template <int J, int P, bool ONE>
 static void multiply(const Input* in, const Input* end, int64_t q, const float* const* weights,
                      const int64_t* taps, int64_t count, bool start, int64_t plane, float* sums) {
-  Vec sum[J][P];
+  Vec sum[J][P] = {};
   const float* w[J];
-  for (int j = 0; j < J; ++j) {
-    w[j] = weights[j];
-    for (int p = 0; p < P; ++p)
-      sum[j][p] = start ? Vec{} : *(const Vec*)(sums + j * plane + p * LANES);
-  }
+  for (int j = 0; j < J; ++j) w[j] = weights[j];
   for (; in < end; ++in) {
     const float* x = in->map + q;
     const int64_t column = in->column, end_of_taps = column + (ONE ? 1 : count);
@@ -62,8 +52,13 @@ static void multiply(const Input* in, const Input* end, int64_t q, const float* 
         for (int p = 0; p < P; ++p) sum[j][p] += w[j][t] * v[p];
     }
   }
+#pragma GCC unroll 4
   for (int j = 0; j < J; ++j)
-    for (int p = 0; p < P; ++p) *(Vec*)(sums + j * plane + p * LANES) = sum[j][p];
+#pragma GCC unroll 12
+    for (int p = 0; p < P; ++p) {
+      Vec* const at = (Vec*)(sums + j * plane + p * LANES);
+      *at = start ? sum[j][p] : *at + sum[j][p];
+    }
 }
 using Multiply = decltype(&multiply<1, 1, true>);
 template <bool ONE, int... I>  // of every size that a tile can have
@@ -106,43 +101,6 @@ static int64_t product(const float* table, const float* bias, const float* x, co
   return live * (to - from);
 }
 
-struct Layout {  // of a copied map: every phase (row mod stride, column mod stride) is a plane
-  int64_t phases[2], pitch, size;
-  Layout(const Conv& conv, const Maps& x, int64_t pitch) : pitch(pitch) {
-    for (int i = 0; i < 2; ++i)
-      phases[i] = std::min(conv.stride[i], (conv.kernel[i] - 1) * conv.dilation[i] + 1);
-    size = (x.h + 2 * conv.pad[0] + conv.stride[0] - 1) / conv.stride[0] * pitch + LANES;
-  }
-  int64_t offset(const Conv& conv, int64_t row, int64_t column) const {
-    const int64_t phase = row % conv.stride[0] * phases[1] + column % conv.stride[1];
-    return phase * size + row / conv.stride[0] * pitch + column / conv.stride[1];
-  }
-};
-
-// Copy a map with its padding, so that neighbours in a plane are neighbours of the output. A row may
-// be written too far: what follows is written later, or is not read.
-static void lay_out(const float* map, const Maps& x, const Conv& conv, const Layout& to, float* out) {
-  static thread_local std::vector<float> line;
-  const int64_t stride = conv.stride[1], pad = conv.pad[1], size = to.size;
-  const bool bordered = x.border && conv.pad[0] <= 1 && pad <= 1;  // then zeros are there already
-  const int64_t whole = (to.pitch + LANES - 1) / LANES * LANES;
-  line.assign(whole * stride + to.phases[1], 0.f);
-  for (int64_t a = 0; a < to.phases[0]; ++a) {
-    float* row = out + a * to.phases[1] * size;
-    for (int64_t r = a - conv.pad[0]; r < x.h + conv.pad[0]; r += conv.stride[0], row += to.pitch) {
-      const float* l = bordered ? map + r * x.pitch - pad : line.data();
-      if (!bordered && (r < 0 || r >= x.h)) std::fill_n(line.begin() + pad, x.w, 0.f);
-      else if (!bordered) std::copy_n(map + r * x.pitch, x.w, line.begin() + pad);
-      if (stride == 2 && to.phases[1] == 2)  // the common case, so that it is vectorised
-#pragma omp simd
-        for (int64_t c = 0; c < whole; ++c) row[c] = l[2 * c], row[size + c] = l[2 * c + 1];
-      else
-        for (int64_t b = 0; b < to.phases[1]; ++b)
-          for (int64_t c = 0; c < to.pitch; ++c) row[b * size + c] = l[c * stride + b];
-    }
-  }
-}
-
 // The live inputs of every image and group, and where each one's begin in the list.
 static void find_live(const Conv& conv, const Maps& x, std::vector<Input>& inputs,
                       std::vector<int64_t>& starts) {
@@ -182,53 +140,71 @@ struct Work {  // what the tasks of a call have in common
   const Input* inputs;
   const int64_t* taps;
   const int32_t* inside;
-  int64_t count, vectors, steps, rows;
+  const int64_t* starts;  // of every step, the first of its pixels
+  int64_t count, steps;
+  int64_t rows, planes, high;  // see `bytes`
 
-  int64_t start(int64_t step) const { return step * vectors / steps; }
+  // Of an input, for so many pixels: its rows apart, or all from the first to the last; its weights.
+  int64_t bytes(int64_t pixels) const {
+    return 4 * std::min(rows * (pixels + LANES), planes * pixels + high) + 64 * WINNERS;
+  }
 
-  // The sums of tiles that read the same inputs, for pixels from one step to another. Some inputs
-  // at a time pass over all pixels and winners, so that they and their weights stay in caches.
+  // The sums of tiles that read the same inputs, for pixels from one step to another. A few inputs
+  // at a time pass over a few steps and all winners: so a cache keeps them, and a tile's weights.
   void run(const Tile* from, const Tile* to, int64_t begin, int64_t end) const {
-    const int64_t live = from->end - from->live, row = conv.c_in / conv.groups * count;
-    const int64_t bytes = rows * (4 * LANES * (vectors + steps - 1) / steps + 64);
-    const int64_t chunks = std::max<int64_t>(1, (live * bytes + CACHE - 1) / CACHE);
-    for (int64_t c = 0; c < chunks; ++c) {
-      const Input *in = inputs + from->live + c * live / chunks;
-      const Input *last = inputs + from->live + (c + 1) * live / chunks;
-      for (int64_t step = begin; step < end; ++step)
-        for (const Tile* tile = from; tile < to; ++tile) {
-          const int64_t* channel = y.channels + tile->image * y.k + tile->first;
-          const float* weights[WINNERS];
-          for (int64_t j = 0; j < tile->winners; ++j) weights[j] = conv.weight + channel[j] * row;
-          const int64_t q = start(step) * LANES, length = start(step + 1) - start(step);
-          float* sums = y.data + tile->image * y.image + tile->first * y.plane + q;
-          (count > 1 ? OF_TAPS : OF_ONE_TAP)[(tile->winners - 1) * WIDEST + length - 1](
-              in, last, q, weights, taps, count, c == 0, y.plane, sums);
-        }
+    const Input* const in = inputs + from->live;
+    const int64_t live = from->end - from->live;
+    for (int64_t first = begin, last; first < end; first = last) {
+      last = std::min(first + STEPS, end);
+      const int64_t all = live * bytes(starts[last] - starts[first]);
+      const int64_t chunks = std::max<int64_t>(1, (all + FIRST - 1) / FIRST);
+      for (int64_t c = 0; c < chunks; ++c)
+        for (const Tile* tile = from; tile < to; ++tile)
+          add(*tile, in + c * live / chunks, in + (c + 1) * live / chunks, first, last, c == 0);
+    }
+  }
+
+  void add(const Tile& tile, const Input* in, const Input* to, int64_t first, int64_t last,
+           bool start) const {
+    const Multiply* const sizes = &(count > 1 ? OF_TAPS : OF_ONE_TAP)[(tile.winners - 1) * WIDEST];
+    const int64_t* channel = y.channels + tile.image * y.k + tile.first;
+    float* const sums = y.data + tile.image * y.image + tile.first * y.plane;
+    const float* weights[WINNERS];
+    for (int64_t j = 0; j < tile.winners; ++j)
+      weights[j] = conv.weight + channel[j] * (conv.c_in / conv.groups * count);
+    for (int64_t step = first, q; step < last; ++step) {
+      q = starts[step];
+      sizes[(starts[step + 1] - q) / LANES - 1](in, to, q, weights, taps, count, start, y.plane,
+                                                sums + q);
     }
   }
 
   // Shift, gate, activation and zeros of a tile's block of pixels; its sums for the saliencies.
   void finish(const Tile& tile, int64_t block, int64_t blocks, float* parts) const {
-    const int64_t v0 = start(block * steps / blocks), v1 = start((block + 1) * steps / blocks);
+    const int64_t from = starts[block * steps / blocks], to = starts[(block + 1) * steps / blocks];
     for (int64_t j = tile.first; j < tile.first + tile.winners; ++j) {
       const int64_t at = tile.image * y.k + j;
       float *const map = y.data + tile.image * y.image + j * y.plane, *const plane = map - y.pitch - 1;
       const float gate = pi ? pi[at] : 1, shift = conv.shift[y.channels[at]], cap = conv.cap;
-      const bool relu = conv.relu;
       Vec all = {}, above = {};
-      for (int64_t p = v0; p < v1; ++p) {
-        Vec v = (*(const Vec*)(map + p * LANES) + shift) * gate;
-        v = (Vec)((Mask)v & *(const Mask*)(inside + p * LANES));
-        Vec top = v < 0.f ? Vec{} : v;
-        top = top > cap ? Vec{} + cap : top;
-        all += v < 0.f ? -v : v, above += top;
-        *(Vec*)(map + p * LANES) = relu ? top : v;
-      }
+      const auto pass = [&](auto relu) {
+        for (int64_t q = from; q < to; q += LANES) {
+          Vec v = (*(const Vec*)(map + q) + shift) * gate;
+          v = (Vec)((Mask)v & *(const Mask*)(inside + q));
+          Vec top = v < 0.f ? Vec{} : v;
+          if (relu) top = top > cap ? Vec{} + cap : top;
+          else all += v < 0.f ? -v : v;
+          above += top;
+          *(Vec*)(map + q) = relu ? top : v;
+        }
+      };
+      if (conv.relu) pass(std::true_type());
+      else pass(std::false_type());
       if (block == 0) std::fill(plane, map, 0.f);
-      if (block == blocks - 1) std::fill(map + vectors * LANES, plane + y.plane, 0.f);
-      parts[at * blocks + block] = total(relu ? above : all);
-      parts[(y.n * y.k + at) * blocks + block] = total(above);
+      if (block == blocks - 1) std::fill(map + to, plane + y.plane, 0.f);
+      const float positive = total(above);
+      parts[at * blocks + block] = conv.relu ? positive : total(all);
+      parts[(y.n * y.k + at) * blocks + block] = positive;
     }
   }
 };
@@ -286,16 +262,22 @@ int64_t convolve(const Conv* conv, const Maps* x, const Maps* y, const float* pi
     macs += tile.winners * (tile.end - tile.live) * count * y->h * y->w;
     widest = std::max(widest, tile.winners);
   }
-  // A task is some tiles and a block of pixels, in steps of so many vectors. How it is divided
-  // does not depend on the number of threads: so sums are always of the same parts.
+  // A task is some tiles and a block of pixels, in steps of a few vectors: few tiles for maps that a
+  // cache keeps, few pixels for larger ones. How it is divided does not depend on the number of
+  // threads: so sums are always of the same parts.
   const int64_t steps = (vectors + VECTORS[widest] - 1) / VECTORS[widest], all = tiles.size();
   const int64_t tasks = std::min<int64_t>(32, 1 + macs / (3 * TASK));
-  const int64_t blocks = std::min(steps, std::max<int64_t>(1, tasks * TILES / (all + TILES - 1)));
+  const bool small = x->k * vectors * LANES * 4 <= SECOND;
+  const int64_t parted = small ? (tasks + all - 1) / all : tasks * TILES / (all + TILES - 1);
+  const int64_t blocks = std::min(steps, std::max<int64_t>(1, parted));
   const int64_t together = std::min<int64_t>(TILES, std::max<int64_t>(1, all * blocks / tasks));
   const int64_t strips = (all + together - 1) / together;
+  std::vector<int64_t> begins;
+  for (int64_t i = 0; i <= steps; ++i) begins.push_back(i * vectors / steps * LANES);
   std::vector<float> parts(2 * blocks * y->n * y->k);  // sums of |y| and of its positive part
-  const Work work{*conv, *x, *y, pi, inputs.data(), taps.data(), inside.data(), count, vectors, steps,
-                  layout.phases[1] * conv->kernel[0]};
+  const int64_t across = layout.phases[1], rows = across * conv->kernel[0];
+  const Work work{*conv, *x, *y, pi, inputs.data(), taps.data(), inside.data(), begins.data(),
+                  count, steps, rows, across * layout.phases[0], rows * pitch};
   parallel(strips * blocks, macs, threads, [&](int64_t task) {
     const int64_t block = task / strips, first = task % strips * together;
     const Tile *from = &tiles[first], *to = from + std::min(together, all - first);

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -203,10 +204,15 @@ def require() -> None:
         raise ValueError(f"backend='native' cannot be built, {library()}: {REMEDY}")
 
 
-def peak(seconds: float = 0.2) -> float:
-    """Billions of multiply-adds a second that a core does when it does nothing else."""
-    lib, best, end, rounds = library(), 0.0, time.perf_counter() + seconds, 1_000_000
-    while time.perf_counter() < end:
+def peak(threads: int = 1, seconds: float = 0.2) -> float:
+    """Billions of multiply-adds a second that so many cores do when they do nothing else."""
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(_peak_of_a_core, [time.perf_counter() + seconds] * threads))
+
+
+def _peak_of_a_core(end: float) -> float:
+    lib, best, rounds = library(), 0.0, 200_000
+    while best == 0 or time.perf_counter() < end:
         began = time.perf_counter()
         lib.peak(rounds)
         best = max(best, 12 * lib.lanes() * rounds / (time.perf_counter() - began) / 1e9)
@@ -300,6 +306,14 @@ class Planes(LazySum):
         pointers = s.data_ptr(), None if channels is None else channels.data_ptr()
         c = CMaps(maps.data_ptr(), n, k, h, w, k * h * w, h * w, w, 0, *pointers)
         return Planes(c, (maps, s, channels), channels, x.shape[1], x.nonnegative)
+
+    @classmethod
+    def around(cls, x: Compact) -> "Planes":
+        """The same maps, to be laid out for the kernel when it is to read them."""
+        c = CMaps(n=x.shape[0], h=x.shape[2], w=x.shape[3])  # of which only the sizes are read
+        y = Planes(c, (), x.channels, x.shape[1], x.nonnegative)
+        y.maps = x.maps
+        return y
 
     @classmethod
     def room(
@@ -463,6 +477,7 @@ class NativeConv(CpuConv):
         super().__init__(conv, norm)
         self.made: Made | None = None  # at the first call
         self.sizes: dict[tuple, tuple] = {}
+        self.choices: dict[tuple, bool] = {}
 
     def adopt(self, predictor: nn.Linear) -> None:
         """Store the weights as ``[C_in, C_out]``, so that rows of empty inputs can be left out."""
@@ -474,7 +489,10 @@ class NativeConv(CpuConv):
         simple = layer.reduce == "l1" and layer.forced is None and self.extra_padding is None
         if not (simple and made.float32) or isinstance(layer._density, Tensor) or not takes(x):
             return super().execute(layer, x)
-        k, p = winners_of(self.out_channels, layer._density), Planes.of(x)
+        k = winners_of(self.out_channels, layer._density)
+        if self.gathers(x, k):
+            return super().execute(layer, x)
+        p = Planes.of(x)
         n = p._c.n
         if layer.ratio is not made.ratio:
             made.ratio, made.c.ratio = layer.ratio, layer.ratio.data_ptr()
@@ -492,8 +510,10 @@ class NativeConv(CpuConv):
     ) -> Compact:
         made = self.made or self.make()
         everything = x.channels is None and winners.shape[1] == self.out_channels
-        if not (made.float32 and takes(x)) or (everything and bool((s != 0).all())):
+        if not (made.float32 and takes(x)):
             return super().forward(x, s, winners, pi, relu)
+        if (everything and bool((s != 0).all())) or self.gathers(x, winners.shape[1]):
+            return Planes.around(super().forward(x, s, winners, pi, relu))
         if self.extra_padding is not None:
             x = Compact(self.pad(x.maps), x.channels, x.shape[1])
         p, s, winners = Planes.of(x), s.contiguous(), winners.contiguous()
@@ -505,6 +525,23 @@ class NativeConv(CpuConv):
         pointers = map(ctypes.byref, (c, view, y._c))
         report(library().convolve(*pointers, gates, ready, torch.get_num_threads()))
         return y
+
+    chooses = True  # False: the kernel executes every layer that it can
+
+    def gathers(self, x: Compact, k: int) -> bool:
+        """Whether a gather and a dense convolution are faster for ``k`` winners of one image."""
+        c = x.c if isinstance(x, Planes) else None
+        key = (*x.maps.shape, k) if c is None else (c.n, c.k, c.h, c.w, k)
+        found = self.choices.get(key)
+        if found is None:
+            found = self.choices[key] = self.should_gather(x, *key)
+        return found and self.chooses
+
+    def should_gather(self, x: Compact, n: int, live: int, h: int, w: int, k: int) -> bool:
+        if n > 1 or self.groups > 1 or self.extra_padding is not None:
+            return False
+        sizes = live, k, math.prod(self.kernel_size), h * w, math.prod(self.output_size(x))
+        return gather_is_faster(*sizes, live * k == self.in_channels * self.out_channels)
 
     def room_for(
         self, x: Planes, k: int, winners: Tensor, nonnegative: bool
@@ -538,6 +575,25 @@ class NativeConv(CpuConv):
     def _load_from_state_dict(self, *args) -> None:
         self.made = None
         super()._load_from_state_dict(*args)
+
+
+# Picoseconds, of one core with AVX2: what PyTorch's dense convolution saves with each
+# multiplication, and what it costs to gather a weight, to lay out a number for it, and to call it.
+SAVED, GATHERED, MOVED, CALLED = 5, 1000, 300, 100_000_000
+
+
+def gather_is_faster(
+    live: int, winners: int, taps: int, pixels_in: int, pixels_out: int, everything: bool
+) -> bool:
+    """Whether `CpuConv` will execute a layer of these sizes faster than the kernel.
+
+    The dense convolution comes closer to the processor's peak: on large maps with many channels
+    that outweighs its gather, of which there is none if ``everything`` is live and wins.
+    """
+    weights = live * winners * taps
+    gather = 0 if everything else GATHERED * weights
+    moved = MOVED * (live * pixels_in + winners * pixels_out)
+    return SAVED * weights * pixels_out > gather + moved + CALLED
 
 
 def takes(x: Compact) -> bool:

@@ -1,5 +1,5 @@
 // What the kernel in native.cpp stands on: vectors, threads, and feature maps in planes; and what
-// else is done with those: measuring, pooling, adding.
+// else is done with those: copying, measuring, pooling, adding.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -8,17 +8,30 @@
 #include <type_traits>
 #include <vector>
 
-#if defined(__AVX512F__)  // floats in a vector; vectors in a tile, at most, and of so many winners
-constexpr int LANES = 16, WIDEST = 12, VECTORS[] = {0, 12, 12, 8, 6};  // 32 registers
+#if defined(__AVX512F__)
+constexpr int LANES = 16, REGISTERS = 32;  // floats in a vector, and vectors that are at hand
 #elif defined(__AVX__)
-constexpr int LANES = 8, WIDEST = 8, VECTORS[] = {0, 8, 6, 4, 3};  // 16: 12 sums, 3 inputs, a weight
+constexpr int LANES = 8, REGISTERS = 16;
+#elif defined(__aarch64__)
+constexpr int LANES = 4, REGISTERS = 32;
 #else
-constexpr int LANES = 4, WIDEST = 8, VECTORS[] = {0, 8, 8, 6, 4};  // ARM has 32, SSE 16
+constexpr int LANES = 4, REGISTERS = 16;
 #endif
+// Vectors in a tile, at most, and of so many winners: J * P sums, P inputs and a weight have to fit.
+constexpr int WIDEST = REGISTERS == 32 ? 12 : 8;
+constexpr int VECTORS[] = {0, WIDEST, REGISTERS / 3, REGISTERS / 4 - 1, REGISTERS / 5};
 typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t Mask __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 constexpr int64_t TASK = 131072;  // operations that are worth handing to a thread
 
+struct Conv {
+  const float *weight, *shift;  // [c_out, c_in / groups, rows, columns], [c_out]
+  const float *table, *bias;    // of the predictor: [c_in, c_out], [c_out]
+  const float* ratio;           // [c_out], what gates are multiplied by; null: 1
+  int64_t c_out, c_in, groups, relu;
+  float cap;                                          // of the positive part: 6 for ReLU6
+  int64_t kernel[2], stride[2], pad[2], dilation[2];  // of rows and of columns
+};
 struct Maps {  // [n, k, h, w] with these strides; the pixels of a row are neighbours
   float* data;
   int64_t n, k, h, w, image, plane, pitch;
@@ -68,6 +81,44 @@ static void measure(const Maps& x, int64_t i) {
     all += a, above += b;
   }
   x.s[i] = all / (x.h * x.w), x.s[x.n * x.k + i] = above / (x.h * x.w);
+}
+
+struct Layout {  // of a copied map: every phase (row mod stride, column mod stride) is a plane
+  int64_t phases[2], pitch, size;
+  Layout(const Conv& conv, const Maps& x, int64_t pitch) : pitch(pitch) {
+    for (int i = 0; i < 2; ++i)
+      phases[i] = std::min(conv.stride[i], (conv.kernel[i] - 1) * conv.dilation[i] + 1);
+    size = (x.h + 2 * conv.pad[0] + conv.stride[0] - 1) / conv.stride[0] * pitch + LANES;
+  }
+  int64_t offset(const Conv& conv, int64_t row, int64_t column) const {
+    const int64_t phase = row % conv.stride[0] * phases[1] + column % conv.stride[1];
+    return phase * size + row / conv.stride[0] * pitch + column / conv.stride[1];
+  }
+};
+
+// Copy a map with its padding, so that neighbours in a plane are neighbours of the output. A row may
+// be written too far: what follows is written later, or is not read.
+static void lay_out(const float* map, const Maps& x, const Conv& conv, const Layout& to, float* out) {
+  static thread_local std::vector<float> line;
+  const int64_t stride = conv.stride[1], pad = conv.pad[1], size = to.size;
+  const bool bordered = x.border && conv.pad[0] <= 1 && pad <= 1;  // then zeros are there already
+  const int64_t whole = (to.pitch + LANES - 1) / LANES * LANES;
+  line.assign(whole * stride + to.phases[1], 0.f);
+  for (int64_t a = 0; a < to.phases[0]; ++a) {
+    float* row = out + a * to.phases[1] * size;
+    for (int64_t r = a - conv.pad[0]; r < x.h + conv.pad[0]; r += conv.stride[0], row += to.pitch) {
+      const float* l = bordered ? map + r * x.pitch - pad : line.data();
+      if (!bordered && (r < 0 || r >= x.h)) std::fill_n(line.begin() + pad, x.w, 0.f);
+      else if (!bordered) std::copy_n(map + r * x.pitch, x.w, line.begin() + pad);
+      if (stride == 2 && to.phases[1] == 2)  // the common case, so that it is vectorised
+        for (int64_t v = 0; v < whole; v += LANES)
+#pragma omp simd
+          for (int64_t c = v; c < v + LANES; ++c) row[c] = l[2 * c], row[size + c] = l[2 * c + 1];
+      else
+        for (int64_t b = 0; b < to.phases[1]; ++b)
+          for (int64_t c = 0; c < to.pitch; ++c) row[b * size + c] = l[c * stride + b];
+    }
+  }
 }
 
 extern "C" {

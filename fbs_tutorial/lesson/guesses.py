@@ -20,6 +20,7 @@ from ..files import write_atomically
 
 FILE = Path("guesses.json")  # a notebook's kernel starts in the notebook's folder
 WIDGET = "application/vnd.jupyter.widget-view+json"
+CLOSED = "The answer, for when you have guessed:"
 FIRST = "Type your guess above, and the answer appears here."
 KEPT = ("question", "low", "high", "unit", "step", "guess", "truth")
 CELLS = 40  # letters of the line on which guess and answer are marked
@@ -92,7 +93,8 @@ class Prediction:
         self.waiting.append(tell)
         answer = self.verdict()
         seen = {"version_major": 2, "version_minor": 0, "model_id": view.model_id}
-        saved = {"text/html": f"<pre>{html.escape(answer)}</pre>", "text/plain": answer}
+        page = f"{CLOSED}\n<pre>{html.escape(answer)}</pre>"  # folded, its first line is seen
+        saved = {"text/html": page, "text/plain": f"{CLOSED}\n{answer}"}
         display({WIDGET: seen, **saved}, raw=True)
 
     def verdict(self) -> str:

@@ -169,7 +169,8 @@ class Run:
         """Keep the state of a step halfway, a dict with its name under "step", and its log."""
         buffer = BytesIO()
         torch.save(state, buffer)
-        write_atomically(self.folder / "state.pt", buffer.getvalue())
+        # after every epoch, and worth no more than a step: not worth waiting for the disk
+        write_atomically(self.folder / "state.pt", buffer.getvalue(), sync=False)
         self._write_log(state)
 
     def load_state(self, step: str) -> dict | None:
@@ -203,7 +204,7 @@ class Run:
         writer = csv.DictWriter(text, LOG, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows + state.get("log", []))  # 0.1.0 kept no log
-        write_atomically(path, text.getvalue().encode())
+        write_atomically(path, text.getvalue().encode(), sync=False)
 
     def finish_step(self, step: str, rows: list[dict]) -> None:
         """Add the rows of a step whose weights are written."""

@@ -4,7 +4,7 @@ Each takes the reader's function; what it should do stands in the check's first 
 
 from .engine import CheckResult
 from .first_cell import environment
-from .nb00 import check_conv_macs, check_shared_winners
+from .nb00 import check_cheapest, check_conv_macs, check_network_share
 from .nb01 import check_distinct_sets, check_static_choice
 from .nb02 import check_predicted_saliency, check_safe_l2
 from .nb03 import check_active_channels, check_winner_take_all, check_winner_take_all_backward
@@ -36,6 +36,7 @@ __all__ = [
     "check_batch_as_groups",
     "check_break_even",
     "check_chain_macs",
+    "check_cheapest",
     "check_choice_only",
     "check_conv_macs",
     "check_density_schedule",
@@ -52,13 +53,13 @@ __all__ = [
     "check_mean_one_gate",
     "check_measure",
     "check_my_recipe",
+    "check_network_share",
     "check_pair_index",
     "check_predicted_saliency",
     "check_prune_block",
     "check_revived",
     "check_round_kernel",
     "check_safe_l2",
-    "check_shared_winners",
     "check_static_choice",
     "check_stripe_sum",
     "check_sureness",

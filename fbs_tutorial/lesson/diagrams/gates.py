@@ -1,5 +1,6 @@
 """What the gates know: whose gates, which class, choice or scale, and a second look."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -12,11 +13,12 @@ from torch import Tensor
 from ..plots.style import BLACK, BLUE, DARK_GREY, GREY, ORANGE, PURPLE, legend_below
 from .draw import arrow, bars, box, canvas, frame, label, note, title
 
+LIGHT_ORANGE = "#F0A878"
 COLOURS = {  # of the course, whose gates a figure shows
     "its own gates": BLUE,
     "another image's gates": PURPLE,
     "the mean gate": ORANGE,
-    "the mean gate's winners, own values": ORANGE,
+    "the mean gate's winners, own values": LIGHT_ORANGE,
     "random gates": DARK_GREY,
 }
 
@@ -91,6 +93,7 @@ def shared_by_class(panels: Mapping[str, Tensor], labels: Tensor) -> tuple[Figur
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("digit")
         said.append(f"{name}: {_in_common(common, labels[order], k, chosen.shape[1])}")
+    figure.suptitle("Images of one digit use the same channels", fontsize=11)
     return figure, "\n".join(said)
 
 
@@ -133,13 +136,14 @@ def choice_and_scale(series: Mapping[str, Sequence[Sequence[dict]]]) -> tuple[Fi
         at = ", ".join(f"{d:g}" for d in densities)
         said.append(f"{name}, d = {at}: choice fixed {words[0]}, both fixed {words[1]}.")
     row[0][0].set_ylabel("points lost")
+    figure.suptitle("What it costs to fix the choice, and to fix the values, too", fontsize=11)
     handles = [plt.Rectangle((0, 0), 1, 1, color=c, hatch=h, ec="white") for _, c, h in LOSSES]
     names = ["choice fixed: the mean gate's winners, own values", "both fixed: the mean gate"]
     legend_below(figure, handles, names, ncols=2)
     return figure, "\n".join(said)
 
 
-LOSSES = (("mean_winners", BLUE, ""), ("mean_gates", ORANGE, "///"))
+LOSSES = (("mean_winners", LIGHT_ORANGE, ""), ("mean_gates", ORANGE, "///"))
 
 
 def _lost(run: Sequence[dict], density: float, key: str) -> float:
@@ -166,6 +170,9 @@ def rank_dots(
         at = [f"{value:.2f}" for value in trained]
         mean = np.mean(untrained)
         said.append(f"{name}: trained {', '.join(at)}; untrained {mean:.2f} on average.")
+    axes.set_title(
+        "What contains the gate agrees with it, whatever the predictor knows", fontsize=11
+    )
     axes.axvline(0, color=BLACK, linewidth=0.8)
     axes.set_yticks(range(len(measures)), list(measures)[::-1])
     axes.set(xlim=(-1.02, 1.02), xlabel="rank correlation with g: 1 same order, −1 the reverse")
@@ -196,12 +203,12 @@ def two_looks(first: str, second: str, share: float, costs: Sequence[float]) -> 
     box(axes, 16, 5, 20, 8, f"first look\n{first}\n{_millions(costs[0])}", colour=BLUE)
     arrow(axes, (36, 9), (43, 9))
     box(axes, 43, 5, 19, 8, "largest probability\nbelow the\nthreshold?")
-    arrow(axes, (62, 7), (86, 7), f"no, {100 * (1 - share):.0f} % of the images: sure enough")
+    arrow(axes, (62, 8), (87, 8), f"no: {100 * (1 - share):.0f} % are sure enough")
     label(axes, 93, 8, "answer", fontsize=10, weight="bold")
     arrow(axes, (52.5, 13), (52.5, 17.5))
-    label(axes, 53.5, 15.2, f"yes, {100 * share:.0f} %: unsure", ha="left", fontsize=8)
+    label(axes, 53.5, 15.2, f"yes: {100 * share:.0f} % are unsure", ha="left", fontsize=8)
     words = f"second look: {second}, {_millions(costs[1])}"
-    box(axes, 32, 17.5, 41, 4, words, colour=ORANGE)
+    box(axes, 32, 17.5, 41, 4, words, colour=BLUE)
     arrow(axes, (73, 19.5), (92, 11), bend=0.25)
     mean = costs[0] + share * costs[1]
     return figure, (
@@ -228,9 +235,10 @@ def surest_and_least(
             axes.set(xticks=[], yticks=[])
         line[0].set_ylabel(name, fontsize=9)
     least, most = (confidence[chosen] for chosen in rows.values())
+    above = min(math.floor(1000 * most[-1]) / 10, 99.9)
     return figure, (
         f"Largest probability of the {count} least sure images: {100 * least[0]:.0f} to "
-        f"{100 * least[-1]:.0f} %; of the {count} most sure: above {100 * most[-1]:.1f} %."
+        f"{100 * least[-1]:.0f} %; of the {count} most sure: above {above:.1f} %."
     )
 
 
@@ -259,6 +267,7 @@ def the_dial(
         )  # fmt: skip
     axes.plot(macs / 1e6, 100 * right, "o", color=BLUE, markersize=12, label="the dial")
     axes.set(xlabel="mean MACs per image (millions)", ylabel="test accuracy (%)")
+    axes.set_title("A second look for the unsure, against one density for all", fontsize=11)
     axes.margins(x=0.1, y=0.15)
     axes.grid(alpha=0.3)
     legend_below(figure, ncols=3)

@@ -54,8 +54,9 @@ def timeline(
 
 def _kernel(axes: Axes, x: float, y: float, width: float, name: str) -> None:
     draw.frame(axes, x, y, width, 3.6, facecolor=KERNELS.get(name, ORANGE), edgecolor="white")
-    if width > 1.1 * len(name):
-        draw.label(axes, x + width / 2, y + 1.8, name, color="white", fontsize=8)
+    if width > 0.85 * len(name):
+        colour = BLACK if name == "gather" else "white"
+        draw.label(axes, x + width / 2, y + 1.8, name, color=colour, fontsize=8)
 
 
 def nine_taps(size: int = 6, pixel: tuple[int, int] = (2, 3)) -> tuple[Figure, str]:
@@ -72,7 +73,8 @@ def nine_taps(size: int = 6, pixel: tuple[int, int] = (2, 3)) -> tuple[Figure, s
         left, top = 4 + 19 * column, 6 + 11.3 * row
         small = 9.2 / (size + 2)
         _map(axes, left, top, small, size, (pixel[0] + row - 1, pixel[1] + column - 1))
-        draw.note(axes, left + 11.6, top + 4, f"tap {tap}\n({row - 1:+d}, {column - 1:+d})")
+        steps = ", ".join(("-1", "0", "+1")[i] for i in (row, column))
+        draw.note(axes, left + 10, top + 4.5, f"tap {tap}\n({steps})", ha="left")
     draw.arrow(axes, (61, 22), (69, 22), "add up")
     left, top = 72, 22 - 0.5 * cell * (size + 2)
     _map(axes, left, top, cell, size, pixel, colour=BLUE, framed=False)
@@ -114,7 +116,12 @@ def program_tiles(pixels: int, k_out: int, tile: tuple[int, int]) -> tuple[Figur
     draw.label(axes, 38, top + height + 2.2, f"x  [{pixels}, taps · k_in]")
     draw.frame(axes, left, 5, width, 8.5, facecolor=PALE)
     draw.label(
-        axes, left + width + 1, 9.2, "own weights\n[taps · k_in, k_out]", ha="left", fontsize=8
+        axes,
+        left + width + 1,
+        9.2,
+        "the winners' weights\n[taps · k_in, k_out]",
+        ha="left",
+        fontsize=8,
     )
     for r in range(rows):
         for c in range(columns):
@@ -131,7 +138,7 @@ def program_tiles(pixels: int, k_out: int, tile: tuple[int, int]) -> tuple[Figur
     draw.frame(axes, 26, top + r * m * h, 24, mine, facecolor=ORANGE)
     draw.frame(axes, left, 5, min(n, k_out) * w, 8.5, facecolor=LIGHT)
     draw.arrow(axes, (50.3, top + r * m * h + mine / 2), (left - 0.3, top + r * m * h + mine / 2))
-    draw.arrow(axes, (left + n * w / 2, 13.7), (left + n * w / 2, top + r * m * h - 0.2))
+    draw.arrow(axes, (left + n * w / 6, 13.7), (left + n * w / 6, top + r * m * h - 0.2))
     draw.label(axes, left + width / 2, top + height + 2.2, f"y  [{pixels}, {k_out}]")
     draw.note(axes, 13, top + r * m * h + mine / 2, f"{m} pixels at all taps,\nread for this tile")
     return figure, (
@@ -156,10 +163,10 @@ def mask_of_a_block(k_in: int, k_out: int, blocks: tuple[int, int]) -> tuple[Fig
             real = (i < k_in) + (j < k_out)
             shade = (FAINT, PALE, BLUE)[real]
             draw.frame(
-                axes, 30 + j * cell, 7 + i * cell, cell, cell, facecolor=shade, edgecolor="white"
+                axes, 30 + j * cell, 8.6 + i * cell, cell, cell, facecolor=shade, edgecolor="white"
             )
-    draw.bracket(axes, (29.4, 7), (29.4, 7 + k_in * cell), "rows:  i < k_in", depth=-1)
-    draw.bracket(axes, (30, 6.6), (30 + k_out * cell, 6.6), "columns:  j < k_out", depth=-1)
+    draw.bracket(axes, (29.4, 8.6), (29.4, 8.6 + k_in * cell), "rows:  i < k_in", depth=-1)
+    draw.bracket(axes, (30, 8.2), (30 + k_out * cell, 8.2), "columns:  j < k_out", depth=-1)
     right = 32 + columns * cell
     for i, (shade, words) in enumerate(
         [

@@ -163,8 +163,8 @@ def what_each_part_is_worth(rows: Sequence[Mapping], data: str = "digits") -> tu
 
 ARMS = {  # of tools/ablation.py
     "neither": ("neither", GREY, ""),
-    "distilled": ("a teacher", ORANGE, "///"),
-    "density lowered": ("density lowered", PURPLE, "..."),
+    "distilled": ("a teacher", GREY, "///"),
+    "density lowered": ("density lowered", BLUE, "///"),
     "both": ("both", BLUE, ""),
 }
 
@@ -184,7 +184,7 @@ def loss_curves(
         lines: ``{name: losses}``, up to four. batches: of an epoch.
     """
     figure, axes = plt.subplots(figsize=(9, 3.2), layout="constrained")
-    looks = [(BLUE, "-"), (ORANGE, "--"), (PURPLE, "-."), (BLACK, ":")]
+    looks = [(BLUE, "-"), (BLACK, "--"), (DARK_GREY, "-."), (BLACK, ":")]
     said = []
     for (name, losses), (colour, line) in zip(lines.items(), looks, strict=False):
         axes.semilogy(range(1, len(losses) + 1), losses, line, color=colour, label=name)
@@ -277,7 +277,7 @@ def price_of_every_density(
         panels: ``{data: {name: runs}}``, the rows of one or more runs with one set of densities.
     """
     figure, axes_of = plt.subplots(1, len(panels), figsize=(9, 3.7), layout="constrained")
-    looks = [(BLUE, "o", "-"), (BLACK, "*", ""), (GREEN, "D", "--")]
+    looks = [(BLUE, "o", "-"), (BLUE, "*", ":"), (GREEN, "D", "--")]
     said = []
     for axes, (data, lines) in zip(axes_of, panels.items(), strict=True):
         for (name, runs), look in zip(lines.items(), looks, strict=True):
@@ -286,8 +286,21 @@ def price_of_every_density(
             middle = curve(axes, densities, values, name, look)
             near = int(np.abs(np.array(densities) - 0.5).argmin())
             said.append(f"{data}, {name}: {middle[near]:.1f} % at d = {densities[near]:g}")
-        axes.set(xlabel="density d", title=data, xlim=(0.05, 1.05))
+            _named_below(axes, densities, middle, look[0])
+        axes.set(xlabel="density d", title=data, xlim=(0.05, 1.05), ylim=(FLOOR, 101))
         axes.grid(alpha=0.3)
     axes_of[0].set_ylabel("test accuracy (%)")
     legend_below(figure, *axes_of[0].get_legend_handles_labels(), ncols=3)
     return figure, ".\n".join(said) + "."
+
+
+FLOOR = 65  # percent; what lies below is written at the edge
+
+
+def _named_below(axes: Axes, densities: Sequence[float], values: np.ndarray, colour: str) -> None:
+    for density, value in zip(densities, values, strict=True):
+        if value < FLOOR:
+            axes.annotate(
+                f"{value:.0f} %", (density, FLOOR), (3, 4), textcoords="offset points",
+                color=colour, fontsize=8,
+            )  # fmt: skip

@@ -487,13 +487,9 @@ export function mount(root, payload, options = {}) {
   listenToOne();
   on(root, "keydown", (event) => event.stopPropagation()); // a notebook would take them for its own
   drawThumbs();
-  if (options.ask) update();
-  else {
-    compute();
-    draw();
-  }
+  loop.start();
   hideStill(root);
-  const watch = new ResizeObserver(update); // a canvas that was out of sight, or has a new width
+  const watch = new ResizeObserver(loop.redraw); // a canvas that was out of sight, or has a new width
   watch.observe(root);
 
   return {

@@ -24,7 +24,7 @@ class ImageTrait(TraitType):
 
     def __init__(self):
         super().__init__()
-        self.tag(sync=True, to_json=_image_to_json, from_json=_image_from_json)
+        self.tag(sync=True, to_json=_image_to_json, from_json=image_of)
 
     def validate(self, live: HasTraits, image: object) -> Tensor:
         if not isinstance(image, Tensor) or image.numel() != 256:
@@ -71,7 +71,8 @@ def _image_to_json(image: Tensor, _: object) -> list[float]:
     return [round(value, 6) for value in image.flatten().tolist()]
 
 
-def _image_from_json(values: list[float], _: object) -> Tensor:
+def image_of(values: list[float], _: object = None) -> Tensor:
+    """``[1, 16, 16]`` of 256 numbers from a browser, in which a whole number is an int."""
     return torch.tensor(values, dtype=torch.float32).reshape(1, 16, 16)
 
 
@@ -215,8 +216,13 @@ def alive(kind: type[Live], payload: dict, **values: object) -> Live:
             return parts | saved, metadata
 
     live = LiveWidget(**values).start(payload)
-    live.on_msg(lambda _, message, buffers: live.send(*reply(live, message)))
+    live.on_msg(_hear)
     return live
+
+
+def _hear(live: Live, message: dict, buffers: list) -> None:
+    if "request" in message:  # else it is anywidget's own
+        live.send(*reply(live, message))
 
 
 def reply(live: Live, message: dict) -> tuple[dict, list[bytes] | None]:

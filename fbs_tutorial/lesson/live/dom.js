@@ -70,7 +70,7 @@ export function makeSpeaker(element) {
  * @param {() => void} [steps.soon]         what is drawn before Python answers
  */
 export function makeLoop(root, { compute, draw, soon, ask, request, take }) {
-  let frame = 0, asked = false, again = false, ended = false, drawn = 0;
+  let frame = 0, asked = false, again = false, ended = false, drawn = 0, stale = false;
 
   /** How often it was drawn stands at the root, for who waits for it. */
   function show() {
@@ -102,9 +102,22 @@ export function makeLoop(root, { compute, draw, soon, ask, request, take }) {
     }
   }
 
+  /** The state is another: it is computed and drawn in the next frame. */
   function update() {
+    stale = true;
+    next();
+  }
+
+  /** The page is another, as wide as it is now, say: what is known is drawn again. */
+  function redraw() {
+    if (drawn) next();
+  }
+
+  function next() {
     frame ||= requestAnimationFrame(() => {
       frame = 0;
+      if (!stale) return show();
+      stale = false;
       if (ask) {
         soon?.();
         return question();
@@ -119,7 +132,14 @@ export function makeLoop(root, { compute, draw, soon, ask, request, take }) {
     cancelAnimationFrame(frame);
   }
 
-  return { update, end };
+  /** At once, where the page itself computes: the first picture is there with the page. */
+  function start() {
+    if (ask) return update();
+    compute();
+    show();
+  }
+
+  return { start, update, redraw, end };
 }
 
 /** Shows what went wrong in Python above the last picture that was right, or takes it away. */

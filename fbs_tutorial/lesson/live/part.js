@@ -70,13 +70,9 @@ export function mount(root, payload, options = {}) {
   listenToDensity(host);
   part.listen();
   host.on(root, "keydown", (event) => event.stopPropagation());
-  if (options.ask) loop.update();
-  else {
-    part.compute();
-    draw();
-  }
+  loop.start();
   hideStill(root);
-  const watch = new ResizeObserver(loop.update);
+  const watch = new ResizeObserver(loop.redraw);
   watch.observe(host.$(".fbs-body"));
   return {
     travels: travels(host),
@@ -299,8 +295,8 @@ function selection(host) {
   const { payload, state, $, on, change, rest, brush, width } = host;
   let result = null, top = 0, lane = null;
   const given = Float32Array.from(payload.start.g), total = given.length;
-  const STEP = 0.05; // so that ties can be made by hand
-  const rounded = (g) => Math.round(g / STEP) * STEP;
+  const step = Math.max(...given) > 5 ? 0.5 : 0.05; // so that ties can be made by hand
+  const rounded = (g) => Math.round(g / step) * step;
 
   function compute(pi = null) {
     const g = given.map((value, c) => state.hand.get(c) ?? value);
@@ -334,7 +330,7 @@ function selection(host) {
   function draw() {
     state.channel ??= result.order[result.k - 1]; // the last to win
     top = steady(Math.max(...result.g), top);
-    const ties = new Set(tied()), grid = { ...gridOf(total, width(), 110, false) };
+    const ties = new Set(tied()), grid = gridOf(total, width(), total > 16 ? 64 : 110, false);
     lane.lay("Channels; arrow keys move, plus and minus change g", total, grid, state.channel);
     const items = [...result.g].map((g, c) => ({
       value: g, look: result.winners[c] ? "won" : "lost", empty: result.winners[c] && g === 0,
@@ -343,19 +339,21 @@ function selection(host) {
     const cut = cutOf(result, state.forced);
     drawLane(lane.canvas, grid, items, { top, cut: cut ?? undefined, chosen: state.channel }, brush);
     attribute(lane.canvas, "aria-label", `g of ${total} channels, ${result.k} of them above the cut`);
-    drawPi({ ...grid, bar: 60, height: 82 });
+    drawPi(gridOf(total, width(), total > 16 ? 38 : 60, false));
     value($(".fbs-d"), state.density);
     text($(".fbs-k"), `density d = ${state.density.toFixed(2)}`);
     showOne(host, `${words(state.channel)}.`, result.g[state.channel], top);
   }
 
   function drawPi(grid) {
+    const written = (pi, places) => (pi > 0 ? pi.toFixed(places) : "0");
     const items = [...result.pi].map((pi, c) => ({
-      value: pi, look: pi > 0 ? "won" : "skipped", foot: pi > 0 ? pi.toFixed(2) : "0",
+      value: pi, look: pi > 0 ? "won" : "skipped", foot: written(pi, grid.cell < 34 ? 0 : 2),
       note: result.wrong.includes(c) ? "≠" : "",
     }));
     drawLane($(".fbs-pi"), grid, items, { top }, brush);
-    attribute($(".fbs-pi"), "aria-label", `Gate of each channel: ${items.map((item) => item.foot).join(", ")}`);
+    const gates = [...result.pi].map((pi) => written(pi, 2));
+    attribute($(".fbs-pi"), "aria-label", `Gate of each channel: ${gates.join(", ")}`);
   }
 
   function said() {

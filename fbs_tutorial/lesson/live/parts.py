@@ -12,7 +12,16 @@ from ...checkpoints import load_pretrained
 from ...method.gated import Gated, evaluating, gated_layers, set_density
 from ...method.saliency import channel_saliency, reduce_channels
 from ...method.wta import check_density, winner_take_all
-from .base import DensityTrait, ImageTrait, Live, OwnTrait, WrongAnswerError, alive, checked
+from .base import (
+    DensityTrait,
+    ImageTrait,
+    Live,
+    OwnTrait,
+    WrongAnswerError,
+    alive,
+    checked,
+    image_of,
+)
 from .payload import COLOURS, basis, check_form, mean_gates_at, network_tensors, payload
 from .runs import LayerRun, forced_gate, layer_run, recorded, run_network
 from .widget import first_image, forced_of
@@ -81,7 +90,7 @@ class LiveSaliency(LivePart):
 
     def answer(self, request: dict) -> dict[str, Tensor]:
         """s alone: what follows from it the browser computes."""
-        image = torch.tensor(request["image"]).reshape(1, 16, 16)
+        image = image_of(request["image"])
         return {"s": self.measure(image, request["density"])}
 
     def still(self) -> tuple[Figure, str]:
@@ -126,7 +135,9 @@ class LiveSelection(Live):
 
     def answer(self, request: dict) -> dict[str, Tensor]:
         """The gate of the bars as they stand."""
-        return {"pi": self.choose(torch.tensor(request["g"]), request["density"])}
+        return {
+            "pi": self.choose(torch.tensor(request["g"], dtype=torch.float32), request["density"])
+        }
 
     def still(self) -> tuple[Figure, str]:
         """Bars of g, the cut, and the gate."""
@@ -181,7 +192,7 @@ class LiveLayer(LivePart):
 
     def answer(self, request: dict) -> dict[str, Tensor]:
         """The whole run, and which inputs were computed."""
-        image = torch.tensor(request["image"]).reshape(1, 16, 16)
+        image = image_of(request["image"])
         run = self.run(image, request["density"], forced_of(request["choice"]))
         return run.named("own") | {"x": run.x, "live": run.x.flatten(1).any(dim=1)}
 
@@ -213,7 +224,7 @@ def run_of(layer: Layer, x: Tensor, density: float, like: Gated) -> LayerRun:
 def _three(answer: object) -> Sequence[Tensor]:
     if not isinstance(answer, tuple | list) or len(answer) != 3:
         raise WrongAnswerError(
-            f"a layer's function returns (g, pi, y), got {type(answer).__name__}"
+            f"a layer's function must return (g, pi, y), got {type(answer).__name__}"
         )
     return answer
 

@@ -33,7 +33,7 @@ def still(live: "LiveNetwork") -> tuple[Figure, str]:
     live_inputs = np.ones(1, dtype=bool)
     for ax, (name, winners) in zip(axes[1:5], live.winners.items(), strict=True):
         won = winners.numpy()
-        _kernels(ax, live_inputs, won)
+        _kernels(ax, live_inputs, won, lines=len(won) < 64)
         _mark_empty(ax, won & (live.gates[name] == 0).numpy(), len(live_inputs))
         ax.set_title(f"{name}\n{won.sum()} of {len(won)}", fontsize=8)
         live_inputs = won
@@ -59,11 +59,12 @@ def _image(axes: Axes, image: Tensor) -> None:
     axes.set_axis_off()
 
 
-def _kernels(axes: Axes, live_inputs: np.ndarray, winners: np.ndarray) -> None:
+def _kernels(axes: Axes, live_inputs: np.ndarray, winners: np.ndarray, lines: bool) -> None:
+    """Every kernel as a square: rows are outputs, columns inputs."""
     state = winners[:, None].astype(int) + live_inputs[None]
     axes.pcolormesh(
         state, cmap=ListedColormap([FAINT, PALE, BLUE]), vmin=0, vmax=2,
-        edgecolors="white", linewidth=0.25,
+        edgecolors="white" if lines else "none", linewidth=0.25 if lines else 0,
     )  # fmt: skip
     axes.invert_yaxis()
     axes.set_axis_off()
@@ -123,7 +124,8 @@ def _won_bars(axes: Axes, g: Tensor, winners: np.ndarray, label: str) -> None:
     """Bars in blue above the cut, in grey below; triangles where a winner has gate 0."""
     _bars(axes, g, [BLUE if won else GREY for won in winners], label)
     empty = (winners & (g == 0).numpy()).nonzero()[0]
-    axes.plot(empty, np.zeros(len(empty)), "^", color=BLACK, markersize=5, clip_on=False)
+    if len(empty):
+        axes.plot(empty, np.zeros(len(empty)), "^", color=BLACK, markersize=5, clip_on=False)
     if winners.any() and not winners.all():
         values = g.numpy()
         cut = (values[winners].min() + values[~winners].max()) / 2
@@ -171,7 +173,7 @@ def still_layer(live: "LiveLayer") -> tuple[Figure, str]:
     _image(axes[0], live.image)
     _bars(axes[1], live.s, DARK_GREY, "s, measured")
     axes[1].set_xlabel("input channel", fontsize=9)
-    _kernels(axes[2], computed, won)
+    _kernels(axes[2], computed, won, lines=False)
     _mark_empty(axes[2], won & (live.gate == 0).numpy(), len(computed))
     axes[2].set_title(live.name, fontsize=9)
     _won_bars(axes[3], live.g, won, "g, predicted")

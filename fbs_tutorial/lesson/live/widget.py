@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Mapping
 
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from traitlets import Any, Dict, Int, TraitError, TraitType
@@ -12,7 +11,7 @@ from ...checkpoints import load_pretrained
 from ...data import as_tensors, load_data
 from ...method.gated import gated_layers
 from ...method.wta import check_density
-from .base import ImageTrait, Live, alive, check_channel, check_how
+from .base import ImageTrait, Live, alive, check_channel, check_how, image_of
 from .payload import mean_gates_at, payload
 from .runs import LayerRun, run_network
 
@@ -85,13 +84,13 @@ class LiveNetwork(Live):
 
     def answer(self, request: dict) -> dict[str, Tensor]:
         """All numbers of the image, and of the same with other gates beside it."""
-        image = torch.tensor(request["image"]).reshape(1, 16, 16)
+        image = image_of(request["image"])
         choices = dict(zip(self.layers, request["choices"], strict=True))
         density = {name: c["k"] / self.channels(name) for name, c in choices.items()}
         forced = {name: forced_of(c) for name, c in choices.items()}
         answer = named("own", *run_network(self.network, image, density, forced))
         if request["compare"] != "none":
-            donor = torch.tensor(request["donor"]).reshape(1, 16, 16)
+            donor = image_of(request["donor"])
             beside = self.beside(request["compare"], image, donor, density)
             answer |= named("other", *beside)
         return answer

@@ -16,8 +16,9 @@ from .answer import answer_picture, budget_picture
 from .compared import compared, filter_shapes, four_cuts, pruning_level
 from .cost import layer_shares, stage_bars, time_and_macs, time_bars, time_by_density
 from .gpu import DEVICES, layer_roofline, networks_on_gpu, one_or_three
-from .simple import depth_lines, image_row, layer_bars
+from .simple import depth_lines, image_row, layer_bars, right_and_work
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
+from .trials import growing_pool, losses_of_gates
 from .winners import class_heat_maps, weight_reads, winner_bars, winner_maps, winners_of_two
 
 __all__ = [
@@ -42,15 +43,18 @@ __all__ = [
     "depth_lines",
     "filter_shapes",
     "four_cuts",
+    "growing_pool",
     "image_row",
     "layer_bars",
     "layer_roofline",
     "layer_shares",
     "learning_curve",
+    "losses_of_gates",
     "networks_on_gpu",
     "one_or_three",
     "plt",
     "pruning_level",
+    "right_and_work",
     "stage_bars",
     "time_and_macs",
     "time_bars",

@@ -38,17 +38,18 @@ def answer_picture(found: Sequence[Match] | None = None, title: str = "") -> tup
     """
     found = matches() if found is None else found
     rows = [
-        (question, data)
+        (question, source)
         for question in QUESTIONS
-        for data in dict.fromkeys(m.data for m in found if m.question == question)
+        for source in dict.fromkeys(m.source for m in found if m.question == question)
     ]
     figure, panels = plt.subplots(
-        1, len(SHORT), figsize=(9, 1.6 + 0.55 * len(rows)), sharey=True, layout="constrained"
+        1, len(SHORT), figsize=(9.5, 1.4 + 0.48 * len(rows)), sharey=True, layout="constrained"
     )
     for axes, (cost, name) in zip(panels, SHORT.items(), strict=True):
         _panel(axes, [m for m in found if m.cost == cost], rows)
         axes.set_title(name, fontsize=10)
-    labels = [f"{question}\n{NAMES[data]}" for question, data in rows]
+    names = {m.source: f"{NAMES[m.data]}, {m.source.partition('/')[0]}" for m in found}
+    labels = [f"{question}\n{names[source]}" for question, source in rows]
     panels[0].set_yticks(range(len(rows)), labels, fontsize=8)
     panels[0].set(ylim=(len(rows) - 0.5, -0.5))
     panels[1].set_xlabel("points of test accuracy ahead of the rival, and the standard error")
@@ -61,7 +62,7 @@ def _panel(axes: Axes, found: Sequence[Match], rows: Sequence[tuple[str, str]]) 
     """One cost: a point with its error for each comparison, a line of text where there is none."""
     axes.axvline(0, color="black", linewidth=0.8)
     for y, row in enumerate(rows):
-        mine = [m for m in found if (m.question, m.data) == row]
+        mine = [m for m in found if (m.question, m.source) == row]
         for i, match in enumerate(mine):
             colour, marker, _ = OUTCOMES[match.outcome]
             shift = 0.6 * ((i + 0.5) / len(mine) - 0.5)

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ...bench.report import find
+from ...bench.report import fastest_kind, find
 from ...bench.timing import Timing, three_digits
 from .style import BLACK, BLUE, DARK_GREY, GREEN, GREY, ORANGE, PURPLE, legend_below, plain_ticks
 
@@ -140,8 +140,9 @@ def stage_bars(
 def time_and_macs(results: dict) -> tuple[Figure, str]:
     """Time against executed MACs, both as shares of the best dense, from what `bench` returns.
 
-    Filled markers are accelerated, one for each density, open ones the oracles; small grey ones
-    are single layers. Float32 in full precision; where CUDA graphs were recorded, these.
+    Filled markers are accelerated, one for each density, on a CPU by the C++ kernel where it was
+    measured; open ones are the oracles, small grey ones single layers. Float32 in full precision;
+    where CUDA graphs were recorded, these.
     """
     rows = [row for row in results["rows"] if row["precision"] == "fp32"]
     rows = [row for row in rows if row["execution"] == "graph"] or rows
@@ -154,12 +155,12 @@ def time_and_macs(results: dict) -> tuple[Figure, str]:
     for i, row in enumerate(networks):
         style = {"color": (BLUE, ORANGE, GREEN, PURPLE)[i % 4], "marker": MARKERS[i % 6]}
         name = f"{row['name']}, batch {row['batch']}"
-        _time_points(axes, row, "accelerated", label=name, linestyle=":", **style)
+        _time_points(axes, row, fastest_kind(row), label=name, linestyle=":", **style)
         _time_points(axes, row, "oracle", linestyle="", markerfacecolor="white", **style)
         said += _said_times(row, name)
     for i, row in enumerate(layers):
         style = {"color": DARK_GREY, "marker": ".", "linestyle": ""}
-        _time_points(axes, row, "accelerated", label="" if i else "single layers", **style)
+        _time_points(axes, row, fastest_kind(row), label="" if i else "single layers", **style)
         _time_points(axes, row, "oracle", markerfacecolor="white", **style)
         said += [] if networks else _said_times(row, row["name"])
     axes.plot([], [], "o", color=BLACK, markerfacecolor="white", label="open: the oracle of each")
@@ -188,7 +189,7 @@ def _time_points(axes: Axes, row: dict, variant: str, **style) -> None:
 
 def _said_times(row: dict, name: str) -> list[str]:
     """The accelerated network's shares, at the density nearest to a half."""
-    points = [v for v in row["variants"] if v["variant"] == "accelerated"]
+    points = [v for v in row["variants"] if v["variant"] == fastest_kind(row)]
     if not points:
         return []
     v = min(points, key=lambda v: abs(v["density"] - 0.5))

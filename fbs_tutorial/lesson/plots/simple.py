@@ -92,3 +92,22 @@ def image_row(images: Tensor, captions: Sequence[str], title: str = "") -> tuple
     pixels = f"{images.shape[2]}×{images.shape[3]} pixels"
     count = f"{len(images)} image{'s' * (len(images) > 1)}"
     return figure, f"{count} of {pixels}: {', '.join(captions)}."
+
+
+def right_and_work(
+    densities: Sequence[float], right: Sequence[float], work: Sequence[float]
+) -> tuple[Figure, str]:
+    """Accuracy and MACs, both in percent, against the density of all layers."""
+    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    axes.plot(densities, right, "-o", color=BLUE, label="images that are right")
+    axes.plot(densities, work, "--s", color=ORANGE, label="MACs that are left")
+    axes.set(xlabel="density of every layer", ylabel="%", ylim=(0, 104), xticks=densities)
+    axes.set_title("The work falls at once, and accuracy waits")
+    axes.grid(alpha=0.3)
+    legend_below(figure, *axes.get_legend_handles_labels(), ncols=2)
+    parts = [
+        f"d = {d:g}: {r:.1f} % right with {m:.0f} % of the MACs"
+        for d, r, m in zip(densities, right, work, strict=True)
+        if round(10 * d) in (1, 2, 3, 5, 10)
+    ]
+    return figure, "; ".join(reversed(parts)) + "."
