@@ -15,7 +15,7 @@ CIFAR := fbs_tutorial/assets/cifar10
 CORE := calibrate contract convert dynamics errors execution gated graph losses macs packaging saliency tables wta
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test quick lint unit nbval test-gpu test-native-asan run notebooks digits bench bench-gpu budget gpu ablation bench-live compare clean
+.PHONY: help setup lab test quick lint unit nbval test-gpu test-native-asan run notebooks digits bench bench-gpu budget gpu ablation trials bench-live compare clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,7 +30,8 @@ $(VENV)/ready: pyproject.toml
 
 lab: setup ## open notebook 00 in JupyterLab (PORT=8888 IP=localhost)
 	@$(BIN)/python -c "from fbs_tutorial.execution import native; native.available()" &
-	$(BIN)/python -m jupyterlab --allow-root --ip $(IP) --port $(PORT) --ServerApp.log_level=WARN \
+	JUPYTER_CONFIG_PATH="$(CURDIR)/tools/lab:$$JUPYTER_CONFIG_PATH" \
+	  $(BIN)/python -m jupyterlab --allow-root --ip $(IP) --port $(PORT) --ServerApp.log_level=WARN \
 	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 test: lint ## lint, unit, property and browser tests, every notebook twice
@@ -101,6 +102,17 @@ compare: setup ## FBS beside its static relatives on the digits, three seeds (6 
 
 ablation: setup ## what distillation is worth on small data, three seeds (an hour on 2 cores)
 	$(BIN)/python tools/ablation.py
+	$(BIN)/python tools/gains.py
+
+trials: setup ## does choosing pay, one network for all densities, gates that end in NaN (2 hours on 2 cores; FBS_DATA)
+	$(BIN)/python -m fbs_tutorial choice --data digits --model digitsnet --winners 0.125 --pools 0.25,0.5,1 \
+	  --epochs 12 --gains 0.3,3.0 --seeds 0,1,2 --out benchmarks/choice/digits.json
+	$(BIN)/python -m fbs_tutorial choice --images 6000 --pools 0.5,1.0 --gains 0.3,3.0 --seeds 0,1,2 \
+	  --out benchmarks/choice/fashion_mnist.json
+	$(BIN)/python -m fbs_tutorial stability --steps 60 --seeds 0,1,2 --out benchmarks/stability/digits.json
+	$(BIN)/python tools/any_density.py
+	$(BIN)/python tools/ship_trials.py
+	$(BIN)/python tools/ship_answer.py
 
 clean: ## remove what the other targets made, .venv too
 	rm -rf $(VENV) build *.egg-info .pytest_cache .hypothesis .ruff_cache

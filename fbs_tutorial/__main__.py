@@ -1,19 +1,27 @@
-"""The command line: train, prune, compare, evaluate, bench, budget and live."""
+"""The command line: train, prune, compare, choice, stability, evaluate, bench, budget and
+live."""
 
 import argparse
 import shlex
 import sys
 import time
 import warnings
+from dataclasses import fields
 from pathlib import Path
 
 from .bench.budget import SHARES, budget, curves, report
 from .bench.cases import NETWORKS
+from .bench.choice import Plan as Pools
+from .bench.choice import choice
+from .bench.choice import report as choice_report
 from .bench.compare import DENSITIES, Plan, choose, compare
 from .bench.compared import choices_table, provenance, table
 from .bench.evaluate import evaluate, evaluation
 from .bench.report import tables
 from .bench.run import bench
+from .bench.stability import Plan as Steps
+from .bench.stability import stability
+from .bench.stability import table as stability_table
 from .console import note, open_streams, send_into_nothing
 from .files import DamagedImageError
 from .models import MODELS
@@ -137,6 +145,40 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def _choice(options: argparse.Namespace) -> int:
+    plan = _plan(Pools, options)
+    out = _json(options.out or f"build/choice-{Path(plan.data).name}.json")
+    results = choice(plan, out, command=_command(options), say=note)
+    from .lesson.plots import growing_pool
+
+    where = _picture(growing_pool(results), out)
+    _say(f"{choice_report(results)}\n\n{where}")
+    return 0
+
+
+def _stability(options: argparse.Namespace) -> int:
+    plan = _plan(Steps, options)
+    out = _json(options.out or f"build/stability-{Path(plan.data).name}.json")
+    results = stability(plan, out, command=_command(options), say=note)
+    from .lesson.plots import losses_of_gates
+
+    drawn = losses_of_gates(results)
+    _say("\n\n".join([stability_table(results), drawn[1], _picture(drawn, out)]))
+    return 0
+
+
+def _picture(drawn: tuple, out: Path) -> str:
+    """Save a figure beside the numbers; says where both are."""
+    drawn[0].savefig(out.with_suffix(".png"), dpi=130)
+    return f"the numbers are in {out}, the plot in {out.with_suffix('.png')}"
+
+
+def _plan(kind: type, options: argparse.Namespace) -> object:
+    """A plan of the options that were given; it has its own defaults for the others."""
+    given = {entry.name: getattr(options, entry.name) for entry in fields(kind)}
+    return kind(**{name: value for name, value in given.items() if value is not None})
+
+
 def _bench(options: argparse.Namespace) -> int:
     from .lesson.plots import time_and_macs
 
@@ -240,6 +282,8 @@ def _parser() -> argparse.ArgumentParser:
     train_command.set_defaults(run=_train, when_stopped="the same command goes on from here")
     _add_prune(commands)
     _add_compare(commands)
+    _add_choice(commands)
+    _add_stability(commands)
     _add_evaluate(commands)
     _add_bench(commands)
     _add_budget(commands)
@@ -304,6 +348,42 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     add("--choose", action="store_true", help="choose settings on validation images instead")
     add("--out", metavar="FILE.json", help="written after each row (default: under build/)")
     command.set_defaults(run=_compare, when_stopped="the same command goes on from here")
+
+
+def _add_choice(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "choice", help="does choice pay: let the pool of channels grow, with as many winners"
+    )
+    add = command.add_argument
+    shares = numbers(float)
+    add("--data", metavar="NAME", help="as train takes it (default: fashion_mnist)")
+    add("--model", metavar="NAME", help=f"of {', '.join(MODELS)} (default: widenet)")
+    add("--winners", type=float, metavar="0.25", help="share of the model's channels that win")
+    add("--pools", type=shares, metavar="0.375,0.5,1", help="shares that there are to choose from")
+    add("--gains", type=shares, metavar="1", help="of the predictors' first weights")
+    add("--seeds", type=numbers(int), metavar="0,1,2", help="default: 0")
+    add("--epochs", type=int, help="without gates, and as many with them (default: 5)")
+    add("--images", type=int, help="of the training part, at most")
+    add("--out", metavar="FILE.json", help="written after each row (default: under build/)")
+    command.set_defaults(run=_choice, when_stopped="the same command goes on from here")
+
+
+def _add_stability(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "stability", help="do gates end in NaN: a residual network, with and without normalising"
+    )
+    add = command.add_argument
+    add("--data", metavar="NAME", help="as train takes it (default: digits)")
+    add("--model", metavar="NAME", help=f"of {', '.join(MODELS)} (default: resnet56)")
+    add("--size", type=int, help="of photographs in pixels")
+    add("--width", type=float, help="share of the model's channels (default: 0.25)")
+    add("--lr", type=float, help="learning rate (default: 0.1)")
+    add("--steps", type=int, help="updates (default: 100)")
+    add("--batch", type=int, help="images per update (default: 64)")
+    add("--images", type=int, help="of the training part, at most (default: 1000)")
+    add("--seeds", type=numbers(int), metavar="0,1,2", help="default: 0")
+    add("--out", metavar="FILE.json", help="written after each row (default: under build/)")
+    command.set_defaults(run=_stability, when_stopped="the same command goes on from here")
 
 
 def _add_bench(commands: argparse._SubParsersAction) -> None:

@@ -47,14 +47,19 @@ def check_writable(path: Path, *others: Path) -> None:
         ) from error
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` so that ``path`` holds either its old content or all of the new."""
+def write_atomically(path: Path, content: bytes, *, sync: bool = True) -> None:
+    """Write ``content`` so that ``path`` holds either its old content or all of the new.
+
+    ``sync``: wait until the disk has it, which takes some ten milliseconds. Without, a process may
+    still be killed at any time; only a power cut can cost the new content, and the old.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes it private
         os.replace(temporary, path)
     except BaseException as error:

@@ -35,6 +35,15 @@ def digitsnet(num_classes: int = 10, width: float = 1.0) -> nn.Sequential:
     return _chain(1, [(16, 1, 1), (32, 2, 1), (32, 1, 1), (64, 2, 1)], num_classes, width)
 
 
+def widenet(num_classes: int = 10, width: float = 1.0) -> nn.Sequential:
+    """A pool of channels for small grey images, ``[N, 1, H, W] -> [N, num_classes]``.
+
+    Four convolutions of 32, 64, 64 and 128 channels, three of them with stride 2; 3.9 M MACs for
+    28 x 28 pixels. ``width`` as in `digitsnet`.
+    """
+    return _chain(1, [(32, 2, 1), (64, 2, 1), (64, 1, 1), (128, 2, 1)], num_classes, width)
+
+
 def mcifarnet(num_classes: int = 10, width: float = 1.0) -> nn.Sequential:
     """M-CifarNet, the paper's CIFAR-10 network, ``[N, 3, 32, 32] -> [N, num_classes]``.
 
@@ -174,6 +183,6 @@ def wrap(model: nn.Module, density: float | Tensor = 1.0, *, normalize: bool = T
 
 TORCHVISION = ("resnet18", "resnet34", "resnet50", "vgg11_bn", "vgg16_bn", "mobilenet_v2")
 TORCHVISION += ("shufflenet_v2_x1_0",)
-MODELS = {"digitsnet": digitsnet, "mcifarnet": mcifarnet}
+MODELS = {"digitsnet": digitsnet, "widenet": widenet, "mcifarnet": mcifarnet}
 MODELS |= {"vgg16_cifar": vgg16_cifar, "resnet56": resnet56}
 MODELS |= {name: partial(torchvision_network, name) for name in TORCHVISION}

@@ -13,6 +13,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .files import DamagedImageError, unreadable
+from .method.vouch import shortened
 
 NAMES_SHOWN = 5
 
@@ -101,12 +102,12 @@ class Pictures(ImageFolder):
     def skipped(self) -> str:
         said = []
         if self.hidden:
-            said.append(f"hidden folders ({_shortened(self.hidden)})")
+            said.append(f"hidden folders ({shortened(self.hidden)})")
         if self.others:
             kinds = [f"{count} {kind}" for kind, count in sorted(self.others.items())]
-            said.append(f"files that are no pictures of a class ({_shortened(kinds)})")
+            said.append(f"files that are no pictures of a class ({shortened(kinds)})")
         if self.loops:
-            said.append(f"links to what is read already ({_shortened(self.loops)})")
+            said.append(f"links to what is read already ({shortened(self.loops)})")
         return f"{self.root}: skipped {', '.join(said)}" if said else ""
 
 
@@ -124,19 +125,21 @@ def check_classes(train: Pictures, test: Pictures) -> str:
             f"ImageNet comes without; sort val/ by its val_annotations.txt); {name}/ holds "
             f"{holds(test.root)}"
         )
-    inside = {c: holds(root / c) for c in train.classes if not _list(root / c)[1]}
+    # the classes whose pictures all lie in folders of their own, whatever else lies beside those
+    inside = [c for c in train.classes if not any(map(_is_picture, _list(root / c)[1]))]
     if len(train.classes) == 1:
         (only,) = train.classes
-        advice = "move its class folders up into train/ and the same in " if inside else ""
-        advice = f"{advice}{name}/" if inside else "two classes or more can be told apart"
+        advice = "two classes or more can be told apart"
+        if inside:
+            advice = f"move its class folders up into train/ and the same in {name}/"
         raise FileNotFoundError(
             f"{root} has one class folder, {only}, which holds {holds(root / only)}: {advice}"
         )
-    if len(inside) == len(train.classes) and all(", " in text for text in inside.values()):
+    if len(inside) == len(train.classes) and all(_folders(root / c) > 1 for c in inside):
         first = train.classes[0]
         return (
-            f"{root}: the classes are {_shortened(train.classes)}, which hold folders themselves, "
-            f"such as {first} with {inside[first]}; all pictures in them count as that class"
+            f"{root}: the classes are {shortened(train.classes)}, which hold folders themselves, "
+            f"such as {first} with {holds(root / first)}; all pictures in them count as that class"
         )
     return ""
 
@@ -181,15 +184,14 @@ def holds(folder: str | Path) -> str:
     return ", ".join(said) or "nothing"
 
 
+def _folders(folder: Path) -> int:
+    return sum(not name.startswith(".") for name in _list(folder)[0])
+
+
 def _check_link(path: Path) -> None:
     """Raise if a class folder may be missing: its place holds a link to what is not there."""
     if path.is_symlink() and not path.exists() and not path.name.startswith("."):
         raise FileNotFoundError(f"{path} is a link to {os.readlink(path)}, which is not there")
-
-
-def _shortened(names: list[str]) -> str:
-    more = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _list(folder: str | Path) -> tuple[list[str], list[str]]:

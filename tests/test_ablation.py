@@ -4,8 +4,11 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-from ablation import ARMS, finished, jobs, write
+from ablation import ARMS, DATA, ROWS, finished, jobs, table, verdict, with_table
+from readme import RESULTS
 
 from fbs_tutorial.training.settings import Settings
 
@@ -47,8 +50,30 @@ def test_the_table_gives_mean_and_range_and_leaves_out_what_has_not_finished(tmp
     for seed, accuracy in enumerate((0.9, 0.95)):
         run(tmp_path, "both", seed, accuracy)
     run(tmp_path, "neither", 0, 0.5, done=False)
-    write(list(finished(tmp_path)), tmp_path)
-    table = (tmp_path / "table.md").read_text()
-    assert "| digits | 0.5 | 24 | both | 2 | 92.5 (90.0 to 95.0) |" in table
-    assert "neither" not in table
-    assert len(json.loads((tmp_path / "rows.json").read_text())) == 2
+    run(tmp_path, "density lowered", 0, 0.5)
+    rows = list(finished(tmp_path))
+    assert len(rows) == 3
+    text = table(rows)
+    assert "| digits | 0.5 | both | 24 | 2 | 92.5 (90.0 to 95.0) |" in text
+    assert "| digits | 0.5 | schedule | 16 | 3 | " in text and "neither" not in text
+
+
+@pytest.mark.parametrize(("both", "how"), [((0.9, 0.95), "more"), ((0.5, 0.95), "no more")])
+def test_a_lead_counts_if_it_is_more_than_seeds_differ_by(both, how, tmp_path):
+    for seed, accuracy in enumerate(both):
+        run(tmp_path, "both", seed, accuracy)
+        run(tmp_path, "neither", seed, 0.7)
+    lead = 100 * (sum(both) / 2 - 0.7)
+    assert f"digits at *d* = 0.5: both, {lead:.1f} points above neither, {how} than" in verdict(
+        list(finished(tmp_path))
+    )
+
+
+def test_the_page_of_results_has_the_table_of_the_stored_rows():
+    rows, page = json.loads(ROWS.read_text()), RESULTS.read_text()
+    assert with_table(page, rows) == page
+    for data, (densities, _) in DATA.items():
+        found = {(r["density"], r["arm"], r["seed"]) for r in rows if r["data"] == data}
+        seeds = {seed for *_, seed in found}
+        assert len(seeds) > 1, "each with all arms"
+        assert found == {(d, arm, seed) for d in densities for arm in ARMS for seed in seeds}

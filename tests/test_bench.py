@@ -133,11 +133,25 @@ def test_busy_names_what_others_use(monkeypatch):
     monkeypatch.setattr(timing.os, "cpu_count", lambda: 4)
     used = iter([0.0, 3600.0, 0.0, 0.0])
     monkeypatch.setattr(timing, "cpu_seconds_of_others", lambda: next(used))
-    assert "of 4 cores" in timing.busy(seconds=0.01)
-    assert timing.busy(seconds=0.01) is None
+    done = []
+    assert "of 4 cores" in timing.busy(meanwhile=lambda: done.append(1))
+    assert timing.busy(meanwhile=lambda: done.append(2)) is None and done == [1, 2]
     monkeypatch.setattr(timing, "cpu_seconds_of_others", lambda: None)
     monkeypatch.setattr(timing.os, "getloadavg", lambda: (3.0, 0, 0), raising=False)
     assert "load average of the last minute is 3.0 with 4 cores" in timing.busy()
+    monkeypatch.setattr(timing.torch, "get_num_threads", lambda: 3)
+    assert timing.busy(meanwhile=lambda: done.append(3)) is None and done == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("used", "says"), [("55 %", "the GPU is 55 % busy"), ("3 %", None)])
+def test_a_gpu_is_asked_once_its_own_work_is_over(used, says, monkeypatch):
+    done = []
+    monkeypatch.setattr(timing.torch.cuda, "synchronize", lambda: done.append("waited"))
+    monkeypatch.setattr(timing.time, "sleep", done.append)
+    monkeypatch.setattr(timing, "cpu_seconds_of_others", lambda: 0.0)
+    monkeypatch.setattr(timing, "_nvidia_smi", lambda *_: {"utilization.gpu": used})
+    assert timing.busy("cuda", lambda: done.append("timed")) == says
+    assert done == ["waited", 1.0, *["timed"] * (says is None)]
 
 
 def test_machine_can_be_written_as_json():
@@ -434,6 +448,16 @@ def test_on_a_gpu_float32_comes_first_and_the_rest_with_the_largest_batch(monkey
     assert json.loads(json.dumps(results)) == results
     quick = measured_as_if(monkeypatch, rows, quick=True)["rows"]
     assert {r["batch"] for r in quick} == {8} and len(quick) == 6
+
+
+def test_on_a_gpu_networks_come_before_layers_in_every_precision(monkeypatch):
+    on_a_gpu(monkeypatch)
+    some = [
+        cases.Case(n, None, (1, 8, 8), {"cuda": (8,)}, part=p) for n, p in (("net", ""), ("l", "1"))
+    ]
+    for quick, order in (False, ("fp32", "tf32", "bf16")), (True, ("tf32", "bf16", "fp32")):
+        plan = [(p, case.name) for p, case, _ in run._plan(some, None, "cuda", quick)]
+        assert plan == [(p, name) for name in ("net", "l") for p in order]
 
 
 def test_what_fails_on_a_gpu_costs_no_other_row_and_is_said(monkeypatch):

@@ -30,7 +30,8 @@ def lab(tmp_path):
     """The address that `make lab PORT=...` prints, from a working copy of the checkout."""
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy2(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    for name in ("notebooks", "tools"):
+        shutil.copytree(ROOT / name, tmp_path / name)
     (tmp_path / ".venv").symlink_to(ROOT / ".venv")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -96,6 +97,9 @@ def test_make_lab_serves_notebook_00_and_python_reads_what_the_hand_did(lab):
         kernel.value.wait_for_event("framereceived", timeout=60_000)
         idle = page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
         expect(idle).to_be_visible(timeout=60_000)
+        page.wait_for_timeout(3000)  # nothing asks and nothing has changed, now and later
+        expect(page.locator(".jp-mod-dirty")).to_have_count(0)
+        expect(page.locator(".Toastify__toast, .jp-Dialog")).to_have_count(0)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.locator('[data-command="runmenu:run-all"]').click()
 
@@ -106,7 +110,7 @@ def test_make_lab_serves_notebook_00_and_python_reads_what_the_hand_did(lab):
             0, timeout=60_000
         )
         expect(page.locator(".fbs-live")).to_have_count(1)
-        expect(headline).to_contain_text("It reads a 3")  # what the last cells set from Python
+        expect(headline).to_contain_text("It reads a 0")  # what a later cell set from Python
         cells = page.locator(".jp-Cell").count()
         live.locator(".fbs-clear").click()
         box = live.locator(".fbs-pad").bounding_box()
@@ -133,5 +137,21 @@ def test_make_lab_serves_notebook_00_and_python_reads_what_the_hand_did(lab):
         answer = page.locator(".jp-OutputArea-output", has_text=re.compile("^answer "))
         expect(headline.locator("b").first).to_have_text(answer.inner_text().split()[1])
         expect(live.locator(".fbs-readout")).to_contain_text("At density 0.50")
+        own_code_is_asked(page)
         assert errors == []
         browser.close()
+
+
+def own_code_is_asked(page):
+    """Python computes a selection of the reader's own, and its fault is said in the picture."""
+    own = "select=lambda g, d: g * (g >= d) / (d < 1)"
+    run_in_new_cell(page, f"widgets.live_selection([0.2, 0.9, 0.6], {own})")
+    part = page.locator(".fbs-part")
+    gate = "Gate of each channel: 0, 0.90, 0.60"
+    expect(part.locator(".fbs-pi")).to_have_attribute("aria-label", gate)
+    part.locator(".fbs-d").fill("0.65")
+    expect(part.locator(".fbs-sub")).to_contain_text("another gate to channel 2 than the rule")
+    part.locator(".fbs-d").fill("1")
+    expect(part.get_by_role("alert")).to_contain_text("got values that are not finite")
+    part.locator(".fbs-d").fill("0.5")
+    expect(part.get_by_role("alert")).to_be_hidden()

@@ -225,6 +225,22 @@ def test_the_picture_has_every_line(measured):
     plt.close(figure)
 
 
+def test_the_picture_joins_no_two_networks_and_hides_no_marker(measured):
+    found = curves(measured[0])
+    other = copy.deepcopy(found[ONE][0]) | {"looks": ["d0.1@0.1", "d0.1@0.2"]}
+    found[ONE] = [*found[ONE], other]
+    figure, _ = budget_curves(found)
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    drawn = lines[ONE].get_ydata()
+    assert len(drawn) == len(found[ONE]) + 1 and (drawn[-2] != drawn[-2]).all()  # a gap: NaN
+    for name in (DIAL, FIXED, SINGLE):
+        assert not any(y != y for y in lines[name].get_ydata())
+    hollow, full = lines[SINGLE], lines[FIXED]
+    assert hollow.get_markerfacecolor() == "none"
+    assert hollow.get_markersize() > full.get_markersize()
+    plt.close(figure)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

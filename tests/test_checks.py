@@ -9,9 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fbs_tutorial import ChannelPruning, active_channels, channel_saliency, winner_take_all
+from fbs_tutorial import (
+    ChannelPruning,
+    active_channels,
+    channel_saliency,
+    saliency_penalty,
+    set_density,
+    winner_take_all,
+)
 from fbs_tutorial.lesson import checks
-from fbs_tutorial.lesson.checks import engine, first_cell, nb09
+from fbs_tutorial.lesson.checks import engine, first_cell, nb00, nb09, nb10
 from fbs_tutorial.method.wta import winner_mask
 
 EXERCISES = {
@@ -47,6 +54,26 @@ def batch_as_groups(x, kernels):
     n, _, height, width = x.shape
     y = F.conv2d(x.reshape(1, -1, height, width), kernels.flatten(0, 1), padding=1, groups=n)
     return y.view(n, -1, height, width)
+
+
+def break_even(share):
+    low, high = 0.0, 1.0
+    for _ in range(6):
+        middle = (low + high) / 2
+        low, high = (middle, high) if share(middle) < 1 else (low, middle)
+    return (low + high) / 2
+
+
+def from_planes(planes, weight, live, winners, height, width):
+    pitch = width + 1
+    y = torch.zeros(len(winners), height, width)
+    for a in range(3):
+        for b in range(3):  # the same taps as views of rows, not of one long line
+            rows = planes.as_strided(
+                (len(planes), height, width), (planes.stride(0), pitch, 1), a * pitch + b
+            )
+            y += torch.einsum("oi,ihw->ohw", weight[winners][:, live, a, b], rows[live])
+    return y
 
 
 def inverted_macs(channels, expansion, positions, density):
@@ -88,9 +115,27 @@ def prune_block(block, keep):
     return small
 
 
+def training_step(network, teacher, optimizer, x, labels, density):
+    optimizer.zero_grad()
+    student, answers = set_density(network, density)(x), teacher(x).detach()
+    soft = -((answers / 4).softmax(1) * (student / 4).log_softmax(1)).sum(1).mean()
+    loss = 0.3 * F.cross_entropy(student, labels) + 0.7 * 16 * soft
+    (loss + 0.01 * saliency_penalty(network)).backward()
+    optimizer.step()
+    return loss.item()
+
+
+def threshold_for(confidence, first, second, budget):
+    for threshold in [1.0, *confidence.sort(descending=True).values.tolist()]:
+        if first + second * (confidence < threshold).double().mean() <= budget + 1e-9:
+            return threshold
+    return 0.0
+
+
 RIGHT = {
     "check_conv_macs": lambda a, b, k, h, w: a * b * k * k * h * w,
-    "check_shared_winners": lambda a, b: ((a != 0) & (b != 0)).sum(),
+    "check_cheapest": lambda: {"conv1": 0.3, "conv2": 0.2, "conv3": 0.2, "conv4": 0.3},
+    "check_network_share": nb00.network_share,
     "check_distinct_sets": lambda winners: len(winners.unique(dim=0)),
     "check_static_choice": lambda g, d: winner_mask(g.mean(0, keepdim=True), d)[0],
     "check_active_channels": active_channels,
@@ -101,7 +146,13 @@ RIGHT = {
     "check_density_schedule": lambda a, b, s: [
         round(a - i * s, 6) for i in range(round((a - b) / s) + 1)
     ],
-    "check_l1_penalty": lambda layers: sum(g.sum() / len(g) for g in layers),
+    "check_training_step": training_step,
+    "check_my_recipe": lambda: {"ramp": 0.5},
+    "check_uniform_in_macs": lambda u, low: ((1 - low**2) * u + low**2) ** 0.5,
+    "check_unsure": lambda logits, t: ~(logits.softmax(1) >= t).any(dim=1),
+    "check_choice_only": lambda own, ref: own.bool() * ref.sum(0) / ref.bool().sum(0).clamp(1),
+    "check_sureness": lambda logits: (logits.softmax(1) * logits.log_softmax(1)).sum(1),
+    "check_threshold_for": threshold_for,
     "check_safe_l2": lambda x: channel_saliency(x, "l2"),
     "check_predicted_saliency": lambda s, w, b: F.linear(s, w, b).relu(),
     "check_grouped_macs": lambda live, won, k, hw: sum(
@@ -110,9 +161,8 @@ RIGHT = {
     "check_chain_macs": chain_macs,
     "check_pair_index": lambda o, i, c: torch.add(i[:, None], o[:, :, None], alpha=c),
     "check_batch_as_groups": batch_as_groups,
-    "check_break_even": lambda dense, fixed, growing: (
-        ((dense - fixed) / growing).clamp(0, 1) ** 0.5
-    ),
+    "check_break_even": break_even,
+    "check_from_planes": from_planes,
     "check_weight_addresses": lambda tap, i, o, c_in, c_out: (
         (tap * c_in * c_out + i * c_out).unsqueeze(1) + o
     ),
@@ -120,6 +170,12 @@ RIGHT = {
     "check_finish_kernel": nb09.kernel_with(
         nb09.FINISH, "total = tl.maximum((total + b) * g, 0.0)"
     ),
+    "check_tile": nb09.best_tile,
+    "check_round_kernel": nb09.kernel_with(nb09.ROUND, "bits = (bits + 0x1000) & ~0x1FFF"),
+    "check_finish_time": nb10.queue,
+    "check_measure": nb10.by_events,
+    "check_asking_time": nb10.queue,
+    "check_torn_layer": lambda: (512, 8, 4),
     "check_live_in_sum": lambda branches: (sum(b.int() for b in branches) > 0).sum(1),
     "check_inverted_macs": inverted_macs,
     "check_gate_block": gate_block,

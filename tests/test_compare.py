@@ -14,6 +14,7 @@ from fbs_tutorial.bench.compare import METHODS, Lab, Plan, choose, compare, mill
 from fbs_tutorial.bench.compared import (
     IDLE,
     LABELS,
+    Results,
     best_value,
     choices_table,
     grouped,
@@ -24,6 +25,7 @@ from fbs_tutorial.bench.compared import (
 )
 from fbs_tutorial.lesson.plots import compared
 from fbs_tutorial.training.parallel import Team
+from fbs_tutorial.training.settings import RunError
 
 QUICK = Plan(densities=(0.5,), epochs=1, images=150)
 
@@ -38,7 +40,7 @@ def results(tmp_path_factory):
     """A whole comparison, as short as can be, on a machine that is said to be idle."""
     out = tmp_path_factory.mktemp("compare") / "digits.json"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fbs_tutorial.bench.compared.busy", lambda device: None)
+        patch.setattr(module, "busy", lambda device, meanwhile: meanwhile())
         patch.setattr(module, "SECONDS", 0.0)
         found = compare(QUICK, out, command="compare", say=lambda line: None)
     assert json.loads(out.read_text()) == found
@@ -69,23 +71,58 @@ def test_channels_that_never_win_are_not_stored(results):
 
 
 def test_it_goes_on_and_takes_more_seeds(results, tmp_path, monkeypatch):
-    out = tmp_path / "digits.json"
+    out, said = tmp_path / "digits.json", []
+    monkeypatch.setattr(module, "busy", lambda device, meanwhile: "others are")
     half = results | {"rows": [r for r in results["rows"] if r["method"] != "fbs" + IDLE]}
     out.write_text(json.dumps(half))
     trained = []
     monkeypatch.setattr(Lab, "train", lambda self, net, kind, *_, **__: trained.append(kind) or net)
-    found = compare(QUICK, out, say=lambda line: None)
+    found = compare(QUICK, out, command="compare", say=said.append)
     assert trained == ["plain", "gated"] and len(found["rows"]) == len(results["rows"])
+    assert f"has {len(results['rows']) - 1} rows" in said[0] and "ms" not in found["rows"][-1]
     more = Plan(densities=(0.5,), epochs=1, images=150, seeds=(1,))
-    found = compare(more, out, say=lambda line: None)
+    found = compare(more, out, command="compare --seeds 1", say=said.append)
     assert found["plan"]["seeds"] == [0, 1] and len(found["rows"]) == 2 * len(results["rows"])
+    assert found["command"] == "compare; compare --seeds 1"
+    stored = json.loads(out.read_text())
+    stored["machine"]["date"] = "2026-01-31"
+    out.write_text(json.dumps(stored))
+    assert compare(QUICK, out, command="compare", say=said.append) == stored
+    assert said[-1] == f"{out} holds all of it, of 2026-01-31; nothing is trained or measured anew"
+
+
+@pytest.mark.parametrize(
+    ("keys", "what"),
+    [
+        (("machine", "device"), "device"),
+        (("machine", "versions", "torch"), "versions"),
+        (("machine", "threads"), "threads"),
+        (("plan", "chosen", "slimming"), "chosen"),
+        (("plan", "densities"), "densities"),
+    ],
+    ids=["device", "versions", "threads", "chosen", "densities"],
+)
+def test_rows_of_other_versions_or_settings_are_not_mixed(keys, what, tmp_path):
+    out = tmp_path / "digits.json"
+    plan = QUICK.record() | {"chosen": QUICK.chosen}
+    Results(plan, out, "cpu", "compare").keep({"seed": 0, "level": None, "method": "plain"})
+    assert len(Results(plan, out, "cpu", "compare").facts["rows"]) == 1
+    results = place = json.loads(out.read_text())
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = "another"
+    out.write_text(json.dumps(results))
+    with pytest.raises(RunError, match=rf"\(its {what}\)"):
+        Results(plan, out, "cpu", "compare")
 
 
 def test_another_comparison_is_not_overwritten(results, tmp_path, capfd):
     out = tmp_path / "digits.json"
     out.write_text(json.dumps(results))
     assert main(["compare", "--densities", "0.3", "--out", str(out)]) == 2
-    assert "holds another comparison; move it away" in capfd.readouterr().err
+    assert "holds another comparison (its densities, epochs, images); move it" in (
+        capfd.readouterr().err
+    )
     out.write_text("{}")
     assert main(["compare", "--out", str(out)]) == 2
     assert "is not of a comparison" in capfd.readouterr().err

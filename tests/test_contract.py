@@ -73,7 +73,7 @@ LAYERS = {
     "method": [],
     "models": ["method"],
     "data": ["files", "pictures"],
-    "pictures": ["files"],
+    "pictures": ["files", "method"],
     "console": [],
     "files": [],
     "machine": [],

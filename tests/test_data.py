@@ -1,5 +1,7 @@
+import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 from PIL import Image
 
 from fbs_tutorial import data, load_data
+from fbs_tutorial.__main__ import main
 from fbs_tutorial.data import (
     Files,
     as_tensors,
@@ -18,6 +21,7 @@ from fbs_tutorial.data import (
     spread,
     stratified_split,
 )
+from fbs_tutorial.training.recipes import RECIPES
 
 
 def test_digits():
@@ -224,6 +228,39 @@ def test_imagenette(imagenette, monkeypatch):
         assert images.shape == (6, 3, 128, 128)
         assert labels.tolist() == labels_of(part).tolist() == [0, 0, 0, 1, 1, 1]
     assert as_tensors(load_data("imagenette", imagenette, size=64)[1])[0].shape == (6, 3, 64, 64)
+
+
+@pytest.mark.slow
+def test_imagenette_can_be_trained_on(imagenette, monkeypatch, tmp_path, capfd):
+    monkeypatch.setenv("FBS_DATA", str(imagenette))
+    recipe = replace(RECIPES["imagenette"], validation=2, batch=2)
+    monkeypatch.setitem(RECIPES, "imagenette", recipe)
+    trained_briefly("imagenette", tmp_path / "run")
+
+
+def trained_briefly(name, out):
+    """Train a plain ResNet-18 for one epoch by the command; its row says what it can do."""
+    options = ["--model", "resnet18", "--size", "32", "--plain", "--epochs", "1", "--out", str(out)]
+    assert main(["train", "--data", str(name), *options]) == 0
+    (row,) = json.loads((out / "metrics.json").read_text())["rows"]
+    assert row["method"] == "plain" and 0 <= row["test_accuracy"] <= 1
+
+
+@pytest.mark.slow
+def test_imagewoof_can_be_trained_on_as_a_folder(photographs, tmp_path, capfd):
+    """As its archive unpacks: class folders by WordNet number, .JPEG files, a table beside."""
+    folder = photographs(tmp_path / "imagewoof2-160", size=(213, 160))
+    for part in ("train", "val"):
+        for name, wnid in (("cat", "n02086240"), ("dog", "n02087394")):
+            (folder / part / name).rename(folder / part / wnid)
+            for path in (folder / part / wnid).iterdir():
+                Image.open(path).save(path.with_name(f"{wnid}_{path.stem}.JPEG"))
+                path.unlink()
+    (folder / "noisy_imagewoof.csv").write_text("path,noisy_labels_0\n")
+    train, test = load_data(folder, size=32)
+    assert train.classes == test.classes == ["n02086240", "n02087394"]
+    assert as_tensors(test)[0].shape == (6, 3, 32, 32)
+    trained_briefly(folder, tmp_path / "run")
 
 
 def test_a_part_of_imagenette_is_refused_with_the_remedy(imagenette):

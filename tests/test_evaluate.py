@@ -4,7 +4,7 @@ import json
 import os
 import re
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from fbs_tutorial.files import write_atomically
 from fbs_tutorial.method.dynamics import CONTROLS
 from fbs_tutorial.method.gated import is_gated
 from fbs_tutorial.models import MODELS, digitsnet
+from fbs_tutorial.static.stripes import stripe_storage
 from fbs_tutorial.training import splits
 from fbs_tutorial.training.train import train
 
@@ -180,6 +181,22 @@ def test_without_gates_there_is_nothing_to_control(few, capsys):
     assert main(["evaluate", "--weights", str(PLAIN)]) == 0
     printed = capsys.readouterr().out
     assert "| plain " in printed and "another image" not in printed and "| 40" not in printed
+    assert "Stripe-wise" not in printed
+
+
+def test_what_stripes_store_is_printed(few, tmp_path, capsys):
+    model, width, make = KINDS["stripes"]
+    network = make(MODELS[model](10, width))
+    save_network(network, tmp_path / "net", model, 10, width, data="digits")
+    out = tmp_path / "net.json"
+    assert main(["evaluate", "--weights", str(tmp_path / "net"), "--out", str(out)]) == 0
+    kept, printed = stripe_storage(network), capsys.readouterr().out
+    bits = sum(layer.index_bits for layer in kept.values())
+    assert kept and re.search(rf"^\| all +\| [\d,]+ +\| {bits:,} ", printed, re.M)
+    results = json.loads(out.read_text())
+    assert results["stripes"] == {name: asdict(layer) for name, layer in kept.items()}
+    kinds = {v["variant"] for v in results["rows"][0]["times"]["variants"]}
+    assert kinds == set(variants.DENSE), "their norms are folded, too"
 
 
 def test_a_busy_machine_is_noted(few, monkeypatch, capsys):

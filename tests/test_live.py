@@ -13,7 +13,7 @@ from fbs_tutorial import convert, load_data, load_pretrained, models, set_densit
 from fbs_tutorial.__main__ import main
 from fbs_tutorial.data import as_tensors
 from fbs_tutorial.lesson.live import page, payload, snippet
-from fbs_tutorial.lesson.live.page import MODULES, script, widget_script
+from fbs_tutorial.lesson.live.page import PART, WHOLE, script, widget_script
 from fbs_tutorial.lesson.live.payload import (
     COLOURS,
     CONTROLS,
@@ -23,8 +23,9 @@ from fbs_tutorial.lesson.live.payload import (
     shrink,
     text_of,
 )
+from fbs_tutorial.lesson.live.runs import forced_gate
 from fbs_tutorial.lesson.live.still import still
-from fbs_tutorial.lesson.live.widget import forced_gate, live_network
+from fbs_tutorial.lesson.live.widget import live_network
 from fbs_tutorial.lesson.plots import style
 from fbs_tutorial.method.dynamics import how_dynamic
 from fbs_tutorial.method.wta import winner_take_all
@@ -53,26 +54,32 @@ def test_the_page_is_one_small_file_that_fetches_nothing(data):
     assert not re.search(r"""(src|href)=|\bimport\b *[({"]|url\(|fetch\(|https?://""", text)
 
 
-def test_the_modules_join_without_names_that_clash():
-    names = re.findall(r"^(?:async )?(?:function|const|let|class) (\w+)", script(), re.M)
+@pytest.mark.parametrize("modules", [WHOLE, PART])
+def test_the_modules_join_without_names_that_clash(modules):
+    names = re.findall(r"^(?:async )?(?:function|const|let|class) (\w+)", script(modules), re.M)
     assert len(names) == len(set(names)) > 30
-    assert not re.search(r"^(import|export) ", script(), re.M)
-    assert re.findall(r"^export .*", widget_script(), re.M) == ["export default { render };"]
+    assert not re.search(r"^(import|export) ", script(modules), re.M)
+    exported = re.findall(r"^export .*", widget_script(modules), re.M)
+    assert exported == ["export default { render };"]
 
 
-def test_the_arithmetic_knows_no_page_and_each_module_only_those_before_it():
-    for place, name in enumerate(MODULES):
+@pytest.mark.parametrize("modules", [WHOLE, PART])
+def test_the_arithmetic_knows_no_page_and_each_module_only_those_before_it(modules):
+    for place, name in enumerate(modules):
         text = text_of(name)
         used = re.findall(r'from "\./(\w+\.js)"', text)
-        assert set(used) <= set(MODULES[:place])
+        assert set(used) <= set(modules[:place])
         if name in ("engine.js", "digits.js"):
             assert not re.search(r"document|window", text)
 
 
-def test_colours_are_those_of_the_plots_and_no_others_of_the_palette_are_typed_in(data):
+def test_colours_are_those_of_the_plots_and_none_is_typed_in(data):
     assert data["colours"] == COLOURS and COLOURS["blue"] == style.BLUE
-    text = script() + text_of("style.css")
-    assert not [colour for colour in COLOURS.values() if colour.lower() in text.lower()]
+    names = (*WHOLE, *PART, "widget.js", "style.css", "page.html")
+    for name in names:
+        assert not re.findall(r"#[0-9a-fA-F]{3,8}\b|\brgba?\(|\bhsla?\(", text_of(name)), name
+    used = set(re.findall(r"var\(--(\w+)\)", text_of("style.css"))) - {"beside", "tone"}
+    assert used <= set(COLOURS)
 
 
 def test_every_rule_of_the_style_keeps_to_the_picture():

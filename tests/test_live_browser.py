@@ -14,8 +14,10 @@ from playwright.sync_api import expect, sync_playwright
 
 from fbs_tutorial import count_macs, load_data, load_pretrained, set_density, winner_take_all
 from fbs_tutorial.data import as_tensors
-from fbs_tutorial.lesson.live.page import save_page, script
+from fbs_tutorial.lesson.live import live_network, live_selection
+from fbs_tutorial.lesson.live.page import modules_for, save_page, script, widget_script
 from fbs_tutorial.lesson.live.payload import DENSITIES, mean_gates, payload, shrink, text_of
+from fbs_tutorial.lesson.live.widget import first_image
 from fbs_tutorial.method.gated import evaluating, forced_gates, gated_layers
 
 NAMES = ("chromium", "chromium-browser", "chrome", "google-chrome")
@@ -197,17 +199,28 @@ def placed(drawing, lean, wide):
     ]
 
 
-def test_drawn_digits_are_recognised(engine):
-    """Fifty drawings, which no network was trained on, leaning and stretched; at d = 0.5."""
-    cases = list(product(DRAWINGS, (-0.25, 0, 0.25), (0.8, 1, 1.25)))
+def recognised(engine, drawings):
+    """Share that is read right at d = 0.5, by digit; each drawing leans and is stretched."""
+    cases = list(product(drawings, (-0.25, 0, 0.25), (0.8, 1, 1.25)))
     strokes = [placed(*case) for case in cases]
     code = "all => all.map((s) => forward(network, imageOf(s), chooseAll(0.5)).prediction)"
     found = engine.evaluate(code, strokes)
     right = {digit: [] for digit in range(10)}
     for (drawing, *_), prediction in zip(cases, found, strict=True):
         right[drawing["digit"]].append(prediction == drawing["digit"])
-    assert sum(map(sum, right.values())) / len(cases) >= 0.9
-    assert min(sum(each) / len(each) for each in right.values()) >= 0.7
+    return {digit: sum(each) / len(each) for digit, each in right.items()}
+
+
+def test_drawn_digits_are_recognised(engine):
+    """A hundred drawings of three hands, which no network was trained on."""
+    hands = {"first two": [d for d in DRAWINGS if "hand" not in d]}
+    hands["third"] = [d for d in DRAWINGS if d.get("hand") == "third"]
+    assert [len(drawings) for drawings in hands.values()] == [50, 50]
+    shares = {hand: recognised(engine, drawings) for hand, drawings in hands.items()}
+    assert min(shares["first two"].values()) >= 0.7
+    mean = {hand: sum(each.values()) / 10 for hand, each in shares.items()}
+    assert mean["first two"] >= 0.9 and mean["third"] >= 0.85
+    assert sum(mean.values()) / 2 >= 0.9
 
 
 def test_a_drawing_has_the_height_and_the_ink_of_the_data_set(engine):
@@ -445,6 +458,74 @@ def test_two_pictures_on_a_page_do_not_disturb_each_other(browser):
     expect(page.locator("#b .fbs-headline")).to_contain_text("It reads a 7")
     assert page.locator("#a .fbs-headline").inner_text().startswith("It reads a 4")
     page.close()
+
+
+HOST = """async ([esm, state]) => {
+  const module = await import(URL.createObjectURL(new Blob([esm], { type: "text/javascript" })));
+  const heard = {};
+  const tell = (name, ...given) => (heard[name] ?? []).forEach((handler) => handler(...given));
+  window.host = { state, heard, tell, saves: 0, sent: [] };
+  const model = {
+    get: (name) => state[name],
+    set(name, value) { state[name] = value; tell(`change:${name}`); },
+    save_changes() { host.saves += 1; },
+    on(name, handler) { (heard[name] ??= []).push(handler); },
+    off(name, handler) { heard[name] = heard[name].filter((one) => one !== handler); },
+    send(message) { host.sent.push(message); },
+  };
+  host.model = model;
+  host.clean = module.default.render({ model, el: document.body });
+}"""
+
+
+@pytest.fixture
+def host(browser):
+    """A function that renders the widget as anywidget does, from a blob and into a host's model."""
+    pages = []
+
+    def render(live):
+        page = browser.new_page(viewport={"width": 1000, "height": 900})
+        pages.append(page)
+        state = {name: live.trait_metadata(name, "to_json") for name in live.moves}
+        state = {
+            name: to_json(getattr(live, name), live) if to_json else getattr(live, name)
+            for name, to_json in state.items()
+        }
+        modules = modules_for(live.payload)
+        page.evaluate(HOST, [widget_script(modules), state | {"payload": live.payload}])
+        return page
+
+    yield render
+    for page in pages:
+        page.close()
+
+
+def test_the_widget_keeps_to_what_every_host_of_anywidget_offers(host, images):
+    page = host(live_network())
+    page.locator(".fbs-thumbs button").nth(7).click()
+    page.wait_for_function("host.saves === 1")
+    sent = torch.tensor(page.evaluate("host.state.image")).view(1, 16, 16)
+    assert torch.allclose(sent, first_image(7), atol=1e-6)
+    page.evaluate("host.model.set('density', 1)")
+    expect(page.locator(".fbs-headline")).to_contain_text("100 % of its MACs")
+    page.evaluate("host.clean()")
+    assert page.evaluate("Object.values(host.heard).flat().length") == 0
+
+
+def test_floats_are_taken_from_any_offset_of_a_message(host):
+    live = live_selection([0.2, 0.9], select=winner_take_all)
+    page = host(live)
+    page.wait_for_function("host.sent.length === 1")
+    page.evaluate("""() => {
+      const bytes = new Uint8Array(3 + 8);
+      bytes.set(new Uint8Array(Float32Array.from([0, 0.9]).buffer), 3);
+      const message = { id: host.sent[0].id, index: { pi: [0, 2] } };
+      host.tell("msg:custom", message, [new DataView(bytes.buffer, 3, 8)]);
+    }""")
+    expect(page.locator(".fbs-headline")).to_contain_text("1 of 2 channels win")
+    expect(page.locator(".fbs-pi")).to_have_attribute("aria-label", "Gate of each channel: 0, 0.90")
+    page.evaluate("host.clean()")
+    assert page.evaluate("Object.values(host.heard).flat().length") == 0
 
 
 def test_the_saved_cell_of_notebook_00_is_alive(browser, tmp_path):

@@ -1,10 +1,16 @@
-"""The notebooks' structure and exercises; that they run, twice, is nbval's part of `make test`."""
+"""The notebooks' structure and exercises; that they run, twice, is nbval's part of `make test`.
 
+`faults` has the limits of the second edition; a notebook in `NOT_YET` is expected to break one of
+them, and must leave that list as soon as it keeps them all.
+"""
+
+import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
+from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
 from statistics import median
@@ -15,6 +21,19 @@ import pytest
 from fbs_tutorial.lesson import checks
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+run_notebooks = import_module("run_notebooks")
+NOT_YET = (
+    "01_static_or_dynamic.ipynb",
+    "02_saliency.ipynb",
+    "03_winner_take_all.ipynb",
+    "04_gated_convolution.ipynb",
+    "05_mac_accounting.ipynb",
+    "09_skipping_on_a_gpu.ipynb",
+    "10_timing_on_a_gpu.ipynb",
+    "11_real_networks.ipynb",
+    "12_static_relatives.ipynb",
+)
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NOTEBOOKS = {path.name: json.loads(path.read_text()) for path in PATHS}
 
@@ -46,6 +65,183 @@ def exercises(notebook):
 
 
 every_notebook = pytest.mark.parametrize("name", NOTEBOOKS)
+of_the_second_edition = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason="not rewritten yet"))
+        if name in NOT_YET
+        else name
+        for name in NOTEBOOKS
+    ],
+)
+
+
+def words_of(notebook):
+    """Words a reader reads: prose without code blocks."""
+    return len(re.sub(r"```.*?```", "", prose(notebook), flags=re.S).split())
+
+
+def parentheses(notebook):
+    """Remarks in parentheses; links, code and formulas have none."""
+    text = re.sub(r"```.*?```|`[^`]*`|\$[^$]*\$", "", prose(notebook), flags=re.S)
+    return len(re.findall(r"\([^()]+\)", re.sub(r"\]\([^)]*\)", "]", text)))
+
+
+def minutes(notebook):
+    """(stated, expected): words / 180, a minute per code cell, and what the exercises say.
+
+    The minutes of stub and check are in those of their exercise, "**Exercise 1 (6 minutes).**"; a
+    puzzle for those who want more may go without.
+    """
+    code, found = cells(notebook, "code"), list(exercises(notebook))
+    own = [int(n) for *_, spec in specs(notebook) for n in re.findall(r"(\d+) minutes", spec)[:1]]
+    expected = words_of(notebook) / 180 + len(code) - 1 - 2 * len(found) + sum(own)
+    return int(re.search(r"(\d+) minutes", source(notebook["cells"][0]))[1]), expected
+
+
+def specs(notebook):
+    """(name of the function, what is asked) of every exercise; a picture may follow the words."""
+    sources = [source(cell) for cell in notebook["cells"]]
+    for function, _, stub, _ in exercises(notebook):
+        before = sources[: sources.index(stub)][-1:-4:-1]
+        yield function, next((text for text in before if "xercise" in text), before[0])
+
+
+def text_outputs(notebook):
+    for cell in cells(notebook, "code")[1:]:  # not the set-up
+        for out in cell["outputs"]:
+            yield "".join(out.get("text", "") or out.get("data", {}).get("text/plain", ""))
+
+
+def faults(notebook):
+    """What keeps a notebook from being one of the second edition, in words."""
+    code = cells(notebook, "code")
+    text = "\n".join(source(cell) for cell in code)
+    lengths = [code_lines(cell) for cell in code[1:]]
+    words, per_cell = words_of(notebook), words_of(notebook) / len(code)
+    stated, expected = minutes(notebook)
+    kinds = "".join(cell["cell_type"][0] for cell in notebook["cells"])
+    found = list(exercises(notebook))
+    silent = [
+        name for name, spec in specs(notebook) if not re.search(r"\d+ minutes|[Pp]uzzle", spec)
+    ]
+    guesses = len(re.findall(r"^\w+ = widgets\.predict\(", text, re.M))
+    longest = max(
+        (len(line) for out in text_outputs(notebook) for line in out.splitlines()), default=0
+    )
+    limits = {
+        f"{words} words, at most 3,000": words <= 3000,
+        f"{len(kinds)} cells, 45 to 60": 45 <= len(kinds) <= 60,
+        f"{per_cell:.0f} words of prose per code cell, 60 to 110": 60 <= per_cell <= 110,
+        f"code cells of {median(lengths)} lines, 8 at most": median(lengths) <= 8,
+        f"a code cell of {max(lengths)} lines, 30 at most": max(lengths) <= 30,
+        "three code cells in a row": "ccc" not in kinds,
+        "no drawn diagram, show(diagrams.…)": re.search(r"show\(diagrams\.\w+\(", text),
+        f"{len(found)} exercises, at least 3": len(found) >= 3,
+        f"no minutes stated for {', '.join(silent)}": not silent,
+        f"{stated} minutes stated, {expected:.0f} expected": abs(stated / expected - 1) <= 0.2,
+        f"{guesses} guesses, 1 to 5": 1 <= guesses <= 5,
+        "answers that are not folded": all(map(folded, code)),
+        f"{parentheses(notebook)} parentheses, at most 20": parentheses(notebook) <= 20,
+        f"{text.count('assert ') - 1} asserts, at most 3": text.count("assert ") - 1 <= 3,
+        f"a printed line of {longest} letters, at most 100": longest <= 100,
+        "an output of fixed height, which clips": not re.search(r"layout\.(max_)?height", text),
+        "no slider and no living layer": re.search(
+            r"density_slider\(|interactive_output\(|live_\w+\(", text
+        ),
+        "no link to the glossary": "../docs/glossary.md" in prose(notebook),
+    }
+    return [fault for fault, kept in limits.items() if not kept]
+
+
+def folded(cell):
+    """Whether the answer to a guess is out of sight."""
+    reveals = re.search(r"^\w+\.reveal\(", source(cell), re.M)
+    return not reveals or cell["metadata"].get("jupyter", {}).get("outputs_hidden")
+
+
+@of_the_second_edition
+def test_keeps_the_limits_of_the_second_edition(name):
+    assert faults(NOTEBOOKS[name]) == []
+
+
+def md(*texts):
+    return [nbformat.v4.new_markdown_cell(text) for text in texts]
+
+
+def a_good_notebook():
+    """The smallest that keeps all limits."""
+    code = nbformat.v4.new_code_cell
+    opening = "# 99 · Title\n\n40 minutes [glossary](../docs/glossary.md) " + "word " * 80
+    reveal = code("half.reveal(3)", metadata={"jupyter": {"outputs_hidden": True}})
+    figure = code("widgets.show(diagrams.the_layer(a, b))", outputs=[])
+    both = [code('half = widgets.predict("?", 0, 1)'), *md("word " * 80), reveal]
+    body = [code("setup"), *md("word " * 80), *both, *md("word " * 80), figure]
+    body += [*md("word " * 80), code("slider, view = widgets.density_slider(f)")]
+    for name in ("one", "two", "three"):
+        stub, check = code(f"def {name}(): ..."), code(f"checks.check_{name}({name})")
+        solution = f"<details>\n```python\ndef {name}(): pass\n```\n</details> " + "word " * 80
+        spec = md("**Exercise**, 5 minutes. " + "word " * 80)
+        body += [*spec, stub, *md("Check it."), check, *md(solution)]
+    for _ in range(11):
+        body += [*md("word " * 80), code("1")]
+    return nbformat.v4.new_notebook(cells=[*md(opening), *body, *md("the end")])
+
+
+def test_a_notebook_that_keeps_all_limits_has_no_fault():
+    assert faults(a_good_notebook()) == []
+
+
+def changed(index, **parts):
+    def change(notebook):
+        notebook.cells[index].update(parts)
+
+    return change
+
+
+def longer(notebook):
+    notebook.cells.insert(-1, *md("word " * 1500))
+
+
+def printing(notebook):
+    cells(notebook, "code")[5].outputs = [nbformat.v4.new_output("stream", text="x" * 101)]
+
+
+def replaced(old, new):
+    def change(notebook):
+        for cell in notebook.cells:
+            cell.source = cell.source.replace(old, new)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (longer, "words, at most 3,000"),
+        (longer, "words of prose per code cell"),
+        (lambda n: n.cells.extend(md(*"abcdefghijklmnopqrstuvw")), "cells, 45 to 60"),
+        (changed(9, source="x = 1\n" * 31), "a code cell of 31 lines"),
+        (changed(4, cell_type="code", outputs=[]), "three code cells in a row"),
+        (replaced("show(diagrams.", "show(plots."), "no drawn diagram"),
+        (replaced("checks.check_two(two)", "two()"), "2 exercises, at least 3"),
+        (replaced("5 minutes", "soon"), "no minutes stated for one, two, three"),
+        (replaced("40 minutes", "30 minutes"), "30 minutes stated, 40 expected"),
+        (replaced('half = widgets.predict("?", 0, 1)', "half = 1"), "0 guesses, 1 to 5"),
+        (changed(5, metadata={}), "answers that are not folded"),
+        (replaced("the end", "(so) " * 21), "21 parentheses"),
+        (changed(7, source="assert a\n" * 5 + "show(diagrams.x(1))"), "asserts, at most 3"),
+        (printing, "a printed line of 101 letters"),
+        (replaced("density_slider(f)", "density_slider(f); view.layout.height = '3px'"), "clips"),
+        (replaced("density_slider", "nothing"), "no slider and no living layer"),
+        (replaced("docs/glossary.md", "glossary"), "no link to the glossary"),
+    ],
+)
+def test_a_notebook_that_breaks_a_limit_is_found_out(change, fault):
+    notebook = deepcopy(a_good_notebook())
+    change(notebook)
+    found = faults(notebook)
+    assert any(fault in words for words in found), found
 
 
 @every_notebook
@@ -67,10 +263,66 @@ def test_closes_with_recap_questions_answers_sources_and_links(name):
 
 
 @every_notebook
-def test_set_up_cell_is_the_same_everywhere(name):
-    first = source(cells(NOTEBOOKS[name], "code")[0])
-    assert first == source(cells(NOTEBOOKS["00_start_here.ipynb"], "code")[0])
-    assert "--no-deps" in first and "checks.environment()" in first
+def test_set_up_cell_is_the_same_everywhere_and_folded(name):
+    first = cells(NOTEBOOKS[name], "code")[0]
+    assert source(first) == run_notebooks.SETUP
+    assert first["metadata"] == run_notebooks.FOLDED
+
+
+@every_notebook
+def test_answers_to_guesses_are_folded(name):
+    assert all(map(folded, cells(NOTEBOOKS[name], "code")))
+
+
+def run_set_up(monkeypatch, folder, installed=False):
+    """Run the set-up cell in ``folder``; what pip was asked to install, and the new paths."""
+    monkeypatch.chdir(folder)
+    asked, before = [], list(sys.path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(subprocess, "run", lambda command, check: asked.append(command))
+    if not installed:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    exec(run_notebooks.SETUP.replace("checks.environment()", "pass"), {})
+    assert all(command[1:4] == ["-m", "pip", "install"] for command in asked)
+    return [Path(command[-1]).name for command in asked], sys.path[len(before) :]
+
+
+def a_course(folder):
+    (folder / "fbs_tutorial").mkdir(parents=True)
+    (folder / "fbs_tutorial" / "__init__.py").touch()
+
+
+def test_set_up_leaves_an_installed_course_alone(monkeypatch, tmp_path):
+    a_course(tmp_path)
+    (tmp_path / "fbs_dynamic_pruning-1-py3-none-any.whl").touch()
+    assert run_set_up(monkeypatch, tmp_path, installed=True) == ([], [])
+
+
+def test_set_up_takes_the_wheel_before_the_folder(monkeypatch, tmp_path):
+    (tmp_path / "fbs_dynamic_pruning-1-py3-none-any.whl").touch()
+    a_course(tmp_path / "course")
+    assert run_set_up(monkeypatch, tmp_path)[0] == ["fbs_dynamic_pruning-1-py3-none-any.whl"]
+
+
+@pytest.mark.parametrize("where", ["beside", "above", "here"])
+def test_set_up_finds_the_folder_of_the_course(monkeypatch, tmp_path, where):
+    here = tmp_path / "notebooks"
+    here.mkdir()
+    course = {"beside": here / "course", "above": tmp_path, "here": here}[where]
+    a_course(course)
+    assert run_set_up(monkeypatch, here) == ([], [str(course)])
+
+
+def test_set_up_goes_to_the_address_of_a_fork(monkeypatch, tmp_path):
+    address = "git+https://example.org/fork.git"
+    cell = run_notebooks.SETUP.replace('pathlib.Path.cwd(), ""', f'pathlib.Path.cwd(), "{address}"')
+    monkeypatch.setattr(run_notebooks, "SETUP", cell)
+    assert run_set_up(monkeypatch, tmp_path) == (["fork.git"], [])
+
+
+def test_set_up_says_in_one_sentence_what_to_do(monkeypatch, tmp_path):
+    with pytest.raises(AssertionError, match="put the folder of the course, or its wheel, beside"):
+        run_set_up(monkeypatch, tmp_path)
 
 
 @every_notebook
@@ -112,7 +364,7 @@ def test_outputs_show_nothing_of_the_machine(name):
 def test_reading_rhythm(name):
     """Short code, enough prose, and never more than two code cells in a row."""
     notebook = NOTEBOOKS[name]
-    lengths = [code_lines(cell) for cell in cells(notebook, "code")]
+    lengths = [code_lines(cell) for cell in cells(notebook, "code")][1:]  # not the set-up
     assert 45 <= len(notebook["cells"]) <= 90
     assert median(lengths) <= 8 and max(lengths) <= 30
     assert 45 <= len(prose(notebook).split()) / len(lengths) <= 130
@@ -131,18 +383,14 @@ def test_every_figure_is_followed_by_a_sentence_and_a_paragraph(name):
 
 
 @every_notebook
-def test_asks_for_a_guess_and_has_a_slider_that_is_swept(name):
+def test_asks_for_a_guess_and_has_a_slider(name):
     code = "\n".join(source(cell) for cell in cells(NOTEBOOKS[name], "code"))
     guesses = re.findall(r"^(\w+) = widgets\.predict\(", code, re.M)
     assert guesses
     for guess in guesses:
         assert code.index(f"{guess}.reveal(") > code.index(f"{guess} = widgets.predict(")
-    slider, moves = "slider, view = widgets.density_slider(", r"slider\.value"
-    if slider not in code:
-        slider, moves = "live = widgets.live_network(", r"live\.density"
-    assert slider in code
-    assert re.search(rf"for step in range\(1, \d+\):\n    {moves} = ", code)
-    assert "assert " in code
+    # tests/conftest.py moves each density slider to both ends in the second round
+    assert re.search(r"density_slider\(|interactive_output\(|live_\w+\(", code)
 
 
 @every_notebook

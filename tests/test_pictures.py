@@ -93,12 +93,15 @@ def test_a_class_without_pictures_says_what_it_has(folder):
         load_data(folder)
 
 
-def test_classes_one_folder_too_deep_are_refused(folder):
+@pytest.mark.parametrize("beside", [None, ".DS_Store", "notes.txt"])
+def test_classes_one_folder_too_deep_are_refused(beside, folder):
     for part in ("train", "val"):
         (folder / part).rename(folder / "images")
         (folder / part).mkdir()
         (folder / "images").rename(folder / part / "images")
-    says = r"train has one class folder, images, which holds cat/, dog/: move .* up into train/"
+        if beside is not None:
+            (folder / part / "images" / beside).write_text("x")
+    says = r"train has one class folder, images, which holds cat/, dog/.*: move .* up into train/"
     with pytest.raises(FileNotFoundError, match=says):
         load_data(folder)
 

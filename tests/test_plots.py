@@ -4,10 +4,12 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from fbs_tutorial.bench.stored import stored
+from fbs_tutorial.bench.stored import as_stored, stored
 from fbs_tutorial.bench.timing import Timing
 from fbs_tutorial.checkpoints import load_metrics
+from fbs_tutorial.execution.roofline import GPUS
 from fbs_tutorial.lesson import plots
+from fbs_tutorial.lesson.plots.cost import crossing
 from fbs_tutorial.lesson.plots.gpu import intensity, same_layer
 from fbs_tutorial.method.dynamics import CONTROLS
 
@@ -113,13 +115,23 @@ def test_stage_bars_stand_side_by_side_and_say_what_is_not_nothing():
     assert len(looks) == len(names)
 
 
-def test_time_by_density_says_one_line_a_layer_from_dense_to_sparse():
-    figure, sentence = plots.time_by_density([0.5, 1.0], {"a": [0.3, 1.1], "b": [1.5, 2.0]})
-    assert sentence == "Percent of the dense time at d = 1, 0.5:\n  a: 110, 30\n  b: 200, 150"
-    axes = figure.axes[0]
-    assert axes.get_yscale() == "log" and axes.get_xlim()[0] > axes.get_xlim()[1]
-    assert [line.get_label() for line in axes.lines[:3]] == ["a", "b", "ideal: d²"]
-    assert axes.lines[0].get_marker() != axes.lines[1].get_marker()
+def test_time_by_density_says_one_line_a_layer_and_where_it_breaks_even():
+    shares = {"gather": {"a": [0.3, 1.1], "b": [1.5, 2.0]}, "native": {"a": [0.2, 0.9]}}
+    figure, sentence = plots.time_by_density([0.5, 1.0], shares, "title")
+    assert sentence == (
+        "Percent of the dense time at d = 0.5, 1; break-even:\n"
+        "  gather, a: 30, 110; at 0.94\n  gather, b: 150, 200; never below\n"
+        "  native, a: 20, 90; always below"
+    )
+    assert [axes.get_title() for axes in figure.axes] == ["gather", "native"]
+    for axes in figure.axes:  # from few channels to all
+        low, high = axes.get_xlim()
+        assert low < high and axes.get_yscale() == "log" and "density" in axes.get_xlabel()
+
+
+def test_a_crossing_lies_on_a_straight_line_between_two_densities():
+    assert crossing([0.2, 0.4, 0.8], [0.5, 0.9, 1.3]) == pytest.approx(0.5)
+    assert crossing([0.2, 0.4], [1.0, 0.5]) == 0 and crossing([0.2, 0.4], [0.1, 0.9]) == 1
 
 
 def test_winners_of_two_counts_the_differences():
@@ -203,20 +215,6 @@ def test_depth_lines_stop_where_values_overflow():
     assert figure.axes[0].get_yscale() == "log"
 
 
-@pytest.mark.parametrize(
-    ("guess", "verdict"),
-    [
-        (30.0, "your guess of 30 was 20 points too low."),
-        (60.0, "your guess of 60 was 10 points too high."),
-        (50.0, "your guess of 50 was exactly right."),
-        (None, "You did not guess; a guess first makes the answer stick."),
-    ],
-)
-def test_number_line_compares_guess_and_truth(guess, verdict):
-    _, sentence = plots.number_line("How many?", 0, 100, "%", 50.0, guess)
-    assert sentence.startswith("The answer is 50 %") and sentence.endswith(verdict)
-
-
 def test_weight_reads_counts_what_shares_a_sector_with_a_winner():
     channels, winners = torch.tensor([0, 2]), torch.tensor([1, 8, 9])
     figure, sentence = plots.weight_reads(channels, winners, (4, 10), 4, "title")
@@ -237,11 +235,12 @@ def test_networks_on_a_gpu_are_compared_with_the_faster_layout():
     results = {"rows": [other, row], "machine": "a GPU", "date": "today", "made by": "me"}
     figure, sentence = plots.networks_on_gpu(results)
     assert (
-        "VGG-16, 32 images, TF32 90, 50, 30; M-CifarNet, 1 image, float32 90, 150, 30." in sentence
+        "VGG-16, 32 images, TF32 30, 50, 90; M-CifarNet, 1 image, float32 30, 150, 90." in sentence
     )
     assert sentence.endswith("\na GPU; today. Made by me.")
     (axes,) = figure.axes
     assert axes.get_yticklabels()[0].get_text().startswith("VGG-16")
+    assert axes.get_title() == "Skipping saves time in 2 of 2 cases"
     assert len({line.get_marker() for line in axes.lines[:3]}) == 3
     assert "best dense" in axes.get_xlabel()
 
@@ -258,54 +257,34 @@ def test_one_kernel_and_three_launches_are_shares_of_the_same_dense_layer():
     assert list(lines["three launches, selection included"]) == [0.4]
 
 
-def test_select_gather_convolve_draws_every_kernel_and_every_program():
-    channels, winners = torch.tensor([0, 2]), torch.tensor([1, 3, 4])
-    figure, sentence = plots.select_gather_convolve(channels, winners, (4, 6), 10, (8, 2))
-    assert sentence == (
-        "Of 6 × 4 kernels one image needs 3 × 2, 25 %. They are copied once, and 4 programs of "
-        "8 pixels × 2 winners read the copy."
-    )
-    grid, own, out = figure.axes
-    assert [len(axes.patches) for axes in figure.axes] == [24, 6, 4]
-    dark = [
-        box.get_xy()
-        for box in grid.patches
-        if box.get_facecolor() == own.patches[0].get_facecolor()
-    ]
-    assert dark == [(i, o) for o in (1, 3, 4) for i in (0, 2)]
-    assert sum(box.get_width() * box.get_height() for box in out.patches) == 3 * 10
-
-
-def test_a_timeline_waits_for_launches_and_for_the_kernel_before():
-    kernels = [("select", 4.0), ("gather", 30.0), ("convolve", 2.0)]
-    figure, sentence = plots.launch_timeline(kernels, 10.0)
-    # select 10 to 14, gather 20 to 50, convolve 50 to 52; as a graph 10 + 36
-    assert sentence == (
-        "One by one: 52 µs, of which the GPU works 36 and waits 16. As a graph: 46 µs."
-    )
-    boxes = figure.axes[0].patches
-    assert [(b.get_x(), b.get_width()) for b in boxes if round(b.get_y() + 0.35) == 2] == [
-        (10, 4),
-        (20, 30),
-        (50, 2),
-    ]
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["a launch", "select", "gather", "convolve"]
-
-
 def test_a_layers_roofline_says_the_rule_and_what_was_measured():
     rows = stored("layers")["rows"]
     figure, sentence = plots.layer_roofline(512, 7, 64, "tf32", 0.5, rows)
     assert "takes dense and masked. Measured: 132 and 69 µs." in sentence
     left, right = figure.axes
     assert "byte" in left.get_xlabel() and right.get_ylabel() == "microseconds"
-    assert right.get_xlim()[0] > right.get_xlim()[1]  # from dense to sparse, as elsewhere
+    assert right.get_xlim()[0] < right.get_xlim()[1]  # from sparse to dense, as elsewhere
     points = [line for line in right.lines if line.get_marker() in "Do" and len(line.get_xdata())]
     assert all(list(line.get_xdata()) == [0.5, 0.25] for line in points) and len(points) == 2
     sentence = plots.layer_roofline(512, 7, 64, "tf32", 0.25, rows)[1]
     assert "takes three launches. Measured: 45 and 64 µs." in sentence
-    figure, sentence = plots.layer_roofline(64, 7, 1, "bf16", 0.3, rows)
-    assert sentence.endswith("This point was not among the measured ones.")
+    sentence = plots.layer_roofline(64, 7, 1, "bf16", 0.3, rows)[1]
+    assert "Measured" not in sentence and sentence.endswith("takes three launches.")
+
+
+def test_a_roofline_follows_the_device():
+    rows, roofs = stored("layers")["rows"], {}
+    assert {plots.DEVICES[name] for name in plots.DEVICES} == GPUS.keys()
+    for name, capability in plots.DEVICES.items():
+        figure, sentence = plots.layer_roofline(512, 7, 64, "tf32", 0.5, rows, name)
+        roofs[name] = max(figure.axes[0].lines[0].get_ydata())
+        own = GPUS[capability].own["fp32" if name == "T4" else "tf32"]
+        assert roofs[name] == pytest.approx(2 * own)
+        assert ("Measured" in sentence) == (name == "H100")  # the others were not
+        assert (
+            f"{name}: 512 channels, 7×7, 64 images, {'float' if name == 'T4' else 'TF'}" in sentence
+        )
+    assert roofs["T4"] < roofs["A100"] < roofs["H100"]
 
 
 def test_every_image_with_weights_of_its_own_lowers_the_intensity():
@@ -315,6 +294,34 @@ def test_every_image_with_weights_of_its_own_lowers_the_intensity():
     assert skipping == pytest.approx(2 * 64 * 196 * 9 * 64 * 64 / 4 / (maps / 2 + weights))
     assert intensity(layer, "bf16", True) == pytest.approx(2 * skipping)
     assert dense > 2 * skipping
+
+
+def test_a_benchmark_of_ones_own_is_drawn_like_the_stored_one():
+    kinds = {"dense": 9.0, "dense folded": 8.0, "dense channels_last": 7.0, "masked": 99.0}
+    variants = [{"variant": k, "density": None, "median_ms": ms} for k, ms in kinds.items()]
+    variants += [
+        {"variant": "accelerated", "density": d, "median_ms": ms}
+        for d, ms in ((0.5, 3.5), (0.25, 2))
+    ]
+    row = {"name": "tiny", "kind": "network", "batch": 8, "precision": "tf32", "variants": variants}
+    row |= {"dense_best": "dense channels_last"}
+    facts = {"device": "a GPU", "date": "today", "versions": {"torch": "3"}}
+    results = {"machine": facts, "command": "me", "rows": [{**row, "kind": "layer"}, row]}
+    mine = as_stored(results)
+    assert mine["rows"] == [
+        {"network": "tiny", "images": 8, "products": "tf32", "dense": "dense channels_last"}
+        | {
+            "dense_nchw": 8000,
+            "dense_nhwc": 7000,
+            "accelerated 0.5": 3500,
+            "accelerated 0.25": 2000,
+        }
+    ]
+    sentence = plots.networks_on_gpu(mine)[1]
+    assert "at d = 0.25, 0.5: tiny, 8 images, TF32 29, 50." in sentence
+    assert sentence.endswith("\na GPU, torch 3; today. Made by me.")
+    with pytest.raises(ValueError, match="a whole network, got none"):
+        as_stored({**results, "rows": results["rows"][:1]})
 
 
 @pytest.mark.parametrize("name", ["networks", "layers", "single_kernel"])

@@ -61,3 +61,25 @@ def test_does_not_depend_on_the_memory_format(reduce):
     x = torch.randn(2, 4, 5, 5)
     other = x.to(memory_format=torch.channels_last)
     torch.testing.assert_close(channel_saliency(other, reduce), channel_saliency(x, reduce))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_after_a_relu_values_and_gradients_are_the_same_bits(inplace, layout):
+    """Where the sign of what a ReLU puts out is not looked at, nothing changes."""
+    maps = torch.randn(4, 6, 5, 5).to(memory_format=layout)
+    found = []
+    for copied in (False, True):  # a copy is not known to come from a ReLU
+        x = maps.clone().requires_grad_()
+        y = torch.nn.functional.relu(x * 1, inplace=inplace)
+        s = channel_saliency(y * 1 if copied else y)
+        (s.square().sum() + y.sum()).backward()
+        found.append((s, x.grad))
+    assert all(map(torch.equal, *found))
+
+
+def test_a_map_that_was_written_into_after_its_relu_has_signs():
+    y = torch.relu(torch.ones(1, 1, 2, 2, requires_grad=True))
+    with torch.no_grad():
+        y.neg_()
+    assert channel_saliency(y).tolist() == [[1.0]]

@@ -236,10 +236,10 @@ def test_two_runs_at_once_in_one_folder_are_refused(killed, tmp_path, monkeypatc
 def test_a_full_disk_is_named_with_the_file(killed, tmp_path, monkeypatch, capfd):
     folder = shutil.copytree(killed, tmp_path / "run")
 
-    def full(number):
+    def full(*paths):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "replace", full)
     assert run("--out", folder, *SHORT, "--no-progress") == 2
     error = f"error: [Errno 28] No space left on device: '{folder / 'log.csv'}'"
     assert capfd.readouterr().err.splitlines() == [error]
@@ -256,7 +256,7 @@ def test_a_run_goes_on_with_the_threads_it_began_with(killed, tmp_path, monkeypa
     )
     assert run("--out", folder, *SHORT) == 0
     assert seen == [2, 2] and torch.get_num_threads() == 1
-    assert "going on with the 2 threads of the beginning" in capfd.readouterr().err
+    assert "going on with 2 threads, as in the beginning" in capfd.readouterr().err
 
 
 def test_where_a_run_goes_on_elsewhere_it_is_recorded_and_said(killed, tmp_path, capfd):
@@ -909,3 +909,59 @@ def test_the_recipe_that_beats_the_paper():
     recipe = RECIPES["cifar10"]
     assert isinstance(recipe, Recipe) and recipe.batch == 256 and recipe.weight_decay == 5e-4
     assert (recipe.temperature, recipe.teacher_weight, recipe.ramp) == (4.0, 0.7, 0.3)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_blocks_are_trained_and_come_back(normalize, tmp_path, photographs, capsys):
+    """ResNet-18 with its gates around blocks, as `wrap` makes them, by the command."""
+    data = photographs(tmp_path / "data", size=(40, 40))
+    options = ["--model", "resnet18", "--size", "32", "--densities", "0.5", "--epochs", "1"]
+    options += ["--batch", "2", "--blocks", *([] if normalize else ["--no-normalize"])]
+    assert run("--data", data, *options, "--out", tmp_path / "run") == 0
+    network, _ = load_network(tmp_path / "run" / "d0.5.safetensors")
+    blocks = gated_layers(network).values()
+    assert len(blocks) == 20 and all(block.normalize is normalize for block in blocks)
+    assert metrics_of(tmp_path / "run")["rows"][1]["method"] == "fbs"
+    again = Settings(data, size=32, model="resnet18", densities=(0.5,), blocks=True).command()
+    assert "--blocks" in again and "--no-normalize" not in again
+
+
+def test_one_density_is_drawn_for_a_whole_batch(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(
+        "fbs_tutorial.training.loop.Update.__call__",
+        lambda self, batch, *_: drawn.append(batch.densities),
+    )
+    train("digits", tmp_path / "a", any_density=True, draw="batch", lowest_density=0.4,
+          densities=(0.5,), epochs=1, progress=False)  # fmt: skip
+    mine = [densities for densities in drawn if densities is not None]
+    assert len(mine) > 10 and all(len(densities.unique()) == 1 for densities in mine)
+    assert len(torch.stack([d[0] for d in mine]).unique()) > 5
+    assert min(d.min() for d in mine) >= 0.4
+
+
+def test_statistics_are_collected_for_each_density(tmp_path):
+    options = {"any_density": True, "densities": (1.0, 0.5), "epochs": 1, "progress": False}
+    train("digits", tmp_path / "with", calibrated=True, **options)
+    train("digits", tmp_path / "without", **options)
+    kept = [load_network(tmp_path / name / "any.safetensors")[0] for name in ("with", "without")]
+    stored, none = (next(iter(gated_layers(net).values())).stored_densities for net in kept)
+    assert stored.tolist() == [0.5, 1.0] or stored.tolist() == [1.0, 0.5]
+    assert none is None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"blocks": True, "plain": True}, "blocks is for networks with gates"),
+        ({"as_they_are": True}, "as_they_are goes with blocks"),
+        ({"blocks": True, "saliency": "l2"}, "saliency does not go with blocks"),
+        ({"draw": "batch"}, "draw, lowest_density and calibrated go with any_density"),
+        ({"lowest_density": 0.3}, "draw, lowest_density and calibrated go with any_density"),
+        ({"calibrated": True}, "draw, lowest_density and calibrated go with any_density"),
+        ({"any_density": True, "draw": "day"}, "draw must be one of image, batch, got 'day'"),
+    ],
+)
+def test_what_does_not_go_with_gates_of_this_kind(options, words):
+    with pytest.raises(RunError, match=words):
+        Settings("digits", **options)

@@ -1,5 +1,6 @@
-"""Sliders call their function with what they show; guesses are kept; errors are not swallowed."""
+"""Sliders call their function with what they show, and say when it is slow; errors are raised."""
 
+import time
 from io import BytesIO
 
 import ipywidgets
@@ -38,7 +39,6 @@ def test_slider_calls_its_function_at_once_and_on_every_move():
 def test_slider_reaches_every_density_and_no_other():
     slider, _ = widgets.density_slider(lambda density: picture(), step=0.05)
     assert (slider.min, slider.max, slider.step) == (0.05, 1.0, 0.05)
-    assert not slider.continuous_update
     assert slider.description == "density d"
 
 
@@ -53,9 +53,64 @@ def test_an_error_in_the_function_reaches_whoever_moves_the_slider():
         slider.value = 0.2
 
 
-def test_picture_has_a_fixed_height():
-    _, view = widgets.density_slider(lambda density: picture(), height=300)
-    assert view.children[1].layout.height == "300px"
+@pytest.mark.parametrize(("seconds", "follows"), [(0.0, True), (1.0, False)])
+def test_slider_follows_the_hand_where_the_picture_is_fast(monkeypatch, seconds, follows):
+    ticks = iter([0.0, seconds] * 9)
+    monkeypatch.setattr(widgets.time, "perf_counter", lambda: next(ticks))
+    menu = ipywidgets.Dropdown(options=["a", "b"])
+    slider, _ = widgets.density_slider(lambda density, menu: picture(), menu=menu)
+    assert slider.continuous_update == follows
+
+
+def test_a_sign_says_measuring_while_a_slow_picture_is_drawn():
+    signs = []
+
+    def draw(density):
+        signs.append(sign.value if signs else None)
+        time.sleep(0.06)
+        return picture()
+
+    slider, view = widgets.density_slider(draw)
+    sign = view.children[0].children[-1]
+    signs.append(sign.value)
+    slider.value = 0.3
+    assert signs == [None, "", widgets.MEASURING] and sign.value == ""
+
+
+def test_the_sign_goes_when_the_function_raises():
+    def draw(density):
+        if density < 0.5:
+            raise RuntimeError
+        return picture()
+
+    slider, view = widgets.density_slider(draw)
+    with pytest.raises(RuntimeError):
+        slider.value = 0.2
+    assert view.children[0].children[-1].value == ""
+
+
+def test_view_is_as_high_as_the_highest_picture_and_never_cut():
+    def draw(density):
+        return plt.figure(figsize=(5, 2 + 4 * density), dpi=100), "one sentence " * 20
+
+    slider, view = widgets.density_slider(draw, density=0.5)
+    layout = view.children[1].layout
+    assert layout.height is None and layout.min_height == "500px"  # 400, 3 lines, a margin
+    slider.value = 1.0
+    assert layout.min_height == "700px"
+    slider.value = 0.1
+    assert layout.min_height == "700px"
+    _, view = widgets.density_slider(draw, height=900)
+    assert view.children[1].layout.min_height == "900px"
+
+
+def test_small_png_of_a_figure_that_lays_itself_out_has_the_figures_size():
+    figure, axes = plt.subplots(figsize=(5, 3), dpi=100, layout="constrained")
+    axes.set(title="finding", xlabel="density")
+    shown = PIL.Image.open(BytesIO(widgets.small_png(figure).data)).convert("L")
+    assert shown.size == (500, 300)
+    left, top, right, bottom = PIL.ImageChops.invert(shown).getbbox()
+    assert left > 0 and top > 0 and right < 500 and bottom < 300  # nothing touches the edge
 
 
 def test_small_png_is_the_figure_in_fewer_bytes():
@@ -76,42 +131,3 @@ def test_show_prints_the_sentence_and_closes_the_figure(capsys):
     widgets.show((figure, sentence))
     assert sentence in capsys.readouterr().out
     assert not plt.fignum_exists(figure.number)
-
-
-def test_guess_from_the_slider_is_kept(monkeypatch, capsys):
-    shown = []
-    monkeypatch.setattr(widgets, "display", shown.append)
-    prediction = widgets.predict("How many?", 0, 10)
-    assert prediction.guess is None
-    slider = shown[0].children[0]
-    slider.value = 7.0
-    assert prediction.guess == 7.0
-    prediction.reveal(4)
-    assert "your guess of 7 was 3 too high" in capsys.readouterr().out
-
-
-def test_guess_as_a_plain_argument(capsys):
-    prediction = widgets.predict("How many?", 0, 100, "%", guess=80)
-    assert prediction.guess == 80
-    assert capsys.readouterr().out == "How many? Your guess: 80 %\n"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ((0, 0), ValueError, "high must be above low, got 0 and 0"),
-        ((5, 1), ValueError, "high must be a number from 5 to inf, got 1"),
-        (("0", 1), TypeError, "low must be a number, got '0'"),
-        ((0, 10, "", 11), ValueError, "guess must be a number from 0 to 10, got 11"),
-        ((0, 10, "", True), TypeError, "guess must be a number, got True"),
-        ((0, 10, "", float("nan")), ValueError, "guess must be a number from 0 to 10, got nan"),
-    ],
-)
-def test_bad_predictions_are_refused(arguments, error, message):
-    with pytest.raises(error, match=message):
-        widgets.predict("How many?", *arguments)
-
-
-def test_bad_truth_is_refused():
-    with pytest.raises(TypeError, match="truth must be a number, got None"):
-        widgets.predict("How many?", 0, 1, guess=1).reveal(None)

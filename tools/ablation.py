@@ -2,10 +2,11 @@
 
     python tools/ablation.py [--seconds 3600] [--out build/ablation]
 
-Four arms from the same plain network: with and without its answers as targets, with and without a
-density that falls from 1 to its target over the first 30 % of the epochs. Stopped and called again
-it goes on (Fashion-MNIST in FBS_DATA). What has finished is written to benchmarks/ablation:
-``rows.json`` and ``table.md``; choices are made by the column "validation".
+Four arms from the same plain network: with and without its answers as targets, with and without
+a density that falls from 1 to its target over the first 30 % of the epochs. Stopped and called
+again it goes on (Fashion-MNIST in FBS_DATA). What has finished goes to benchmarks/ablation, the
+table to the page of results; choices are made by its column "validation". Beside it stands the
+schedule, which takes the densities one after the other and has no teacher.
 """
 
 import argparse
@@ -20,7 +21,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
 from gpu import Job, Queue  # noqa: E402
+from readme import RESULTS, between_marks  # noqa: E402
 
+from fbs_tutorial.checkpoints import load_metrics  # noqa: E402
 from fbs_tutorial.files import write_atomically  # noqa: E402
 from fbs_tutorial.tables import markdown  # noqa: E402
 
@@ -35,6 +38,7 @@ DATA = {  # densities, and epochs where they are not the recipe's
     "fashion_mnist": ((0.3,), 6),
 }
 SEEDS = (0, 1, 2)
+ROWS = ROOT / "benchmarks" / "ablation" / "rows.json"
 KEPT = ("val_accuracy", "test_accuracy", "own_gates", "shuffled_gates", "mean_gates")
 
 
@@ -47,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = Queue(list(jobs(options.out)), options.out, 1, "cpu").run(options.seconds)
     failed = any(job["state"] == "failed" for job in report["jobs"].values())
     if rows := list(finished(options.out)):
-        write(rows, ROOT / "benchmarks" / "ablation")
+        ROWS.parent.mkdir(exist_ok=True)
+        write_atomically(ROWS, (json.dumps(rows, indent=1) + "\n").encode())
+        RESULTS.write_text(with_table(RESULTS.read_text(), rows))
     return int(failed)
 
 
@@ -85,30 +91,59 @@ def finished(out: Path) -> Iterator[dict]:
         yield facts | {key: row[key] for key in KEPT} | {"command": command}
 
 
-def write(rows: list[dict], folder: Path) -> None:
-    """The rows as JSON, and their means over the seeds as a table."""
-    folder.mkdir(exist_ok=True)
-    write_atomically(folder / "rows.json", (json.dumps(rows, indent=1) + "\n").encode())
-    groups = defaultdict(list)
-    for row in rows:
-        groups[row["data"], row["density"], row["epochs"], row["arm"]].append(row)
-    order = list(ARMS)
-    keys = sorted(groups, key=lambda key: (key[0], -key[1], order.index(key[3])))
-    head = ["data", "density", "epochs", "arm", "seeds", "validation", "test"]
-    head += ["another image's gates", "the mean gate"]
-    shown = ("val_accuracy", "test_accuracy", "shuffled_gates", "mean_gates")
-    lines = [
-        [key[0], f"{key[1]:g}", str(key[2]), key[3], str(len(groups[key]))]
-        + [spread([row[name] for row in groups[key]]) for name in shown]
-        for key in keys
-    ]
+def with_table(page: str, rows: list[dict]) -> str:
+    """The page of results with the table, where it comes from, and what is best."""
     first = rows[0]
-    text = (
-        "Accuracy in percent: mean over the seeds, and their range. Made by `tools/ablation.py` on "
-        f"{first['device']}, torch {first['versions']['torch']}, {first['date']}; every row and "
-        "its command is in `rows.json`.\n\n"
+    about = (
+        f"Mean over the seeds in percent, and the range; {first['device']}, torch "
+        f"{first['versions']['torch']}, {first['date']}, `tools/ablation.py`. *Schedule*: the "
+        "shipped networks, each density from the one before, without a teacher."
     )
-    write_atomically(folder / "table.md", (text + markdown(head, lines) + "\n").encode())
+    return between_marks(page, "ablation", f"{about}\n\n{table(rows)}\n\n{verdict(rows)}")
+
+
+def grouped(rows: list[dict]) -> dict[tuple[str, float], dict[str, list[dict]]]:
+    """The rows of all seeds by data set and density, then by arm."""
+    groups = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        groups[row["data"], row["density"]][row["arm"]].append(row)
+    order = sorted(groups, key=lambda key: (key[0], -key[1]))
+    return {key: {arm: groups[key][arm] for arm in ARMS if arm in groups[key]} for key in order}
+
+
+def table(rows: list[dict]) -> str:
+    """A line for each arm at each density, and one of the schedule where there is one."""
+    lines = []
+    for (data, density), arms in grouped(rows).items():
+        for arm, found in arms.items():
+            lines.append([data, f"{density:g}", arm, str(found[0]["epochs"]), *cells(found)])
+        if data == "digits":
+            found = [r for m in load_metrics(data) for r in m["rows"] if r["density"] == density]
+            epochs = load_metrics(data)[0]["settings"]["recipe"]["epochs"]
+            lines.append([data, f"{density:g}", "schedule", str(epochs), *cells(found)])
+    head = ["data", "density", "arm", "epochs", "seeds", "validation", "test"]
+    return markdown([*head, "another image's gates", "the mean gate"], lines)
+
+
+def cells(rows: list[dict]) -> list[str]:
+    """How many seeds, and the accuracies over them."""
+    shown = ("val_accuracy", "test_accuracy", "shuffled_gates", "mean_gates")
+    return [str(len(rows)), *(spread([row[name] for row in rows]) for name in shown)]
+
+
+def verdict(rows: list[dict]) -> str:
+    """Which arm is best on validation images, and whether by more than the seeds of it differ."""
+    said = []
+    for (data, density), arms in grouped(rows).items():
+        values = {arm: [row["val_accuracy"] for row in found] for arm, found in arms.items()}
+        means = {arm: mean(accuracies) for arm, accuracies in values.items()}
+        best = max(means, key=means.get)
+        lead = means[best] - means["neither"]
+        clear = lead > max(values[best]) - min(values[best])
+        more = "more" if clear else "no more"
+        ahead = f", {100 * lead:.1f} points above neither, {more} than its seeds differ by"
+        said.append(f"{data} at *d* = {density:g}: {best}{ahead if best != 'neither' else ''}")
+    return f"Best on validation images: {'; '.join(said)}."
 
 
 def spread(values: list[float]) -> str:

@@ -15,7 +15,7 @@ from io import BytesIO
 from pathlib import Path
 
 import PIL.Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 from readme import ROOT
 
 from fbs_tutorial.lesson.live import payload, save_page
@@ -26,16 +26,25 @@ WIDTH = 860  # of the picture
 LARGEST = 2_000_000  # bytes
 
 
-@contextmanager
-def opened() -> Iterator[tuple[Page, Browser]]:
-    """The page in a headless browser of this machine."""
+def browser_of_this_machine(playwright: Playwright) -> Browser:
+    """A headless one.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     chromium = next(filter(None, map(shutil.which, NAMES)), None)
     if chromium is None:
         raise FileNotFoundError(f"needs a browser, one of {', '.join(NAMES)}")
+    return playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+
+
+@contextmanager
+def opened() -> Iterator[tuple[Page, Browser]]:
+    """The page in a headless browser of this machine."""
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        browser = browser_of_this_machine(playwright)
         path = Path(folder) / "live.html"
         save_page(payload(), path)
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1290, "height": 1250})
         page.goto(path.as_uri())
         page.wait_for_timeout(300)

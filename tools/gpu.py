@@ -2,10 +2,11 @@
 
     python tools/gpu.py [--seconds 360] [--only tests,bench,train,notebooks] [--out build/gpu]
 
-The tests of the CUDA backend, the benchmark, the CIFAR-10 networks (data set in FBS_DATA), the
-notebooks that have something to say on a GPU. When the time is over, what still runs is ended;
-called again, the same command goes on: finished jobs are left out, a stopped training resumes,
-a stopped benchmark keeps its rows. ``report.json`` in the folder tells how each job ended.
+The tests of the CUDA backend, the benchmark and the layers of `measure_layers.py`, the CIFAR-10
+networks (data set in FBS_DATA), the notebooks that have something to say on a GPU. When the time is
+over, what still runs is ended; called again, the same command goes on: finished jobs are left out,
+a stopped training resumes, a stopped benchmark keeps its rows. ``report.json`` in the folder tells
+how each job ended.
 """
 
 import argparse
@@ -72,7 +73,7 @@ def all_jobs(options: argparse.Namespace) -> Iterator[Job]:
     tests = ["-n", workers, "tests/test_cuda.py"]
     bench = ["--device", "cuda", "--out", str(out / "cuda.json"), *["--quick"] * options.quick]
     train = ["cifar10", out]
-    notebooks = ("09_skipping_on_a_gpu", "11_real_networks")
+    notebooks = ("09_skipping_on_a_gpu", "10_timing_on_a_gpu", "11_real_networks")
     if options.rehearse:
         tests = ["tests/test_cuda.py", "-k", "test_tiles_fit"]
         bench = ["--device", "cpu", "--out", str(out / "cpu.json"), "--quick", "--anyway"]
@@ -81,6 +82,9 @@ def all_jobs(options: argparse.Namespace) -> Iterator[Job]:
         notebooks = ("03_winner_take_all",)
     yield Job("tests", "tests", [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests])
     yield Job("bench", "bench", [python, "-m", "fbs_tutorial", "bench", *bench])
+    if not options.rehearse:  # what the per-layer rule is fitted to; it needs a GPU
+        layers = ["--out", str(out / "layers.json")]
+        yield Job("layers", "bench", [python, "tools/measure_layers.py", *layers])
     yield from trainings(*train)
     yield from comparisons(out, options.rehearse)
     for name in notebooks:

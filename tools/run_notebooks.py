@@ -3,11 +3,14 @@
     python tools/run_notebooks.py [--out FOLDER] NOTEBOOK ...
 
 Without --out the notebooks themselves are refreshed. Widgets are left out of what is saved: without
-a kernel they cannot be drawn, and their state breaks the rendering on GitHub.
+a kernel they cannot be drawn, and their state breaks the rendering on GitHub. The first code cell
+of every notebook is the one in ``setup_cell.txt``; outputs of cells that reveal an answer are
+folded.
 """
 
 import argparse
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -19,6 +22,8 @@ from nbclient.exceptions import CellExecutionError
 from tqdm import tqdm
 
 QUIET = ["--IPKernelApp.log_level=40"]
+SETUP = (Path(__file__).parent / "setup_cell.txt").read_text(encoding="utf-8").rstrip()
+FOLDED = {"cellView": "form", "jupyter": {"source_hidden": True}}  # on Colab, and in Jupyter
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -36,6 +41,8 @@ def main() -> int:
 def run(path: Path, out: Path | None) -> bool:
     """Execute one notebook and save it; False if a cell raised, and then nothing is saved."""
     notebook = nbformat.read(path, as_version=4)
+    put_setup_cell(notebook)
+    fold_answers(notebook)
     client = NotebookClient(
         notebook,
         kernel_name="python3",
@@ -63,6 +70,20 @@ def run(path: Path, out: Path | None) -> bool:
     nbformat.write(notebook, temporary)
     os.replace(temporary, target)
     return True
+
+
+def put_setup_cell(notebook: nbformat.NotebookNode) -> None:
+    """The first code cell becomes the one that all notebooks share, with its source folded."""
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    first.source = SETUP
+    first.metadata = nbformat.from_dict(FOLDED)
+
+
+def fold_answers(notebook: nbformat.NotebookNode) -> None:
+    """The saved answer to a guess is out of sight until the reader runs its cell."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and re.search(r"^\w+\.reveal\(", cell.source, re.M):
+            cell.metadata["jupyter"] = {"outputs_hidden": True}
 
 
 def look_again(channel: object) -> None:

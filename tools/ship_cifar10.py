@@ -344,8 +344,8 @@ def with_macs(rows: list[dict]) -> list[dict]:
 
 def table(every: dict, single: dict, static: dict) -> str:
     """A line for each network: how it was made, accuracies in percent, costs, controls."""
-    head = ["network", "made by", "epochs", "test accuracy", "MACs", "fewer", "parameters", "kB"]
-    head += [*(control.label for control in CONTROLS[1:]), "most winner sets"]
+    head = ["network", "made by", "epochs", "test accuracy", "MACs", "fewer", "parameters"]
+    head += ["kB of weights", *(control.label for control in CONTROLS[1:]), "most winner sets"]
     plain, *gated = single["rows"]
     written = [cells("plain", plain)]
     written += [cells(f"FBS for d = {row['density']:g}", row) for row in gated]

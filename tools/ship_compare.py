@@ -78,8 +78,9 @@ ABOUT = (
     "Every network of a comparison is trained for the same number of epochs: pruned ones half of "
     "them before the cut and half after it, the others at one go. Nothing is distilled, the last "
     "epoch counts, nothing is chosen on test images. Accuracies in percent, mean over the seeds "
-    "(and their range); MACs of one image, predictors included; kB with masks, indices and "
-    "predictors; milliseconds, where the machine was idle, of each network as it is executed best."
+    "(and their range); MACs of one image, predictors included; kB stored: weights that "
+    "are left, predictors, masks and indices; milliseconds, where the machine was "
+    "idle, of each network as it is executed best."
 )
 SETTINGS = (
     "Weights of the two penalties, and the gain of the predictors that FBS starts with: validation "

@@ -43,7 +43,7 @@ DIAL, PLAIN = "two looks, FBS among them", "two looks, plain networks only"
 ONE = "two looks, one FBS network at two densities"
 FIXED, SINGLE = "FBS, one density for all images", "one plain network"
 HEAD = ["who looks", "looked at twice", "test accuracy", "by chance", "mean MACs", "worst case"]
-HEAD += ["kB", "ms per image"]
+HEAD += ["kB of weights", "ms per image"]
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def budget(
     facts = _facts(candidates, settings, shares, command)
     results = None if out is None else _finished(out, facts, [c.name for c in candidates])
     if results is not None and (_is_timed(results, batch) or not clock):
-        say(f"{out} holds these results; nothing was measured")
+        say(f"{out} holds these results, of {results['machine']['date']}; nothing is measured anew")
         return results
     splits = load_splits(
         settings.data, settings.recipe, settings.seed, False, Team(device=torch.device(device))
@@ -531,7 +531,7 @@ def _origin(results: dict) -> str:
         f"the {results['validation_images']:,} training images that runs of seed {results['seed']} "
         f"hold out for validation; the {results['test_images']:,} test images of "
         f"{results['data']} are scored once. *By chance*: the same share looks again, drawn at "
-        "random. MACs by gates, predictors included; kB in float32, of all that looks."
+        "random. MACs by gates, predictors included; kB of weights in float32, of all that looks."
     )
 
 

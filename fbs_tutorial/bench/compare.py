@@ -7,14 +7,12 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor, fx, nn
-from torch.fx.experimental.optimization import fuse
+from torch import Tensor, nn
 
 from ..data import spread
 from ..execution import accelerate
 from ..method.convert import convert, random_predictor
 from ..method.gated import gated_layers, is_gated
-from ..method.graph import trace
 from ..method.macs import count_macs
 from ..method.wta import check_density
 from ..models import MODELS
@@ -31,7 +29,8 @@ from ..training.recipes import Recipe, Step
 from ..training.settings import RunError, usual_recipe
 from ..training.splits import load_splits
 from .compared import IDLE, Choices, Results
-from .timing import race
+from .timing import busy, race
+from .variants import folded
 
 DENSITIES = (0.7, 0.5, 0.3)  # each sets how many MACs all methods get: those of its winners
 HALVINGS = 14  # of the range in which a setting is looked for
@@ -308,7 +307,12 @@ def compare(
             is not there.
     """
     with join_team() as team, threads(plan.recipe.threads):
-        results = Results(plan.record(), out, team.device.type, command)
+        chosen = {"chosen": plan.chosen, "recipe": asdict(plan.recipe)}
+        results = Results(plan.record() | chosen, out, team.device.type, command)
+        levels = (None, *plan.densities)
+        results.say_what_is_there(
+            any(results.lacks(seed, level) for seed in plan.seeds for level in levels), say
+        )
         for seed in plan.seeds:
             _one_seed(plan, seed, team, results, say)
     return results.facts
@@ -324,7 +328,7 @@ def _one_seed(
     for level in todo:
         for method, settings, network in _networks(lab, level, results):
             row = {"seed": seed, "method": method, "level": level, "settings": settings}
-            row |= _measured(lab, network, results.busy)
+            row |= _measured(lab, network)
             results.keep(row)
             say(_progress(row))
 
@@ -356,17 +360,22 @@ def _without_idle(lab: Lab, settings: dict, network: nn.Module) -> Made:
     return settings | {"densities": densities_of(smaller)}, smaller
 
 
-def _measured(lab: Lab, network: nn.Module, is_busy: str | None) -> dict:
-    """Accuracies, MACs of a test image with predictors, bytes, milliseconds."""
+def _measured(lab: Lab, network: nn.Module) -> dict:
+    """Accuracies, MACs of a test image with predictors, bytes; milliseconds if no other program
+    has been busy while they were taken."""
     same = is_gated(network) and len(set(densities_of(network).values())) == 1
     density = next(iter(densities_of(network).values())) if same else None
     row = measure(network, density, lab.splits)
     row["macs"] = row["macs_gates"] + row["macs_predictors"]
     row["bytes"] = stored_bytes(network)
     del row["density"]
-    if is_busy is None:
-        row["ms"] = {str(n): milliseconds(network, lab.splits.test[0][:n]) for n in BATCHES}
-    return row
+    images, ms = lab.splits.test[0], {}
+
+    def take_times() -> None:
+        ms.update((str(n), milliseconds(network, images[:n])) for n in BATCHES)
+
+    is_busy = busy(images.device.type, take_times)
+    return row if is_busy else row | {"ms": ms}
 
 
 def milliseconds(network: nn.Module, images: Tensor) -> float:
@@ -377,10 +386,9 @@ def milliseconds(network: nn.Module, images: Tensor) -> float:
         if is_gated(network):
             variants = {"": accelerate(network)}
         else:
-            plain = _plain_layers(network).eval()
-            folded = fuse(fx.GraphModule(plain, trace(plain)), no_trace=True)
-            last = copy.deepcopy(folded).to(memory_format=torch.channels_last)
-            variants = {"": folded, "last": last}
+            (plain,) = folded(_plain_layers(network))
+            last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+            variants = {"": plain, "last": last}
     layouts = {"": images, "last": images.contiguous(memory_format=torch.channels_last)}
     calls = {name: _call(variant, layouts[name]) for name, variant in variants.items()}
     timings = race(calls, SECONDS, device)
@@ -418,6 +426,9 @@ def choose(plan: Plan, out: Path, *, command: str = "", say: Callable[[str], Non
     """
     with join_team() as team, threads(plan.recipe.threads):
         results = Choices(plan.record(), out, team.device.type, command, PUBLISHED)
+        results.say_what_is_there(
+            any(results.lacks(s, *what) for s in plan.seeds for what in candidates()), say
+        )
         for seed in plan.seeds:
             todo = [what for what in candidates() if results.lacks(seed, *what)]
             lab = Lab(plan, seed, team) if todo else None

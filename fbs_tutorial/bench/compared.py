@@ -1,14 +1,16 @@
 """What ``compare`` has found: the file of its rows, and tables made from it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
 from ..files import check_writable, damaged, write_atomically
 from ..tables import markdown
 from ..training.settings import RunError
-from .timing import busy, machine, three_digits
+from .record import SAME_MACHINE
+from .stored import course_file
+from .timing import machine, three_digits
 
 LABELS = {  # of the methods, in the order in which they are trained and shown
     "plain": "plain",
@@ -43,14 +45,28 @@ class Stored:
 
     def _go_on(self, old: dict) -> None:
         """Take over the rows of an earlier call, which may have had other seeds."""
-        seeds = sorted({*old["plan"]["seeds"], *self.facts["plan"]["seeds"]})
-        plan = self.facts["plan"] | {"seeds": seeds}
-        same_machine = old["machine"]["device"] == self.facts["machine"]["device"]
-        rows_fit = all(key in row for row in old["rows"] for key in self.same)
-        if plan != old["plan"] | {"seeds": seeds} or not same_machine or not rows_fit:
-            text = "{path} holds another comparison; move it away, or give another {out}"
-            raise RunError(text, {"path": self.path})
-        self.facts |= {"plan": plan, "rows": old["rows"]}
+        plan, seeds = self.facts["plan"], set(old["plan"].get("seeds", ()))
+        changed = [k for k in plan if k != "seeds" and old["plan"].get(k) != plan[k]]
+        machines = old["machine"], self.facts["machine"]
+        changed += [k for k in SAME_MACHINE if machines[0].get(k) != machines[1][k]]
+        if not all(key in row for row in old["rows"] for key in self.same):
+            changed.append("kind")
+        if changed:
+            text = "{path} holds another comparison (its {what}); move it away, or give another "
+            raise RunError(text + "{out}", {"path": self.path, "what": ", ".join(changed)})
+        commands = dict.fromkeys((*old["command"].split("; "), self.facts["command"]))
+        command = old["command"] if seeds >= set(plan["seeds"]) else "; ".join(commands)
+        plan = plan | {"seeds": sorted(seeds | set(plan["seeds"]))}
+        kept = {key: old[key] for key in ("machine", "rows")}
+        self.facts |= kept | {"plan": plan, "command": command}
+
+    def say_what_is_there(self, more_to_come: bool, say: Callable[[str], None]) -> None:
+        """Tell of the rows of earlier calls, if there are any."""
+        rows, date = len(self.facts["rows"]), self.facts["machine"]["date"]
+        if not more_to_come:
+            say(f"{self.path} holds all of it, of {date}; nothing is trained or measured anew")
+        elif rows:
+            say(f"{self.path} has {rows} rows, the first of {date}; going on")
 
     def keep(self, row: dict) -> None:
         """Store a row, in the place of an older one like it."""
@@ -66,10 +82,6 @@ class Results(Stored):
     """
 
     same = ("seed", "level", "method")
-
-    def __init__(self, plan: dict, path: Path, device: str, command: str):
-        super().__init__(plan, path, device, command)
-        self.busy = busy(device)
 
     def lacks(self, seed: int, level: float | None, method: str | None = None) -> bool:
         """Whether a row, or with no ``method`` any row of a level, is still to come."""
@@ -170,7 +182,7 @@ def table(results: dict) -> str:
             three_digits(mean(ms[batch] for ms in times)) if times else "" for batch in batches
         ]
         lines.append(cells)
-    head = ["MACs of winners at", "method", "validation", "test", "MACs", "of plain", "kB"]
+    head = ["MACs of winners at", "method", "validation", "test", "MACs", "of plain", "kB stored"]
     head += [f"ms, batch {batch}" for batch in batches]
     return markdown(head, lines)
 
@@ -181,12 +193,7 @@ def recorded(name: str) -> dict:
     Raises:
         FileNotFoundError: the folder of the course is not around here, or has no such file.
     """
-    here = Path.cwd()
-    file = Path("benchmarks", "compare", f"{name}.json")
-    for place in (Path(__file__).parents[2], here, *here.parents, *here.glob("*/")):
-        if (place / file).is_file():
-            return _read(place / file)
-    raise FileNotFoundError(f"no {file} beside the package or above {here}; run `compare` first")
+    return _read(course_file("benchmarks", "compare", f"{name}.json", remedy="run `compare` first"))
 
 
 def mean_accuracy(results: dict, level: float | None, method: str) -> float:

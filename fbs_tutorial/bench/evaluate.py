@@ -6,6 +6,7 @@ at the image, and how long a call takes: all from its file, on the test images o
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from ..files import check_writable, write_atomically
 from ..method.dynamics import CONTROLS
 from ..method.gated import is_gated, set_density
 from ..method.wta import check_density
+from ..static.stripes import stripe_storage
 from ..tables import markdown
 from ..training.measure import controls, outputs_and_macs
 from ..training.parallel import Team
@@ -80,6 +82,7 @@ def evaluate(
     case = from_file(Path(weights), network, header, spread(splits.test, IMAGES)[0])
     results = {"command": command, "header": header, "batch": batch}
     results |= _facts(weights, settings, splits, device)
+    results["stripes"] = {name: asdict(kept) for name, kept in stripe_storage(network).items()}
     for density in wanted:
         results["rows"].append(_row(case, density, splits, batch, device))
         say(_progress(results["rows"][-1]))
@@ -180,6 +183,7 @@ def evaluation(results: dict) -> str:
         [
             _origin(results),
             _costs(rows, results["bytes"]),
+            *([_stripes(results["stripes"])] if results["stripes"] else []),
             *([_controls(rows)] if "own_gates" in rows[0] else []),
             _per_class(rows, results["classes"]),
             _times(rows, results["batch"]),
@@ -214,6 +218,24 @@ def _costs(rows: Sequence[dict], size: int) -> str:
         for row in rows
     ]
     return markdown([*head, "parameters", "kB of the file"], lines, padded=True)
+
+
+def _stripes(layers: Mapping[str, Mapping[str, int]]) -> str:
+    """What each stripe-wise layer stores, and makes on the way, and all of them together."""
+    lines = [
+        [name, f"{kept['weights']:,}", f"{kept['index_bits']:,}", f"{kept['map_channels']:,}"]
+        for name, kept in layers.items()
+    ]
+    weights, bits = (sum(k[key] for k in layers.values()) for key in ("weights", "index_bits"))
+    largest = max(kept["map_channels"] for kept in layers.values())
+    lines.append(["all", f"{weights:,}", f"{bits:,}", f"{largest:,} at most"])
+    head = ["layer", "weights", "bits of the index", "channels of an intermediate map"]
+    title = (
+        "Stripe-wise layers store the weights of the stripes that are left, and a bit for each "
+        "stripe there could be; a tap makes a map of so many channels before they are added to "
+        "the outputs:\n\n"
+    )
+    return title + markdown(head, lines, padded=True)
 
 
 def _controls(rows: Sequence[dict]) -> str:

@@ -81,7 +81,7 @@ def rates_table(results: dict) -> str:
 SECOND_TABLE = (
     "Second table, on tensor cores. Shares are of the best dense of the same precision. These "
     "products are so fast that reading every image's own weights takes longer than multiplying "
-    "them: the roofline of notebook 09 says for which layers."
+    "them: the roofline of notebook 10 says for which layers."
 )
 
 

@@ -179,24 +179,20 @@ def _plan(
 ) -> Iterator[tuple[str, Case, int]]:
     """What to measure one after the other: the precision, the case, the batch.
 
-    What does not belong to the first precision has only its largest batch; a quick benchmark has
-    one batch, on a GPU the largest. There it begins with what tensor cores multiply.
+    Networks come before single layers, in every precision. What does not belong to the first
+    precision has only its largest batch; a quick benchmark has one batch, on a GPU the largest.
+    There it begins with what tensor cores multiply.
     """
-    if quick and device == "cuda":
-        whole, layers = ([case for case in cases if bool(case.part) == x] for x in (False, True))
-        for part in whole, layers:
-            for precision in (*precisions(device)[1:], *precisions(device)[:1]):
-                for case in part:
-                    for batch in batches or case.batches.get(device, ())[-1:]:
-                        yield precision, case, batch
-        return
-    for i, precision in enumerate(precisions(device)):
-        for case in cases:
-            own = case.batches.get(device, ())
-            if i:
-                own = own[-1:]
-            for batch in batches or (own[:1] if quick else own):
-                yield precision, case, batch
+    first, *others = precisions(device)
+    short = quick and device == "cuda"
+    for layers in False, True:
+        for precision in (*others, first) if short else (first, *others):
+            for case in (case for case in cases if bool(case.part) == layers):
+                own = case.batches.get(device, ())
+                if short or precision != first:
+                    own = own[-1:]
+                for batch in batches or (own[:1] if quick else own):
+                    yield precision, case, batch
 
 
 def _or_why(device: str, rows: Iterator[dict]) -> Iterator[dict | str]:

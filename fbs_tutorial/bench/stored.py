@@ -1,6 +1,8 @@
-"""What has been measured of this package, shipped with it, with machine, date and versions."""
+"""What an H100 measured, shipped with the package; and one's own benchmark in the same form."""
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 
 from ..checkpoints import ASSETS
 
@@ -23,3 +25,70 @@ def stored(name: str) -> dict:
     if name not in names:
         raise ValueError(f"name must be one of {', '.join(names)}, got {name!r}")
     return json.loads((H100 / f"{name}.json").read_text())
+
+
+def as_stored(results: Mapping) -> dict:
+    """Whole networks of a benchmark, in the form of ``stored("networks")``.
+
+    Args:
+        results: what `bench` returns, or its JSON file holds. Of several executions the last one
+            counts, on a GPU the graph. A row's ``"dense"`` names its fastest dense network, and so
+            tells whether batch norms were folded into it.
+
+    Raises:
+        ValueError: there is no whole network among the rows.
+    """
+    facts = results["machine"]
+    versions = ", ".join(f"{name} {value}" for name, value in facts["versions"].items())
+    rows = {}
+    for row in results["rows"]:
+        if row["kind"] == "network":
+            rows[row["name"], row["batch"], row["precision"]] = _network(row)
+    if not rows:
+        raise ValueError("results must hold a whole network, got none in their rows")
+    return {
+        "made by": results.get("command", "a benchmark"),
+        "machine": f"{facts['device']}, {versions}",
+        "date": facts["date"],
+        "unit": "microseconds per call, median",
+        "rows": list(rows.values()),
+    }
+
+
+def _network(row: Mapping) -> dict:
+    """One row: the fastest dense network of each layout, and the accelerated one per density."""
+    found = {"network": row["name"], "images": row["batch"], "products": row["precision"]}
+    found["dense"] = row["dense_best"]
+    for variant in row["variants"]:
+        kind, microseconds = variant["variant"], round(1000 * variant["median_ms"], 2)
+        if kind.startswith("dense"):
+            key = "dense_nhwc" if kind.endswith("channels_last") else "dense_nchw"
+            found[key] = min(microseconds, found.get(key, microseconds))
+        elif kind == "accelerated":
+            found[f"accelerated {float(variant['density'])}"] = microseconds
+    return found
+
+
+def course_file(*parts: str, remedy: str) -> Path:
+    """A file of the course's folder, beside the package or above or below the working folder.
+
+    Args:
+        parts: its path in that folder. remedy: what to do if it is not there.
+
+    Raises:
+        FileNotFoundError: the course's folder is not around here, or has no such file.
+    """
+    here, file = Path.cwd(), Path(*parts)
+    for place in (Path(__file__).parents[2], here, *here.parents, *here.glob("*/")):
+        if (place / file).is_file():
+            return place / file
+    raise FileNotFoundError(f"no {file} beside the package or above {here}; {remedy}")
+
+
+def cpu_times() -> dict:
+    """What ``bench`` measured on a CPU that did nothing else: ``benchmarks/cpu.json``.
+
+    Raises:
+        FileNotFoundError: the course's folder is not around here.
+    """
+    return json.loads(course_file("benchmarks", "cpu.json", remedy="run `bench` first").read_text())

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -204,25 +205,31 @@ def machine(device: str = "cpu") -> dict:
     return facts
 
 
-def busy(device: str = "cpu", seconds: float = 0.5) -> str | None:
-    """Why times measured now would say little, or None; takes ``seconds`` to find out.
+def busy(device: str = "cpu", meanwhile: Callable[[], object] | None = None) -> str | None:
+    """Why times measured now would say little, or None; takes half a second to find out.
 
     On Linux others are busy if they use more than a tenth of all cores; elsewhere a load average
     over a tenth of the cores counts. A GPU is busy if more than a tenth of the time it works.
+
+    Args:
+        meanwhile: what to do instead of waiting, such as to take those times.
     """
     if device == "cuda":
+        if meanwhile is not None:  # what this process did in the last second would count, too
+            torch.cuda.synchronize()
+            time.sleep(1.0)
         used = str(_nvidia_smi("utilization.gpu").get("utilization.gpu", "0")).split()[0]
         if used.isdigit() and int(used) > 100 * BUSY_SHARE:
             return f"the GPU is {used} % busy"
     cores = os.cpu_count() or 1
-    before = cpu_seconds_of_others()
+    before, began = cpu_seconds_of_others(), time.perf_counter()
+    (meanwhile or partial(time.sleep, 0.5))()
     if before is not None:
-        began = time.perf_counter()
-        time.sleep(seconds)
         used = (cpu_seconds_of_others() - before) / (time.perf_counter() - began)
         what = f"other programs use {used:.1f} of {cores} cores"
     elif hasattr(os, "getloadavg"):
-        used = os.getloadavg()[0]
+        own = torch.get_num_threads() if meanwhile else 0  # are part of the load
+        used = os.getloadavg()[0] - own
         what = f"the load average of the last minute is {used:.1f} with {cores} cores"
     else:
         return None

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,6 +22,7 @@ from ..execution.compact import Compact
 from ..execution.layers import SparseConv
 from ..method.convert import convert, random_predictor
 from ..method.gated import gated_layers, is_gated, set_density
+from ..method.graph import trace
 from ..method.macs import count_macs
 from .cases import Case, fit_norms
 
@@ -153,9 +154,10 @@ def _dense(
 
 
 def folded(module: nn.Module) -> list[nn.Module]:
-    """With batch norms folded; nothing where torch.fx cannot follow, as in pruned stripes."""
+    """A copy with batch norms folded, in eval mode; none where its data cannot be followed."""
     try:
-        return [fuse(module)]
+        module = copy.deepcopy(module).eval()
+        return [fuse(fx.GraphModule(module, trace(module)), inplace=True, no_trace=True)]
     except Exception:  # it raises many kinds
         return []
 

@@ -73,8 +73,8 @@ class TorchCudaConv(SparseConv):
         else:
             maps = self.pad(x.maps).to(dtype)
             n, width = maps.shape[:2]
-            one = winners.shape[1] * width * prod(self.kernel_size)
-            step = max(1, GATHERED // (one * dtype.itemsize))
+            one = prod(self.kernel_size) * dtype.itemsize + 8 * (x.channels is not None)
+            step = max(1, GATHERED // (winners.shape[1] * width * one))
             channels = [None] * n if x.channels is None else x.channels.split(step)
             parts = zip(maps.split(step), channels, winners.split(step), strict=False)
             y = [self.convolve(*part) for part in parts]
@@ -226,6 +226,8 @@ class TritonConv(SparseConv):
         images, weight, tf32 = self.pad(spread(x)), self.weight, self.products == "tf32"
         if self.products != "fp32":
             images = images.contiguous(memory_format=torch.channels_last)
+            if tf32:  # not every routine of cuDNN rounds what it reads in this layout
+                weight = self.form("rounded")
         elif images.is_contiguous():
             weight = self.form("planes")
         y = F.conv2d(images, weight, None, self.stride, self.padding, self.dilation)
@@ -240,12 +242,13 @@ class TritonConv(SparseConv):
         tile = self.tile or choose_tile(n, prod(size), k, width, products)
         y = maps.new_empty(n, *size, padded(k))
         sums = y.new_empty(n, ceil(prod(size) / tile.pixels), k, dtype=torch.float32)
-        one = k * width * prod(self.kernel_size) * maps.element_size() if own else 1
-        step, weight = max(1, GATHERED // one) if own else n, self.shared(width)
+        one = padded(k) * width * prod(self.kernel_size) * maps.element_size()
+        step, weight = (max(1, GATHERED // one), None) if own else (n, self.shared(width))
         exact = products != "tf32" or (isinstance(x, Rows) and x.rounded)
         for first in range(0, n, step):
             count = min(step, n - first)
             if own:
+                weight = None  # the memory of the last part serves the next one
                 weight = self.gather(x.channels, winners, width, first, count)
             self.convolve(
                 (maps, weight, winners, pi, y, sums), (first, count), tile, own, relu, not exact

@@ -7,7 +7,7 @@ from ..method.budgets import outline
 from ..method.gated import ChannelPruning, Gated, GatedConv2d, gated_layers
 from ..method.graph import Parts, copied, last_convolution, read_directly, traceable_parts
 from ..method.rebuild import rebuild
-from ..method.vouch import altered, check_network, doubt, gated_parts, has_statistics, note
+from ..method.vouch import altered, check_network, doubt, gated_parts, has_statistics, print_left
 from . import native
 from .check import SelfCheck
 from .compact import full
@@ -64,7 +64,7 @@ def accelerate(model: nn.Module, backend: str = "auto", *, check: bool = True) -
     plain, left = plain_modules(model, parts)
     new = replacements(plain, inside_gated(model), backend)
     model, went_back = rebuild(model, [{old: new[old]} for old in new], [(False, parts)])
-    note("accelerate", {names[module]: why for module, why in (left | went_back).items()})
+    print_left("accelerate", {names[module]: why for module, why in (left | went_back).items()})
     if check:
         replaced = {old: module for old, module in new.items() if old not in went_back}
         model.register_forward_pre_hook(SelfCheck(model, replaced), with_kwargs=True)

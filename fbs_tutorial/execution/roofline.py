@@ -135,20 +135,34 @@ def skipping_is_faster(layer: Layer, products: str, gathers: bool, gpu: Gpu = H1
 
 def skip_time(layer: Layer, products: str, gathers: bool, gpu: Gpu) -> float:
     """Microseconds of `gather` and `convolve`."""
+    weights = own_weights(layer, products) if gathers else 0
+    gather = LAUNCH + weights / 1e6 / gpu.memory if gathers else 0
+    tile = choose_tile(layer.images, layer.pixels, layer.k_out, layer.k_in, products)
+    return convolution_time(layer, tile, products, gathers, gpu) + gather
+
+
+def own_weights(layer: Layer, products: str) -> int:
+    """Bytes of the weights that the images of a batch have for themselves."""
+    size = 4 if products in ("fp32", "tf32") else 2
+    return layer.images * layer.taps * layer.k_in * layer.k_out * size
+
+
+def convolution_time(
+    layer: Layer, tile: Tile, products: str, gathers: bool = True, gpu: Gpu = H100
+) -> float:
+    """Microseconds of `convolve` in tiles of this size."""
     n, k_in, k_out, *_, taps, pixels, pixels_in = layer
     size = 4 if products in ("fp32", "tf32") else 2
-    tile = choose_tile(n, pixels, k_out, k_in, products)
     programs = n * ceil(pixels / tile.pixels) * ceil(k_out / tile.outputs)
     depth = taps * max(k_in, tile.inputs if not tile.flat else 1)
-    weights = n * taps * k_in * k_out * size if gathers else 0
     maps = n * (pixels_in * k_in + pixels * k_out) * size
-    convolution = max(
+    weights = own_weights(layer, products) if gathers else 0
+    slowest = max(
         programs * tile.pixels * tile.outputs * depth / gpu.own[products],
         programs * (tile.pixels + tile.outputs) * taps * k_in * size / gpu.cache[products],
         (maps + weights) / gpu.memory,
     )
-    gather = LAUNCH + weights / 1e6 / gpu.memory if gathers else 0
-    return LAUNCH + convolution / 1e6 + gather
+    return LAUNCH + slowest / 1e6
 
 
 def dense_time(layer: Layer, products: str, gathers: bool, gpu: Gpu) -> float:

@@ -1,43 +1,70 @@
-"""Sliders around pure functions, and guesses that are kept until the answer is known.
+"""Sliders around pure functions, and how a figure is shown. Guesses are in `guesses`.
 
 Only what ipywidgets 7.7 (Colab) and 8 share.
 """
 
 import math
 import textwrap
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
 from io import BytesIO
-from numbers import Real
 
 import ipywidgets as w
 import matplotlib.pyplot as plt
+import numpy as np
 import PIL.Image
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 
-from .live.widget import live_network
-from .plots import number_line
+from .guesses import Prediction, predict, show_guesses
+from .live import live_donor, live_layer, live_network, live_saliency, live_selection
 
-__all__ = ["Prediction", "density_slider", "live_network", "predict", "show", "small_png"]
+__all__ = [
+    "Prediction",
+    "density_slider",
+    "live_donor",
+    "live_layer",
+    "live_network",
+    "live_saliency",
+    "live_selection",
+    "predict",
+    "show",
+    "show_guesses",
+    "small_png",
+]
 
+FAST = 0.05  # seconds: a picture that follows the hand
+MEASURING = "measuring…"
 Picture = tuple[Figure, str]
 
 
 def show(picture: Picture) -> None:
     """Display a figure and print the sentence that says what it shows."""
     figure, sentence = picture
-    display(small_png(figure))
+    display(small_png(figure, sentence))
     plt.close(figure)  # the inline backend would show it a second time
-    print("\n".join(textwrap.fill(line, 96) for line in sentence.splitlines()))
+    print("\n".join(_lines(sentence)))
 
 
-def small_png(figure: Figure) -> Image:
-    """The figure in 256 colours: a third of the bytes, and notebooks keep their pictures."""
-    whole, small = BytesIO(), BytesIO()
+def small_png(figure: Figure, alt: str = "") -> Image:
+    """The figure in 256 colours: a third of the bytes, and notebooks keep their pictures.
+
+    Args:
+        alt: what a screen reader says instead of the picture.
+    """
+    small = BytesIO()
+    _drawn(figure).convert("RGB").quantize(256).save(small, format="png")
+    return Image(small.getvalue(), alt=alt or None)
+
+
+def _drawn(figure: Figure) -> PIL.Image.Image:
+    """A figure that lays itself out needs one drawing; others are drawn twice, to be cropped."""
+    if figure.get_layout_engine() is not None:
+        figure.canvas.draw()
+        return PIL.Image.fromarray(np.asarray(figure.canvas.buffer_rgba()))
+    whole = BytesIO()
     figure.savefig(whole, format="png", bbox_inches="tight")
-    PIL.Image.open(whole).convert("RGB").quantize(256).save(small, format="png")
-    return Image(small.getvalue())
+    return PIL.Image.open(whole)
 
 
 def density_slider(
@@ -45,15 +72,19 @@ def density_slider(
     *,
     density: float = 0.5,
     step: float = 0.1,
-    height: int = 420,
+    height: int = 0,
     **controls: w.Widget,
 ) -> tuple[w.FloatSlider, w.VBox]:
-    """A slider over the density whose picture is drawn anew when it is let go.
+    """A slider over the density whose picture is drawn anew when it moves.
+
+    Where a picture takes `FAST` seconds or less it follows while the slider is dragged, otherwise
+    it is drawn when the slider is let go, and a sign says that it is at work.
 
     Args:
         draw: ``draw(density=..., **values of the controls)`` returns a figure and a sentence.
         density: where the slider starts. step: it runs from ``step`` to 1.
-        height: of the picture in pixels, fixed so that the page does not jump.
+        height: the least height in pixels. The view is as high as the highest picture so far, so
+            that the page does not jump and nothing is cut off.
         controls: more widgets, under the names that ``draw`` takes.
 
     Returns:
@@ -69,77 +100,47 @@ def density_slider(
         continuous_update=False,
     )
     controls = {"density": slider, **controls}
-    output = w.interactive_output(lambda **values: show(draw(**values)), controls)
-    output.layout.height = f"{height}px"
-    return slider, w.VBox([w.HBox(list(controls.values())), output])
+    redraw = _Redraw(draw, list(controls.values()), height)
+    redraw.output = w.interactive_output(redraw, controls)
+    redraw.make_room()
+    row = w.HBox([*controls.values(), redraw.sign], layout=w.Layout(flex_flow="row wrap"))
+    return slider, w.VBox([row, redraw.output])
 
 
-@dataclass
-class Prediction:
-    """A question, and the reader's guess: a number between ``low`` and ``high``, or None."""
+class _Redraw:
+    """Draws what the controls say, times it, and lets them follow the hand where that is fast."""
 
-    question: str
-    low: float
-    high: float
-    unit: str
-    guess: float | None = None
+    def __init__(self, draw: Callable[..., Picture], controls: Sequence[w.Widget], height: int):
+        self.draw, self.controls, self.height = draw, controls, height
+        self.sign = w.Label(layout=w.Layout(width="90px"))
+        self.seconds = math.inf
+        self.output: w.Output | None = None
 
-    def reveal(self, truth: float) -> None:
-        """Draw the guess beside the truth and print both."""
-        _check_number("truth", truth, -math.inf, math.inf)
-        show(number_line(self.question, self.low, self.high, self.unit, truth, self.guess))
+    def __call__(self, **values) -> None:
+        self.sign.value = MEASURING if self.seconds > FAST else ""
+        start = time.perf_counter()
+        try:
+            picture = self.draw(**values)
+            self.height = max(self.height, _height(picture))
+            self.make_room()
+            show(picture)
+        finally:
+            self.sign.value = ""
+        self.seconds = time.perf_counter() - start
+        for control in self.controls:
+            if control.has_trait("continuous_update"):
+                control.continuous_update = self.seconds <= FAST
 
-
-def predict(
-    question: str,
-    low: float,
-    high: float,
-    unit: str = "",
-    guess: float | None = None,
-    step: float = 1.0,
-) -> Prediction:
-    """Ask for a guess before the answer is shown; ``.reveal(truth)`` shows it.
-
-    Args:
-        question: one sentence. low, high: the range of possible answers. unit: "%" for instance.
-        guess: the guess as a plain number. Without one, a slider asks for it, in steps of
-            ``step``, and a slider that was not moved counts as no guess.
-
-    Raises:
-        TypeError, ValueError: ``low < high`` does not hold, or ``guess`` is not between them.
-    """
-    _check_number("low", low, -math.inf, math.inf)
-    _check_number("high", high, low, math.inf)
-    if low == high:
-        raise ValueError(f"high must be above low, got {low} and {high}")
-    prediction = Prediction(question, low, high, unit)
-    if guess is not None:
-        _check_number("guess", guess, low, high)
-        prediction.guess = guess
-        print(f"{question} Your guess: {guess:g} {unit}".rstrip())
-        return prediction
-
-    slider = w.FloatSlider(
-        value=low,
-        min=low,
-        max=high,
-        step=step,
-        description="my guess",
-        readout_format=".0f" if step >= 1 else ".2f",
-        continuous_update=False,
-    )
-
-    def record(change: dict) -> None:
-        prediction.guess = change["new"]
-
-    slider.observe(record, names="value")
-    print(question)
-    display(w.HBox([slider, w.Label(unit)]))
-    return prediction
+    def make_room(self) -> None:
+        if self.output is not None:
+            self.output.layout.min_height = f"{self.height}px"
 
 
-def _check_number(name: str, value: float, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
+def _height(picture: Picture) -> int:
+    """Pixels that a figure and the sentence beneath it take."""
+    figure, sentence = picture
+    return round(figure.get_figheight() * figure.dpi) + 20 * len(_lines(sentence)) + 40
+
+
+def _lines(sentence: str) -> list[str]:
+    return [part for line in sentence.splitlines() for part in textwrap.wrap(line, 96) or [""]]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .gated import GatedConv2d, is_gated, restore_modes
 from .graph import Chain, Parts, copied, pairs, traceable_parts
 from .rebuild import Exchange, rebuild
-from .vouch import check_network, gated_parts, note, tied
+from .vouch import check_network, gated_parts, print_left, tied
 from .wta import check_density
 
 SMALLEST_SCALE = 1e-6  # stands in for a batch-norm scale of 0, so that shift / scale exists
@@ -188,7 +188,7 @@ def _say_what_is_left(
         raise ValueError(f"model has nothing to gate: {_why_no_chains(model)}{reasons}{stops}")
     if parts.stopped:
         warnings.warn(f"only parts of model were looked at: {parts.stopped_at()}", stacklevel=5)
-    note(doing, left)
+    print_left(doing, left)
 
 
 def _why_no_chains(model: nn.Module) -> str:

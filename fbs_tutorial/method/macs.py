@@ -13,7 +13,7 @@ Its input and output are maps ``[N, C, H, W]``, channels in groups like those of
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +27,7 @@ from .graph import Parts, is_counted, last_convolution, traceable_parts
 from .liveness import Liveness, winners
 from .products import Products, unfused_attention
 from .saliency import check_feature_maps
+from .vouch import shortened
 
 
 @dataclass
@@ -102,15 +103,10 @@ class MacReport:
         if self.stopped_at:
             lines.append(f"all channels count as live where {self.stopped_at}")
         if self.whole:
-            lines.append(f"all channels count as live in {_shortened(self.whole)}")
+            lines.append(f"all channels count as live in {shortened(self.whole)}")
         if self.uncounted:
-            lines.append(f"not counted: {_shortened(self.uncounted)}")
+            lines.append(f"not counted: {shortened(self.uncounted)}")
         return "\n".join(lines)
-
-
-def _shortened(names: Sequence[str], shown: int = 5) -> str:
-    more = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
 def _mean(macs: Tensor) -> float:

@@ -5,6 +5,7 @@ nothing to say against it; `rebuild` then sees to it that the network still runs
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -127,12 +128,21 @@ def _wrapped(module: nn.Module) -> str:
     return "_orig_mod" if hasattr(module, "_orig_mod") else ""  # by torch.compile
 
 
-def note(doing: str, left: dict[str, str]) -> None:
-    """Print which modules were left as they are, ``{name: why}``, a line for each reason."""
+def print_left(doing: str, left: dict[str, str]) -> None:
+    """Print which modules were left as they are, ``{name: why}``, a line for each reason.
+
+    On standard output: it is part of what the reader of a notebook asked for. What commands say
+    while they work goes to standard error, see `fbs_tutorial.console`.
+    """
     for why in dict.fromkeys(left.values()):
         names = [name or "the model" for name, reason in left.items() if reason == why]
-        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-        print(f"{doing} left as before {', '.join(names[:8])}{more}: {why}")
+        print(f"{doing} left as before {shortened(names, 8)}: {why}")
+
+
+def shortened(names: Sequence[str], shown: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
 def gated_parts(model: nn.Module, kinds: tuple[type, ...] = (Gated,)) -> set[nn.Module]:

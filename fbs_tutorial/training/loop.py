@@ -378,6 +378,9 @@ def _epoch(update: Update, epoch: int, data: Part, seed: int, bar: tqdm, team: T
         moves = [team.share(part) for part in drawn.to(device).split(recipe.batch)]
     if step.kind == "any":
         drawn = draw_densities(images, recipe.lowest_density, generator)
+        if recipe.draw == "batch":
+            counts = torch.tensor([len(part) for part in order])
+            drawn = drawn[: len(order)].repeat_interleave(counts)
         densities = [team.share(part) for part in drawn.to(device).split(recipe.batch)]
     ramp = recipe.ramp if step.kind == "gated" and step.distilled else 0.0
     to_train_mode(update.network, recipe.freeze_norms)

@@ -38,6 +38,7 @@ class Recipe:
     sr: float = 1e-5  # of the skeletons, see `skeleton_penalty`
     threshold: float = 0.01  # below it a stripe is pruned, see `update_skeletons`
     decay_skeletons: bool = False  # at 1 that is ten times ``sr``, or more
+    draw: str = "image"  # any density: one drawn for each image, or for each "batch"
     ramp: float = 0.3  # share of a distilled step in which the density falls from 1 to its target
 
 

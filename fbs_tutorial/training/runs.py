@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from importlib.metadata import version
 from io import BytesIO, StringIO
 from pathlib import Path
 
@@ -115,7 +116,8 @@ class Run:
         """
         threads = self.changed.pop("threads", None)
         if threads is not None:
-            note(f"going on with the {self.metrics['threads']} threads of the beginning")
+            own = self.metrics["threads"]
+            note(f"going on with {own} thread{'s' * (own > 1)}, as in the beginning")
         if self.changed:
             what = ", ".join(self.changed)
             note(f"going on with other {what} than the run began with: numbers may differ a little")
@@ -167,7 +169,8 @@ class Run:
         """Keep the state of a step halfway, a dict with its name under "step", and its log."""
         buffer = BytesIO()
         torch.save(state, buffer)
-        write_atomically(self.folder / "state.pt", buffer.getvalue())
+        # after every epoch, and worth no more than a step: not worth waiting for the disk
+        write_atomically(self.folder / "state.pt", buffer.getvalue(), sync=False)
         self._write_log(state)
 
     def load_state(self, step: str) -> dict | None:
@@ -201,7 +204,7 @@ class Run:
         writer = csv.DictWriter(text, LOG, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows + state.get("log", []))  # 0.1.0 kept no log
-        write_atomically(path, text.getvalue().encode())
+        write_atomically(path, text.getvalue().encode(), sync=False)
 
     def finish_step(self, step: str, rows: list[dict]) -> None:
         """Add the rows of a step whose weights are written."""
@@ -254,7 +257,7 @@ def markdown_table(rows: list[dict]) -> str:
     where = f" on {controls[0]} images" if controls else ""
     own, *others = (control.label for control in CONTROLS)
     head = ["density", "validation", "test", "MACs by gates", "MACs by zeros", "fewer MACs"]
-    head += ["parameters", "kB", f"{own}{where}", *others, "most winner sets in a layer"]
+    head += ["parameters", "kB of weights", f"{own}{where}", *others, "most winner sets in a layer"]
     return markdown(head, [_cells(row) for row in rows]) + "\n"
 
 
@@ -322,8 +325,6 @@ def _today() -> str:
 
 def _facts(device: torch.device, processes: int) -> dict:
     """What the numbers of a run depend on beside its settings."""
-    import torchvision
-
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
         "processes": processes,
@@ -332,7 +333,7 @@ def _facts(device: torch.device, processes: int) -> dict:
             "fbs_tutorial": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
+            "torchvision": version("torchvision"),
         },
     }
 

@@ -144,6 +144,22 @@ class Settings:
     any_density: bool = option(
         False, "one network, its density drawn for each image", YES_NO, before=False
     )
+    draw: str | None = option(
+        None,
+        "with --any-density: a density is drawn for each image, or for each batch",
+        one_of("image", "batch"),
+    )
+    lowest_density: float | None = option(
+        None,
+        "with --any-density: the lowest that is drawn",
+        number(SMALLEST, 1, "a number in (0, 1]"),
+    )
+    calibrated: bool = option(
+        False,
+        "with --any-density: batch norms get statistics of each of --densities, see calibrate",
+        YES_NO,
+        before=False,
+    )
     plain: bool = option(False, "the plain network alone", YES_NO, before=False)
     static: bool = option(
         False, "small plain networks of the same MACs, to compare", YES_NO, before=False
@@ -241,6 +257,16 @@ class Settings:
     )
     saliency: str | None = option(
         None, f"how gated layers measure their inputs: {', '.join(REDUCTIONS)}", one_of(*REDUCTIONS)
+    )
+    blocks: bool = option(
+        False, "gates around blocks of layers, see ChannelPruning and wrap", YES_NO, before=False
+    )
+    as_they_are: bool = option(
+        False,
+        "with --blocks: the gates of an image are not scaled to mean 1",
+        YES_NO,
+        flag="--no-normalize",
+        before=False,
     )
     download: bool = option(
         False, "fetch the data set into FBS_DATA if not there", YES_NO, recorded=False
@@ -467,6 +493,21 @@ RULES: tuple[tuple[Callable[[Settings], bool], str], ...] = (
         ),
         "{ramp}, {penalty} and {saliency} are for networks with gates, not for {static}, {plain} "
         "or {stripes}",
+    ),
+    (
+        lambda s: (
+            not s.any_density and not (s.draw is s.lowest_density is None and not s.calibrated)
+        ),
+        "{draw}, {lowest_density} and {calibrated} go with {any_density}",
+    ),
+    (
+        lambda s: s.blocks and not any(step.gates for step in s.steps),
+        "{blocks} is for networks with gates",
+    ),
+    (lambda s: s.as_they_are and not s.blocks, "{as_they_are} goes with {blocks}"),
+    (
+        lambda s: s.blocks and s.saliency is not None,
+        "{saliency} does not go with {blocks}, which measure the mean of |x|",
     ),
     (
         lambda s: s.size is not None and usual_recipe(s.data).size is None,

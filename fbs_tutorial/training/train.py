@@ -21,9 +21,10 @@ from ..checkpoints import (
 from ..console import note, progress_bar
 from ..data import fingerprint
 from ..files import file_fingerprint
+from ..method.calibrate import calibrate
 from ..method.convert import convert, random_predictor
 from ..method.gated import evaluating, gated_layers, is_gated
-from ..models import MODELS
+from ..models import MODELS, wrap
 from ..static.slimming import slim
 from ..static.stripes import add_skeletons, prune_stripes
 from .loop import fit, threads
@@ -191,6 +192,8 @@ def _train_step(work: Work, number: int, bar: tqdm) -> None:
     )
     if step.kind == "stripes":
         network = prune_stripes(network, run.recipe.threshold)
+    if settings["calibrated"] and step.kind == "any":
+        calibrate(network, splits.reference, settings["densities"])
     rows = measure_step(network, step, settings["densities"] or (), splits, team)
     rows = [row | {"precision": precision} for row in rows]
     team.from_first(partial(_finish_step, work, network, step, rows))
@@ -258,7 +261,11 @@ def _new(run: Run, splits: Splits, width: float) -> nn.Module:
 
 
 def _gate(network: nn.Module, run: Run) -> nn.Module:
-    torch.manual_seed(run.metrics["settings"]["seed"] + 1)
+    """A copy with gates: of single layers, or around blocks where the settings say so."""
+    settings = run.metrics["settings"]
+    torch.manual_seed(settings["seed"] + 1)
+    if settings["blocks"]:
+        return wrap(network, normalize=not settings["as_they_are"])
     network = convert(network)
     for layer in gated_layers(network).values():
         layer.reduce = run.recipe.saliency

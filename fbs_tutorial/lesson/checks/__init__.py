@@ -1,48 +1,74 @@
 """Checks for the exercises: they say what is wrong, where, and what to think of. They never raise.
 
-Each takes the reader's function; what it should do stands in the check's first line.
-"""
+Each takes the reader's function; what it should do stands in the check's first line."""
 
 from .engine import CheckResult
 from .first_cell import environment
-from .nb00 import check_conv_macs, check_shared_winners
+from .nb00 import check_cheapest, check_conv_macs, check_network_share
 from .nb01 import check_distinct_sets, check_static_choice
 from .nb02 import check_predicted_saliency, check_safe_l2
 from .nb03 import check_active_channels, check_winner_take_all, check_winner_take_all_backward
 from .nb04 import check_gated_output, check_mean_one_gate
 from .nb05 import check_chain_macs, check_grouped_macs
-from .nb06 import check_density_schedule, check_l1_penalty
-from .nb08 import check_batch_as_groups, check_break_even, check_pair_index
-from .nb09 import check_finish_kernel, check_gather_kernel, check_weight_addresses
+from .nb06 import (
+    check_density_schedule,
+    check_my_recipe,
+    check_training_step,
+    check_uniform_in_macs,
+)
+from .nb07 import check_choice_only, check_sureness, check_threshold_for, check_unsure
+from .nb08 import check_batch_as_groups, check_break_even, check_from_planes, check_pair_index
+from .nb09 import (
+    check_finish_kernel,
+    check_gather_kernel,
+    check_round_kernel,
+    check_tile,
+    check_weight_addresses,
+)
+from .nb10 import check_asking_time, check_finish_time, check_measure, check_torn_layer
 from .nb11 import check_gate_block, check_inverted_macs, check_live_in_sum
 from .nb12 import check_prune_block, check_revived, check_stripe_sum
 
 __all__ = [
     "CheckResult",
     "check_active_channels",
+    "check_asking_time",
     "check_batch_as_groups",
     "check_break_even",
     "check_chain_macs",
+    "check_cheapest",
+    "check_choice_only",
     "check_conv_macs",
     "check_density_schedule",
     "check_distinct_sets",
     "check_finish_kernel",
+    "check_finish_time",
+    "check_from_planes",
     "check_gate_block",
     "check_gated_output",
     "check_gather_kernel",
     "check_grouped_macs",
     "check_inverted_macs",
-    "check_l1_penalty",
     "check_live_in_sum",
     "check_mean_one_gate",
+    "check_measure",
+    "check_my_recipe",
+    "check_network_share",
     "check_pair_index",
     "check_predicted_saliency",
     "check_prune_block",
     "check_revived",
+    "check_round_kernel",
     "check_safe_l2",
-    "check_shared_winners",
     "check_static_choice",
     "check_stripe_sum",
+    "check_sureness",
+    "check_threshold_for",
+    "check_tile",
+    "check_torn_layer",
+    "check_training_step",
+    "check_uniform_in_macs",
+    "check_unsure",
     "check_weight_addresses",
     "check_winner_take_all",
     "check_winner_take_all_backward",

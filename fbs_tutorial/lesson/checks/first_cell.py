@@ -1,6 +1,7 @@
 """What the first cell of every notebook asks: is everything here?"""
 
 import platform
+import textwrap
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
@@ -25,7 +26,7 @@ def environment() -> CheckResult:
     device = f"GPU ({torch.cuda.get_device_name()})" if torch.cuda.is_available() else "CPU"
     text = (
         f"fbs_tutorial {__version__}, Python {platform.python_version()}, device: {device}\n"
-        f"  {', '.join(found)}"
+        + textwrap.fill(", ".join(found), 96, initial_indent="  ", subsequent_indent="  ")
     )
     if missing:
         remedy = f"run  %pip install {' '.join(missing)}  in a cell, then restart the kernel"

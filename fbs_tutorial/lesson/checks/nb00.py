@@ -1,11 +1,17 @@
 """The exercises of notebook 00, Start here."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 
 import torch
+from torch import Tensor, nn
 
-from ...method.wta import winner_mask
-from .engine import Case, Exercise, Mistake
+from ...checkpoints import load_pretrained
+from ...data import as_tensors, load_data, stratified_split
+from ...method.gated import set_density
+from ...method.macs import count_macs
+from ...method.wta import active_channels
+from .engine import Case, CheckResult, Exercise, Mistake
 
 
 def _layers() -> Iterator[Case]:
@@ -42,26 +48,179 @@ check_conv_macs = Exercise(
 )
 
 
-def _pairs() -> Iterator[Case]:
-    for channels in (4, 16, 33):
-        first, second = winner_mask(torch.rand(2, channels), 0.5)
-        expected = int((first & second).sum())
-        hint = "at which places does a channel count?"
-        yield Case((first, second), expected, hint, "count the places where both are True")
+# Exercise 2: what is left of a network
 
 
-check_shared_winners = Exercise(
-    "shared_winners(first, second): channels that win for both images, from two masks [C]",
-    _pairs,
-    "it counts right on 3 random pairs of winner sets.",
+def network_share(channels: Sequence[int], positions: Sequence[int], density: float) -> float:
+    """Share of the MACs left in a chain of 3x3 convolutions whose outputs keep ceil(d C)."""
+    kept = [channels[0], *(active_channels(c, density) for c in channels[1:])]
+
+    def macs(counts: Sequence[int]) -> int:
+        return sum(9 * a * b * p for a, b, p in zip(counts, counts[1:], positions, strict=False))
+
+    return macs(kept) / macs(channels)
+
+
+def _networks() -> Iterator[Case]:
+    inputs = "which channels does the first layer read, and can they be skipped?"
+    more = "count every layer twice, with all channels and with those that are left, then divide"
+    for channels, positions, density in [
+        ([1, 16, 32, 32, 64], [256, 64, 64, 16], 0.5),
+        ([3, 10, 21, 33], [1024, 256, 64], 0.3),
+        ([2, 7, 5], [9, 4], 0.55),
+    ]:
+        share = round(network_share(channels, positions, density), 6)
+        yield Case((channels, positions, density), share, inputs, more, ask=_rounded)
+
+
+def _rounded(function: Callable, *arguments: object) -> object:
+    got = function(*arguments)
+    return round(float(got), 6) if isinstance(got, float | int | Tensor) else got
+
+
+def _kept_share(kept: Callable, weight: Callable = lambda p: p) -> Callable:
+    """A mistaken answer: ``kept(channels, density)`` counts the channels that are left."""
+
+    def share(channels: Sequence[int], positions: Sequence[int], density: float) -> float:
+        few = kept(channels, density)
+        pairs = [
+            [a * b * weight(p) for a, b, p in zip(c, c[1:], positions, strict=False)]
+            for c in (few, channels)
+        ]
+        return sum(pairs[0]) / sum(pairs[1])
+
+    return share
+
+
+def _right(channels: Sequence[int], density: float) -> list[int]:
+    return [channels[0], *(active_channels(c, density) for c in channels[1:])]
+
+
+check_network_share = Exercise(
+    "network_share(channels, positions, density): share of the MACs of a chain that is left",
+    _networks,
+    "right for three chains, the digits network among them.",
     (
+        Mistake(lambda c, p, d: d * d, "d² forgets that the first layer reads its whole input"),
         Mistake(
-            lambda a, b: int((a == b).sum()),
-            "you also count the channels that lose for both images",
+            _kept_share(lambda c, d: [active_channels(n, d) for n in c]),
+            "you also skip channels of the image, which is always there",
         ),
-        Mistake(lambda a, b: int((a | b).sum()), "you count channels that win for either image"),
-        Mistake(lambda a, b: int(a.sum()), "you look at one of the two images only"),
-        Mistake(lambda a, b: int((a ^ b).sum()), "you count where the two images differ"),
-        Mistake(lambda a, b: (a & b).float().mean().item(), "you return a share, not a number"),
+        Mistake(
+            _kept_share(lambda c, d: [c[0], *(int(d * n) for n in c[1:])]),
+            "you round the number of winners down: a layer keeps ceil(d * C)",
+        ),
+        Mistake(
+            _kept_share(lambda c, d: [c[0], *(d * n for n in c[1:])]),
+            "you keep a fraction of a channel: a layer keeps ceil(d * C), a whole number",
+        ),
+        Mistake(
+            _kept_share(_right, lambda p: 1),
+            "you count one position per layer: large maps cost more",
+        ),
+        Mistake(
+            lambda c, p, d: (
+                sum(
+                    a * b / (m * n)
+                    for a, b, m, n in zip(_right(c, d), _right(c, d)[1:], c, c[1:], strict=False)
+                )
+                / len(p)
+            ),
+            "you average the layers' shares, but large layers count for more",
+        ),
+        Mistake(
+            lambda c, p, d: (
+                sum(a * active_channels(b, d) * q for a, b, q in zip(c, c[1:], p, strict=False))
+                / sum(a * b * q for a, b, q in zip(c, c[1:], p, strict=False))
+            ),
+            "you skip outputs only: the next layer does not read a channel that lost",
+        ),
+    ),
+)
+
+# Exercise 3: an experiment
+
+GOAL = 0.97  # of the 197 held-out training images
+
+
+@cache
+def _held_out() -> tuple[Tensor, Tensor]:
+    images, labels = as_tensors(load_data("digits")[0])
+    _, held_out = stratified_split(labels, 197, seed=0)
+    return images[held_out], labels[held_out]
+
+
+def _at(network: nn.Module, density: float | dict) -> tuple[float, float]:
+    """Accuracy on the held-out images, and MACs per image."""
+    images, labels = _held_out()
+    with torch.no_grad():
+        right = set_density(network, density)(images).argmax(dim=1) == labels
+    return right.double().mean().item(), count_macs(network, images).active.double().mean().item()
+
+
+@cache
+def _uniform() -> tuple[float, float, float]:
+    """The lowest density in steps of 0.05 that reaches the goal in all layers; accuracy, MACs."""
+    network = load_pretrained("digits")
+    return next(
+        (density, *found)
+        for density in (step / 20 for step in range(2, 21))
+        if (found := _at(network, density))[0] >= GOAL
+    )
+
+
+class _Cheapest(Exercise):
+    """An experiment: it says how cheap the network is with these densities, and how good."""
+
+    def __call__(self, function: Callable, hint: int = 1) -> CheckResult:
+        found = super().__call__(function, hint)
+        if not found:
+            return found
+        name = getattr(function, "__name__", "the function")
+        right, macs = _at(load_pretrained("digits"), function())
+        uniform, uniform_right, uniform_macs = _uniform()
+        said = (
+            f"{right:.1%} of the held-out images right with {macs / 1000:,.0f} k MACs.\n"
+            f"  One density for all, d = {uniform:g}: {uniform_right:.1%} with "
+            f"{uniform_macs / 1000:,.0f} k."
+        )
+        if right < GOAL:
+            return CheckResult(False, f"{name}: {said} At least {GOAL:.0%} is wanted.")
+        if macs >= uniform_macs:
+            return CheckResult(False, f"{name}: {said} Good enough, but not cheaper.")
+        return CheckResult(True, f"{name}: {said} You need {macs / uniform_macs:.0%} of its MACs.")
+
+
+def _fits(function: Callable) -> str | None:
+    """What is wrong with the densities in words, or `FITS`."""
+    densities = function()
+    if densities is None:
+        return None
+    if not isinstance(densities, Mapping) or set(densities) != {f"conv{i}" for i in range(1, 5)}:
+        return f"{densities!r} instead of one density for each of conv1 to conv4"
+    try:
+        set_density(load_pretrained("digits"), dict(densities))
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return FITS
+
+
+FITS = "a density in (0, 1] for each of conv1 to conv4"
+
+check_cheapest = _Cheapest(
+    "my_densities(): {layer: density}, with at least 97 % right and as few MACs as you can",
+    lambda: iter([Case((), FITS, "return a dict of four numbers", ask=_fits)]),
+    "densities that fit.",
+    (
+        Mistake(lambda: 0.3, "you return one density: here each layer has its own"),
+        Mistake(
+            lambda: {"conv1": 0, "conv2": 0.2, "conv3": 0.2, "conv4": 0.3},
+            "you leave a layer without any channel, and nothing would arrive at the end",
+        ),
+        Mistake(lambda: [0.3] * 4, "you return a list: a dict says which layer a density is of"),
+        Mistake(
+            lambda: dict.fromkeys(["conv1", "conv2", "conv3", "conv4"], 30),
+            "you give percent: a density is a share, 0.3 and not 30",
+        ),
     ),
 )

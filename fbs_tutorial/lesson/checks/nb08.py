@@ -1,12 +1,15 @@
 """The exercises of notebook 08, Skipping for real, on a CPU."""
 
+import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..compiled import in_planes
 from .engine import Case, Exercise, Mistake
 
 
@@ -129,40 +132,205 @@ check_batch_as_groups = Exercise(
 )
 
 
-def _layers() -> Iterator[Case]:
-    solve = "at which d does the model equal dense?"
-    equation = "solve fixed + growing * d**2 = dense for d"
-    never = "what if fixed alone costs more than dense?"
-    zero = "never worth it: say 0, not NaN"
-    always = "what if skipping is cheaper even at d = 1?"
-    one = "a density is at most 1"
-    for dense, fixed, growing, hint, more in [
-        ([5.0, 2.0], [0.5, 0.2], [5.5, 2.5], solve, equation),
-        ([4.0, 0.02], [0.3, 0.05], [4.2, 0.03], never, zero),
-        ([4.0, 3.0], [0.3, 0.1], [3.1, 4.0], always, one),
+class _Clock:
+    """How long a layer takes at a density, as a share of dense; it counts how often it is asked."""
+
+    def __init__(self, name: str, fixed: float, growing: float, power: float = 2.0):
+        self.name, self.fixed, self.growing, self.power = name, fixed, growing, power
+        self.asked = 0
+
+    def __call__(self, density: float) -> float:
+        if not 0 < density <= 1:
+            raise ValueError(f"a density lies above 0 and up to 1, and you ask for {density:.3g}")
+        self.asked += 1
+        shaken = 0.004 * math.sin(1000 * density)  # no clock is perfectly still
+        return self.fixed + self.growing * density**self.power + shaken
+
+    def __repr__(self) -> str:
+        return self.name
+
+    @property
+    def even(self) -> float:
+        """The density at which the clock would show 1, were it still."""
+        square = max(0.0, (1 - self.fixed) / self.growing)
+        return min(1.0, square ** (1 / self.power))
+
+
+CALLS = 8  # measurements that a search may take
+
+
+def _search(function: Callable, clock: _Clock) -> str:
+    clock.asked = 0
+    found = float(function(clock))
+    if clock.asked > CALLS:
+        return f"{clock.asked} measurements"
+    near = abs(found - clock.even) <= 0.02
+    return _wanted(clock) if near else f"{found:.2f}"
+
+
+def _wanted(clock: _Clock) -> str:
+    return f"{clock.even:.2f}, give or take 0.02, in at most {CALLS} measurements"
+
+
+def _clocks() -> Iterator[Case]:
+    halve = "after one measurement in the middle, where can the break-even still be?"
+    middle = "keep two ends, measure between them, and move the end that is on the same side"
+    shape = "does your search assume how time grows with density?"
+    never = "what if skipping is slower at every density, or never?"
+    ends = "the answers are then 0 and 1: the ends that you began with are never moved"
+    for clock, hint, more in [
+        (_Clock("a layer on large maps", 0.08, 1.05), halve, middle),
+        (_Clock("a layer on small maps", 0.5, 0.9), halve, middle),
+        (_Clock("a layer whose time grows evenly", 0.3, 1.2, 1.0), shape, middle),
+        (_Clock("a layer that never pays", 1.4, 0.5), never, ends),
+        (_Clock("a layer that always pays", 0.1, 0.7), never, ends),
     ]:
-        times = tuple(torch.tensor(values) for values in (dense, fixed, growing))
-        d = ((times[0] - times[1]) / times[2]).clamp(0, 1).sqrt()
-        yield Case(times, d, hint, more, axes=("layer",))
+        yield Case((clock,), _wanted(clock), hint, more, ask=_search)
+
+
+def _halving(rounds: int, upwards: bool = False) -> Callable[[Callable], float]:
+    def search(share: Callable[[float], float]) -> float:
+        low, high = 0.0, 1.0
+        for _ in range(rounds):
+            middle = (low + high) / 2
+            if (share(middle) < 1) != upwards:
+                low = middle
+            else:
+                high = middle
+        return (low + high) / 2
+
+    return search
+
+
+def _by_the_model(share: Callable[[float], float]) -> float:
+    """From two measurements, as if the time were fixed + growing · d²."""
+    low, high = share(0.1), share(1.0)
+    growing = (high - low) / 0.99
+    return min(1.0, max(0.0, (1 - low) / growing + 0.01)) ** 0.5
+
+
+def _scan(steps: int) -> Callable[[Callable], float]:
+    def search(share: Callable[[float], float]) -> float:
+        densities = [n / steps for n in range(1, steps + 1)]
+        return max((d for d in densities if share(d) < 1), default=0.0)
+
+    return search
 
 
 check_break_even = Exercise(
-    "break_even(dense, fixed, growing): [L] each; the d at which fixed + growing d² = dense",
-    _layers,
-    "right for six layers, never and always included.",
+    f"break_even(share): the d at which share(d) is 1, in at most {CALLS} calls of share",
+    _clocks,
+    "right for five layers, never and always included. Now ask your own computer.",
     (
-        Mistake(lambda a, b, c: ((a - b) / c).clamp(0, 1), "you leave the root out: this is d²"),
-        Mistake(lambda a, b, c: (a - b) / c, "you leave the root out: this is d²"),
+        Mistake(_scan(100), "you try every density in turn: right, and far too many measurements"),
+        Mistake(_scan(8), "you take the best of a few fixed densities: they are too far apart"),
+        Mistake(_halving(7, upwards=True), "you keep the wrong half after each measurement"),
+        Mistake(_halving(3), "you stop too early: three halvings leave an eighth of the range"),
+        Mistake(_halving(20), "you halve long after the clock's own noise is larger"),
         Mistake(
-            lambda a, b, c: ((a - b) / c).sqrt().clamp(0, 1),
-            "you take the root first, and the root of a negative number stays NaN",
+            _by_the_model, "you trust fixed + growing · d² and solve it; a clock need not follow it"
         ),
-        Mistake(lambda a, b, c: ((a - b) / c).sqrt(), "you let NaN and densities above 1 through"),
-        Mistake(lambda a, b, c: ((a - b) / c).relu() ** 0.5, "some densities are above 1"),
-        Mistake(lambda a, b, c: (a / c).clamp(0, 1).sqrt(), "you leave the fixed part out"),
         Mistake(
-            lambda a, b, c: (a / (b + c)).clamp(0, 1).sqrt(),
-            "you let the fixed part fall with d, too",
+            lambda share: share(_halving(7)(share)), "you return the share there, not the density"
+        ),
+    ),
+)
+
+
+GARBAGE = 999.0  # in planes that nobody wrote
+
+
+def _from_planes(
+    planes: Tensor,
+    weight: Tensor,
+    live: Tensor,
+    winners: Tensor,
+    height: int,
+    width: int,
+    *,
+    pitch: int = 0,
+    crop: bool = True,
+    tap: Callable[[int, int], tuple[int, int]] = lambda a, b: (a, b),
+    swap: bool = False,
+) -> Tensor:
+    """The right answer, and with other arguments some that are not."""
+    row = width + 1
+    pitch = pitch or row
+    sums = torch.zeros(len(winners), height * row)
+    for i in live.tolist():
+        for a in range(3):
+            for b in range(3):
+                start, (c, d) = a * pitch + b, tap(a, b)
+                w = weight[i, winners, c, d] if swap else weight[winners, i, c, d]
+                sums += w[:, None] * planes[i, start : start + height * row]
+    maps = sums.view(-1, height, row)
+    return maps[:, :, :width] if crop else maps
+
+
+def _no_convolution(function: Callable, *arguments: object) -> Tensor:
+    with _Convolutions() as counter:
+        maps = function(*arguments)
+    if counter.calls:
+        raise RuntimeError("this calls a convolution of PyTorch; slices and sums are enough")
+    return maps
+
+
+def _planes() -> Iterator[Case]:
+    one = "one input, one winner: which numbers of the plane meet the first tap?"
+    slices = "tap (a, b) is planes[i, start : start + height * (width + 1)]; what is start?"
+    lists = "which planes may be read, and which rows of the weight count?"
+    empty = "planes of inputs that are not live were never written: they hold garbage"
+    wide = "rows have width + 1 numbers in the plane, and width in the result"
+    crop = "view the sums as [k, height, width + 1] and leave the last column out"
+    for c_out, c_in, live, winners, size, hint, more in [
+        (1, 1, [0], [0], (3, 3), one, slices),
+        (4, 4, [1, 2], [0, 3], (3, 4), lists, empty),
+        (5, 5, [0, 2, 3], [1, 2, 4], (4, 2), wide, crop),
+    ]:
+        live, winners = torch.tensor(live), torch.tensor(winners)
+        x = torch.randint(-3, 4, (c_in, *size)).float()
+        weight = torch.randint(-3, 4, (c_out, c_in, 3, 3)).float()
+        expected = F.conv2d(x[None, live], weight[winners][:, live], padding=1)[0]
+        planes = torch.full_like(full := in_planes(x), GARBAGE)
+        planes[live] = full[live]
+        arguments = (planes, weight, live, winners, *size)
+        yield Case(
+            arguments, expected, hint, more, ask=_no_convolution, axes=("winner", "row", "column")
+        )
+
+
+check_from_planes = Exercise(
+    "from_planes(planes, weight, live, winners, height, width): a 3x3 convolution -> [k, H, W]",
+    _planes,
+    "no kernel was gathered, no map was copied, no convolution was called.",
+    (
+        Mistake(partial(_from_planes, crop=False), "you leave the border in: crop every row"),
+        Mistake(
+            partial(_from_planes, tap=lambda a, b: (b, a)),
+            "you exchange the kernel's rows and columns",
+        ),
+        Mistake(
+            partial(_from_planes, tap=lambda a, b: (2 - a, 2 - b)),
+            "you turn the kernel round; PyTorch's convolution does not",
+        ),
+        Mistake(
+            lambda p, w, live, win, h, c: _from_planes(p, w, live, win, h, c, pitch=c),
+            "you step by width from row to row, but a row of the plane has width + 1 numbers",
+        ),
+        Mistake(partial(_from_planes, swap=True), "you exchange inputs and outputs in the weight"),
+        Mistake(
+            lambda p, w, live, win, h, c: _from_planes(p, w, torch.arange(len(p)), win, h, c),
+            "you read all planes, also those of inputs that are not live",
+        ),
+        Mistake(
+            lambda p, w, live, win, h, c: _from_planes(p, w, live, torch.arange(len(w)), h, c),
+            "you compute all outputs, not the winners alone",
+        ),
+        Mistake(
+            lambda p, w, live, win, h, c: _from_planes(
+                p[live], w, torch.arange(len(live)), win, h, c
+            ),
+            "you gather the live planes and then count them from 0: the weight does not know that",
         ),
     ),
 )

@@ -1,16 +1,19 @@
-"""The exercises of notebook 09, Skipping for real, on a GPU.
+"""The exercises of notebook 09, Skipping on a GPU.
 
 Kernels run in Triton's interpreter, on a CPU. Their tensors lie between guards, so that an address
 outside of a tensor does no harm and shows. Typical mistakes are kernels, too.
 """
 
+import re
 from collections.abc import Callable, Iterator
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from ...checkpoints import load_pretrained
 from ...data import load_data
+from ...execution.roofline import Layer, Tile, choose_tile, convolution_time
 from ...method.gated import GatedConv2d
 from ...method.wta import winner_mask
 from .engine import Case, Exercise, Mistake
@@ -107,10 +110,20 @@ def finish_kernel(
 """
 
 
+ROUND = """
+def round_kernel(x, y, size, BLOCK: "constexpr"):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(x + i, mask=i < size, other=0.0)
+    bits = value.to(tl.int32, bitcast=True)
+    BITS
+    tl.store(y + i, bits.to(tl.float32, bitcast=True), mask=i < size)
+"""
+
+
 def kernel_with(source: str, line: str) -> Callable:
     """The kernel in ``source`` with ``line`` in the place that is left open for it."""
     names = {"tl": tl}
-    exec(source.replace("MASK", line).replace("TOTAL", line), names)
+    exec(re.sub("^    (MASK|TOTAL|BITS)$", f"    {line}", source, flags=re.M), names)
     return next(thing for name, thing in names.items() if name.endswith("_kernel"))
 
 
@@ -269,6 +282,100 @@ check_finish_kernel = Exercise(
                 (ADD, "total *= tl.load(pi + j, mask=j < k_out, other=0.0)[None, :]", RELU),
                 "all images get the gates of the first; those of image n begin at pi + n * k_out",
             ),
+        ]
+    ),
+)
+
+
+TILE_LAYERS = [  # d = 0.5; images, winners and inputs, channels, taps, pixels
+    Layer(64, k, k, 2 * k, 2 * k, 9, side * side, side * side)
+    for k, side in ((32, 56), (64, 28), (128, 14), (256, 7))
+]
+NEAR = "at most 5 % slower than the best"
+
+
+def tile_time(layer: Layer, tile: tuple[int, int]) -> float:
+    """Microseconds of an H100, by the package's model, in tiles of ``(pixels, outputs)``, TF32.
+
+    Raises:
+        ValueError: the tile is none that Triton and the registers take.
+    """
+    sizes = (16, 32, 64, 128)
+    if not (isinstance(tile, tuple) and len(tile) == 2 and set(tile) <= set(sizes)):
+        raise ValueError(f"a tile is two numbers out of {sizes}, got {tile!r}")
+    usual = choose_tile(layer.images, layer.pixels, layer.k_out, layer.k_in, "tf32")
+    return convolution_time(layer, Tile(*tile, *usual[2:]), "tf32")
+
+
+def best_tile(layer: Layer) -> tuple[int, int]:
+    """The fastest in the model."""
+    tiles = product((16, 32, 64, 128), repeat=2)
+    return min(tiles, key=lambda tile: tile_time(layer, tile))
+
+
+def judged(function: Callable, layer: Layer) -> str:
+    """How much slower than the best tile the reader's is."""
+    slower = tile_time(layer, function(layer)) / tile_time(layer, best_tile(layer)) - 1
+    return NEAR if slower <= 0.05 else f"{100 * slower:.0f} % slower than the best"
+
+
+def _tiles() -> Iterator[Case]:
+    for layer in TILE_LAYERS:
+        hint = f"how many of the places of your tiles are empty: {layer.pixels} pixels, "
+        hint += f"{layer.k_out} winners?"
+        more = (
+            "large tiles read less, and small ones leave less empty: try all sixteen in tile_time"
+        )
+        yield Case((layer,), NEAR, hint, more, ask=judged)
+
+
+check_tile = Exercise(
+    "my_tile(layer): (pixels, outputs) of a tile, each 16, 32, 64 or 128, for `convolve`",
+    _tiles,
+    "all four layers are within 5 % of the best tile in the model.",
+    (
+        Mistake(lambda layer: (16, 16), "the smallest tile is taken, which reads the most"),
+        Mistake(lambda layer: (128, 16), "tiles are narrow: the maps are read again and again"),
+        Mistake(lambda layer: (16, 128), "tiles are flat: the weights are read again and again"),
+        Mistake(lambda layer: (32, 32), "one small tile is taken for all layers"),
+    ),
+)
+
+
+def rounded(kernel: Callable, x: Tensor) -> Tensor:
+    """Run a ``round_kernel`` in programs of 32 numbers."""
+    y = guarded(torch.full_like(x, UNTOUCHED), UNTOUCHED)
+    launch(kernel, (-(-len(x) // 32),), guarded(x), y, len(x), BLOCK=32)
+    return written(y)
+
+
+def _roundings() -> Iterator[Case]:
+    hint = "is 1 + 0.6 / 1024 nearer to 1 or to 1 + 1 / 1024, and what does cutting off make of it?"
+    more = "add half of the last digit that stays, 4096, then clear 13 bits: & -8192"
+    steps = torch.arange(20)
+    for x in (
+        1 + (steps + 0.6) / 1024,
+        -1 - (steps + 0.3) / 1024,
+        torch.cat([1 + (steps + 0.5) / 1024, -2 - (steps + 0.5) / 512, torch.randn(33)]),
+    ):
+        bits = (x.view(torch.int32) + 4096) & -8192
+        expected = torch.cat([bits.view(torch.float32), torch.full((512,), UNTOUCHED)])
+        yield Case((x,), expected, hint, more, ask=rounded, axes=("number",))
+
+
+check_round_kernel = Exercise(
+    "round_kernel(x, y, size, BLOCK): y is x rounded to the nearest of TF32, ties away from 0",
+    _roundings,
+    "10 bits after the point stay, and all numbers are rounded to the nearest.",
+    tuple(
+        Mistake(kernel_with(ROUND, f"bits = {bits}"), says)
+        for bits, says in [
+            ("bits & -8192", "the lower bits are cut off, as a tensor core does it"),
+            ("(bits + 8192) & -8192", "a whole step is added before the lower bits are cleared"),
+            ("(bits + 4095) & -8192", "ties go towards 0: half a step is 4096"),
+            ("(bits + 4096) & -4096", "12 bits are cleared, but TF32 has no place for 13"),
+            ("(bits + 4096) >> 13", "the bits are moved down and never back up"),
+            ("bits + 4096", "half a step is added, and nothing is cleared"),
         ]
     ),
 )

@@ -1,7 +1,13 @@
 // The picture on a page: state, events, and one loop that computes once and draws once per frame.
 
-import { activeChannels, count, forward, fromBase64, gatesOf, meanGates, readNetwork } from "./engine.js";
+import {
+  activeChannels, assemble, count, forward, fromBase64, gatesOf, meanGates, readNetwork, travelling,
+} from "./engine.js";
 import { enlarge, imageOf } from "./digits.js";
+import {
+  article, attribute, furnish, hideStill, html, makeLoop, makeSpeaker, percent, text, value,
+} from "./dom.js";
+import { LANE, makeLane } from "./lane.js";
 import {
   channelGrid, drawChannels, drawCurves, drawInputs, drawKernels, drawMap, drawPad, interpolate,
   makeBrush, prepare,
@@ -78,7 +84,7 @@ function skeleton(payload) {
         <li><i class="fbs-hatched"></i>a channel that lost, so it has no map</li>
         <li><i class="fbs-diamond"></i>wins with one of the two compared only</li>
         <li><i class="fbs-triangle"></i>wins with g = 0: computed for nothing</li>
-        <li><i class="fbs-purple"></i>forced by you</li>
+        <li><i class="fbs-forced">on</i>forced by you</li>
       </ul>
     </section>
     <section class="fbs-inside" aria-label="Inside one layer">
@@ -86,7 +92,7 @@ function skeleton(payload) {
       <p class="fbs-step"><b>s</b> <span class="fbs-says-s"></span></p>
       <canvas class="fbs-s" role="img"></canvas>
       <p class="fbs-step"><b>g</b> <span class="fbs-says-g"></span></p>
-      <div class="fbs-channels"><canvas role="img"></canvas><div class="fbs-chips" role="group"></div></div>
+      <div class="fbs-channels">${LANE}</div>
       <div class="fbs-one">
         <p class="fbs-detail"></p>
         <label>its g <input type="range" class="fbs-g" min="0" step="0.01"></label>
@@ -97,8 +103,7 @@ function skeleton(payload) {
       <p class="fbs-step"><span class="fbs-dynamic"></span>
         <button type="button" class="fbs-reset" hidden>Undo all that was forced</button></p>
     </section>
-  </div>
-  <p class="fbs-status" role="status" aria-live="polite"></p>`;
+  </div>`;
 }
 
 /** A state in which nothing was touched yet. */
@@ -112,7 +117,7 @@ function untouched(payload, samples) {
     forced: payload.layers.map((layer) => new Int8Array(layer.outputs)),
     g: payload.layers.map(() => new Map()),
     layer: payload.layers.length - 1,
-    channel: 0,
+    channel: null, // the strongest winner
     compare: "other", donor: 9,
     gathered: 0,
     cursor: null,
@@ -123,6 +128,7 @@ function untouched(payload, samples) {
  * Puts the picture into `root`.
  * @param {Object} [options]
  * @param {(state: Object) => void} [options.onCommit]  called when a stroke, a drag or a click ends
+ * @param {(request: Object) => Promise<Object>} [options.ask]  Python, which computes instead
  * @returns {{set: Function, state: Function, destroy: Function}}
  */
 export function mount(root, payload, options = {}) {
@@ -131,29 +137,21 @@ export function mount(root, payload, options = {}) {
   const samples = payload.labels.map((_, i) => enlarge(counts.subarray(64 * i, 64 * i + 64)));
   const state = untouched(payload, samples);
   const brush = makeBrush(payload.colours);
-  root.classList.add("fbs-live");
-  for (const [name, value] of Object.entries(payload.colours)) root.style.setProperty(`--${name}`, value);
-  root.innerHTML = skeleton(payload);
+  furnish(root, payload.colours, skeleton(payload));
   const $ = (selector) => root.querySelector(selector);
   const coarse = window.matchMedia?.("(pointer: coarse)").matches ?? false;
   const calm = window.matchMedia?.("(prefers-reduced-motion: reduce)").matches ?? false;
   const stop = new AbortController();
   const on = (target, type, handler) => target.addEventListener(type, handler, { signal: stop.signal });
   const top = payload.layers.map(() => 0); // of the axis of g, steady while bars move
-  let result = null, other = null, frame = 0, spoken = 0, labels = 0;
+  let result = null, other = null;
+  const speak = makeSpeaker($(".fbs-status"));
+  const loop = makeLoop(root, { compute, draw, soon: drawInput, ask: options.ask, request, take });
+  const update = loop.update;
 
   const choices = () => state.k.map((k, i) => ({ k, forced: state.forced[i], g: state.g[i] }));
   const plain = () => state.k.map((k) => ({ k }));
   const commit = () => options.onCommit?.(state);
-
-  /** Asks for one more frame; any number of events share it. */
-  function update() {
-    frame ||= requestAnimationFrame(() => {
-      frame = 0;
-      compute();
-      draw();
-    });
-  }
 
   /** The strongest winner of a layer: what is looked at first. */
   const first = (layer) => result.layers[layer].order[0];
@@ -161,6 +159,19 @@ export function mount(root, payload, options = {}) {
   function compute() {
     result = forward(network, state.image, choices());
     other = beside();
+  }
+
+  /** What Python is asked instead. */
+  function request() {
+    return {
+      image: [...state.image], choices: choices().map(travelling),
+      compare: state.compare, donor: [...samples[3 * state.donor]],
+    };
+  }
+
+  function take(answer) {
+    result = assemble(network, answer, "own");
+    other = state.compare === "none" ? null : assemble(network, answer, "other");
   }
 
   /** The same image with what the reader wants beside it. */
@@ -174,6 +185,7 @@ export function mount(root, payload, options = {}) {
   }
 
   function draw() {
+    state.channel ??= first(state.layer);
     drawInput();
     drawDensity();
     drawAnswer();
@@ -209,6 +221,7 @@ export function mount(root, payload, options = {}) {
       text(row.querySelector("b"), p < 0.005 ? "" : percent(p));
       row.classList.toggle("fbs-first", d === result.prediction);
     });
+    root.style.setProperty("--beside", besideColour());
     value($(".fbs-compare"), state.compare);
     value($(".fbs-donor"), state.donor);
     $(".fbs-donor").hidden = state.compare !== "other";
@@ -221,7 +234,7 @@ export function mount(root, payload, options = {}) {
     payload.layers.forEach((layer, i) => {
       const box = $(`[data-layer="${i}"]`);
       const marked = { row: i === state.layer ? state.channel : null, column: i === state.layer + 1 ? state.channel : null };
-      drawKernels(box.querySelector("canvas"), layer, result.layers[i], result.layers[i - 1], unit, state.gathered, marked, other?.layers[i], brush);
+      drawKernels(box.querySelector("canvas"), layer, result.layers[i], result.layers[i - 1], unit, state.gathered, marked, other?.layers[i], besideColour(), brush);
       attribute(box.querySelector(".fbs-open"), "aria-pressed", `${i === state.layer}`);
       text(box.querySelector(".fbs-k"), `${count(result.layers[i].winners)} of ${layer.outputs} win`);
       value(box.querySelector("input"), state.k[i]);
@@ -232,48 +245,23 @@ export function mount(root, payload, options = {}) {
     const i = state.layer, layer = payload.layers[i], here = result.layers[i];
     const highest = Math.max(...here.g, 0.01);
     if (highest > top[i] || highest < 0.6 * top[i]) top[i] = 1.12 * highest;
-    const grid = layChips(layer);
+    const grid = channelGrid(layer.outputs, widthOf(".fbs-inside"), coarse);
+    lane.lay(`Channels of layer ${i + 1}; arrow keys move, enter forces, plus and minus change g`, layer.outputs, grid, state.channel);
     text($(".fbs-title"), `Look inside layer ${i + 1}`);
     const inputs = layer.inputs === 1 ? "its one input" : `each of its ${layer.inputs} inputs`;
-    html($(".fbs-says-s"), `measured: how strong ${inputs} is; below, what each <em class="fbs-adds">adds</em>
-      to g of channel ${state.channel} or <em class="fbs-takes">takes away</em> from it`);
+    const parts = `; below, what each <em class="fbs-adds">adds</em> to g of channel ${state.channel}
+      or <em class="fbs-takes">takes away</em> from it`;
+    html($(".fbs-says-s"), `measured: how strong ${inputs} is${network.layers[i].predictorWeight ? parts : ""}`);
     html($(".fbs-says-g"), `predicted from s: the ${count(here.winners)} channels above the cut win, and only
       their maps are computed. Click one to force it on or off, drag its bar to change it.`);
     drawInputs($(".fbs-s"), widthOf(".fbs-inside"), network.layers[i], here, state.channel, brush);
     attribute($(".fbs-s"), "aria-label", `Measured saliency of ${layer.inputs} inputs, ${count(here.live)} of them computed`);
-    drawChannels($(".fbs-channels canvas"), layer, here, other?.layers[i], { forced: state.forced[i] }, state.channel, top[i], grid, brush);
-    attribute($(".fbs-channels canvas"), "aria-label", `Predicted saliency and map of ${layer.outputs} channels, ${count(here.winners)} of them computed`);
+    const look = { top: top[i], chosen: state.channel, beside: besideColour() };
+    drawChannels(lane.canvas, layer, here, other?.layers[i], state.forced[i], look, grid, brush);
+    attribute(lane.canvas, "aria-label", `Predicted saliency and map of ${layer.outputs} channels, ${count(here.winners)} of them computed`);
     drawOne(here);
     html($(".fbs-dynamic"), dynamicSentence(here));
     $(".fbs-reset").hidden = !isForced();
-  }
-
-  /** One button for each channel, over the canvas that shows it. */
-  function layChips(layer) {
-    const grid = channelGrid(layer.outputs, widthOf(".fbs-inside"), coarse);
-    const chips = $(".fbs-chips");
-    const key = `${state.layer} ${grid.columns} ${grid.cell}`;
-    if (chips.dataset.key !== key) {
-      chips.dataset.key = key;
-      chips.style.gridTemplateColumns = `repeat(${grid.columns}, ${grid.cell}px)`;
-      chips.style.gridAutoRows = `${grid.height}px`;
-      chips.setAttribute("aria-label", `Channels of layer ${state.layer + 1}; arrow keys move, enter forces, plus and minus change g`);
-      chips.innerHTML = [...Array(layer.outputs).keys()]
-        .map((c) => `<button type="button" data-channel="${c}" tabindex="${c === state.channel ? 0 : -1}"></button>`)
-        .join("");
-      nameChips();
-    } else {
-      clearTimeout(labels);
-      labels = setTimeout(nameChips, 250);
-    }
-    return grid;
-  }
-
-  /** What a screen reader says of each channel; put right when the hand rests, not in every frame. */
-  function nameChips() {
-    for (const chip of root.querySelectorAll(".fbs-chips button")) {
-      attribute(chip, "aria-label", describe(Number(chip.dataset.channel)));
-    }
   }
 
   function describe(channel) {
@@ -317,13 +305,10 @@ export function mount(root, payload, options = {}) {
     const same = other?.macs === result.macs ? " at the same cost" : "";
     const beside = other === null ? "" : ` With ${gates} it reads ${article(other.prediction)} ${other.prediction} (${percent(other.probabilities[other.prediction])} sure)${same}.`;
     text($(".fbs-sub"), `It is ${sure} sure.${beside} For each image the network guesses which channels will matter, and computes only those.`);
-    const now = performance.now();
-    if (now - spoken > 1000) {
-      spoken = now;
-      text($(".fbs-status"), `Reads ${result.prediction}, ${sure} sure, ${share} of the MACs.`);
-    }
+    speak(`Reads ${result.prediction}, ${sure} sure, ${share} of the MACs.`);
   }
 
+  const besideColour = () => payload.colours[{ mean: "orange", dense: "black" }[state.compare] ?? "purple"];
   const isForced = () => state.forced.some((f) => f.some(Boolean)) || state.g.some((g) => g.size > 0);
   const widthOf = (selector) => Math.max(200, Math.floor($(selector).clientWidth));
 
@@ -419,10 +404,10 @@ export function mount(root, payload, options = {}) {
       on(button, "click", () => pick(Number(button.dataset.digit)));
     }
     root.querySelectorAll(".fbs-layer").forEach((box, i) => {
-      on(box.querySelector(".fbs-open"), "click", () => change({ layer: i, channel: first(i) }));
+      on(box.querySelector(".fbs-open"), "click", () => change({ layer: i, channel: null }));
       on(box.querySelector("input"), "input", (event) => {
         state.k[i] = Number(event.target.value);
-        change(i === state.layer ? {} : { layer: i, channel: first(i) });
+        change(i === state.layer ? {} : { layer: i, channel: null });
       });
       on(box.querySelector("input"), "change", commit);
     });
@@ -473,40 +458,14 @@ export function mount(root, payload, options = {}) {
   }
 
   /** A click forces a channel, a drag upwards or downwards sets its g. */
-  function listenToChannels() {
-    const chips = $(".fbs-chips");
-    const channelOf = (target) => target.closest?.("[data-channel]")?.dataset.channel;
-    let drag = null;
-    on(chips, "pointerdown", (event) => {
-      const channel = channelOf(event.target);
-      if (channel === undefined || event.pointerType === "touch") return;
-      drag = { channel: Number(channel), y: event.clientY, g: result.layers[state.layer].g[channel], moved: false };
-      chips.setPointerCapture(event.pointerId);
-    });
-    on(chips, "pointermove", (event) => {
-      if (!drag) return;
-      drag.moved ||= Math.abs(event.clientY - drag.y) > 3;
-      if (drag.moved) setG(drag.channel, drag.g + ((drag.y - event.clientY) / 36) * top[state.layer]);
-    });
-    on(chips, "pointerup", () => {
-      if (!drag) return;
-      if (drag.moved) commit();
-      else turnAround(drag.channel);
-      drag = null;
-    });
-    on(chips, "click", (event) => {
-      const channel = channelOf(event.target);
-      if (channel !== undefined && event.pointerType !== "mouse" && event.pointerType !== "pen") {
-        turnAround(Number(channel)); // a finger, or a screen reader
-      }
-    });
-    on(chips, "focusin", (event) => {
-      for (const chip of chips.children) chip.tabIndex = chip === event.target ? 0 : -1;
-      if (event.target.matches(":focus-visible")) change({ channel: Number(channelOf(event.target)) });
-    });
-    on(chips, "keydown", chipKey);
-    listenToOne();
-  }
+  const lane = makeLane($(".fbs-channels"), on, {
+    describe,
+    look: (channel) => change({ channel }),
+    turn: turnAround,
+    grab: (channel) => result.layers[state.layer].g[channel],
+    drag: (channel, from, share) => setG(channel, from + share * top[state.layer]),
+    rest: commit,
+  });
 
   function listenToOne() {
     on($(".fbs-g"), "input", (event) => setG(state.channel, Number(event.target.value)));
@@ -514,19 +473,6 @@ export function mount(root, payload, options = {}) {
     for (const button of root.querySelectorAll("[data-force]")) {
       on(button, "click", () => force(state.channel, Number(button.dataset.force)));
     }
-  }
-
-  function chipKey(event) {
-    const chips = $(".fbs-chips"), channel = Number(event.target.dataset.channel);
-    const columns = Number(chips.dataset.key.split(" ")[1]);
-    const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
-    const g = result.layers[state.layer].g[channel], step = top[state.layer] / 20;
-    if (event.key in moves) chips.children[channel + moves[event.key]]?.focus();
-    else if (event.key === "Enter" || event.key === " ") turnAround(channel);
-    else if (event.key === "+") setG(channel, g + step);
-    else if (event.key === "-") setG(channel, g - step);
-    else return;
-    event.preventDefault();
   }
 
   /** Thumbnails never change: drawn once. */
@@ -538,17 +484,16 @@ export function mount(root, payload, options = {}) {
 
   listenToPad();
   listenToControls();
-  listenToChannels();
+  listenToOne();
   on(root, "keydown", (event) => event.stopPropagation()); // a notebook would take them for its own
   drawThumbs();
-  compute();
-  state.channel = first(state.layer);
-  draw();
+  loop.start();
   hideStill(root);
-  const watch = new ResizeObserver(update); // a canvas that was out of sight, or has a new width
+  const watch = new ResizeObserver(loop.redraw); // a canvas that was out of sight, or has a new width
   watch.observe(root);
 
   return {
+    travels: travels(payload, state),
     state: () => state,
     result: () => result,
     set(values) {
@@ -558,45 +503,52 @@ export function mount(root, payload, options = {}) {
     destroy() {
       stop.abort();
       watch.disconnect();
-      cancelAnimationFrame(frame);
-      clearTimeout(labels);
+      loop.end();
+      lane.end();
     },
   };
 }
 
-/** In a notebook a still picture stands before this one, for pages where nothing can move. */
-function hideStill(root) {
-  for (const image of root.closest(".jp-OutputArea, .output")?.querySelectorAll("img") ?? []) {
-    if (!root.contains(image)) image.style.display = "none";
-  }
+/** What Python reads and sets: traits, each with the way out of the state and the way in. */
+function travels(payload, state) {
+  const into = (name) => (value) => fromPython(payload, name, value);
+  return {
+    image: { out: () => [...state.image], into: into("image") },
+    density: { out: () => densityOf(payload, state), into: into("density") },
+    forced: { out: () => forcedOf(payload, state), into: into("forced") },
+  };
 }
 
-// Only what differs is written, so that few elements change in a frame.
-
-function text(element, wanted) {
-  if (element.textContent !== wanted) element.textContent = wanted;
+/** Names of the layers in the payload, as keys of what travels. */
+function densityOf(payload, state) {
+  const all = payload.layers.every((l, i) => state.k[i] === activeChannels(l.outputs, state.density));
+  if (all) return state.density;
+  return Object.fromEntries(payload.layers.map((l, i) => [l.name, state.k[i] / l.outputs]));
 }
 
-function html(element, wanted) {
-  if (element.dataset.html !== wanted) {
-    element.dataset.html = wanted;
-    element.innerHTML = wanted;
-  }
+function forcedOf(payload, state) {
+  const layers = payload.layers.map((layer, i) => {
+    const forced = Object.fromEntries(state.g[i]);
+    state.forced[i].forEach((how, c) => {
+      if (how) forced[c] = how > 0 ? "on" : "off";
+    });
+    return [layer.name, forced];
+  });
+  return Object.fromEntries(layers.filter(([, forced]) => Object.keys(forced).length));
 }
 
-function attribute(element, name, wanted) {
-  if (element.getAttribute(name) !== wanted) element.setAttribute(name, wanted);
-}
-
-function value(element, wanted) {
-  if (element.value !== `${wanted}`) element.value = wanted;
-}
-
-function article(digit) {
-  return digit === 8 ? "an" : "a";
-}
-
-function percent(share) {
-  const hundred = 100 * share;
-  return `${hundred < 9.95 && hundred > 0 ? hundred.toFixed(1) : hundred.toFixed(0)} %`;
+function fromPython(payload, name, value) {
+  if (name === "image") return { strokes: null, digit: null, image: Float32Array.from(value) };
+  if (name === "density" && typeof value === "number") return { density: value };
+  const by = (make) => payload.layers.map((layer) => make(layer, value[layer.name] ?? {}));
+  if (name === "density") return { k: payload.layers.map((l) => activeChannels(l.outputs, value[l.name])) };
+  return {
+    forced: by((layer, given) => {
+      const flags = new Int8Array(layer.outputs);
+      for (const [c, how] of Object.entries(given)) flags[c] = { on: 1, off: -1 }[how] ?? 0;
+      return flags;
+    }),
+    g: by((_, given) => new Map(Object.entries(given)
+      .filter(([, how]) => typeof how === "number").map(([c, how]) => [Number(c), how]))),
+  };
 }

@@ -43,6 +43,7 @@ export function readNetwork(payload) {
   const bytes = fromBase64(payload.tensors);
   const floats = new Float32Array(bytes.buffer);
   const part = (name) => {
+    if (!(name in payload.index)) return null; // a part of the network is enough for some pictures
     const [start, length] = payload.index[name];
     return floats.subarray(start, start + length);
   };
@@ -175,7 +176,7 @@ function addConvolved(sums, plane, weight, at, width, size, stride) {
  *            prediction: number, macs: number, dense: number}}
  */
 export function forward(network, image, choices) {
-  let maps = image.map((value) => (value - network.mean) / network.std);
+  let maps = normalized(network, image);
   let live = new Uint8Array([1]);
   const layers = network.layers.map((layer, i) => {
     const result = runLayer(layer, maps, live, choices[i]);
@@ -183,8 +184,13 @@ export function forward(network, image, choices) {
     live = result.winners;
     return result;
   });
-  const logits = classify(network, maps);
+  return summed(network, layers, classify(network, maps));
+}
+
+/** A result from all its layers: the answer, and what it cost. */
+function summed(network, layers, logits) {
   const probabilities = softmax(logits);
+  const live = layers.at(-1).winners;
   const inputs = network.layers.at(-1).outputs;
   const total = (key, last) => layers.reduce((sum, layer) => sum + layer[key], last * network.classes);
   return {
@@ -197,20 +203,50 @@ export function forward(network, image, choices) {
   };
 }
 
-function runLayer(layer, maps, live, choice) {
+/** One layer: `maps` [inputs, sizeIn, sizeIn], of which those that are `live` were computed. */
+export function runLayer(layer, maps, live, choice) {
   const s = measure(maps, layer.inputs);
   const g = predict(layer, s, choice.g);
   const selection = select(g, choice.k, choice.forced);
   const winners = choice.winners ?? selection.winners;
   const pi = choice.pi ?? g.map((value, o) => (winners[o] ? value : 0));
+  const result = { s, g, pi, winners, live, order: selection.order, maps: convolve(layer, maps, pi) };
+  return { ...result, ...costs(layer, live, winners) };
+}
+
+function costs(layer, live, winners) {
   const perPair = 9 * layer.sizeOut * layer.sizeOut;
-  return {
-    s, g, pi, winners, live,
-    order: selection.order,
-    maps: convolve(layer, maps, pi),
-    macs: count(live) * count(winners) * perPair,
-    dense: layer.inputs * layer.outputs * perPair,
-  };
+  return { macs: count(live) * count(winners) * perPair, dense: layer.inputs * layer.outputs * perPair };
+}
+
+/** A choice as Python takes it: lists and plain objects. */
+export function travelling(choice) {
+  return { k: choice.k, forced: [...(choice.forced ?? [])], g: Object.fromEntries(choice.g ?? []) };
+}
+
+/** The same result as `forward`'s, of numbers that Python has computed. */
+export function assemble(network, answer, of) {
+  let live = new Uint8Array([1]);
+  const layers = network.layers.map((layer) => {
+    const result = assembleLayer(layer, answer, `${of}.${layer.name}`, live);
+    live = result.winners;
+    return result;
+  });
+  return summed(network, layers, answer[`${of}.logits`]);
+}
+
+/** One layer's numbers: `${of}.s`, g, pi, winners and maps. */
+export function assembleLayer(layer, answer, of, live) {
+  const [s, g, pi, won, maps] = ["s", "g", "pi", "winners", "maps"].map((name) => answer[`${of}.${name}`]);
+  const winners = Uint8Array.from(won);
+  const order = Uint16Array.from(g, (_, i) => i);
+  order.sort((a, b) => winners[b] - winners[a] || g[b] - g[a] || a - b);
+  return { s, g, pi, winners, live, order, maps, ...costs(layer, live, winners) };
+}
+
+/** The image as the first layer takes it. */
+export function normalized(network, image) {
+  return image.map((value) => (value - network.mean) / network.std);
 }
 
 /** Mean of every map, then one linear layer. */

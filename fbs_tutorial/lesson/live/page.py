@@ -4,9 +4,11 @@ import json
 import re
 from pathlib import Path
 
+from ..plots import style
 from .payload import text_of
 
-MODULES = ("engine.js", "digits.js", "view.js", "app.js")  # each uses those before it alone
+SHARED = ("engine.js", "digits.js", "dom.js", "lane.js", "view.js")
+WHOLE, PART = (*SHARED, "app.js"), (*SHARED, "part.js")  # each uses those before it alone
 # Every place that is still empty is filled: two pictures on a page do not fight.
 START = """
 for (const root of document.querySelectorAll("[data-fbs-live]:not(.fbs-live)")) {
@@ -15,14 +17,19 @@ for (const root of document.querySelectorAll("[data-fbs-live]:not(.fbs-live)")) 
 """
 
 
-def script() -> str:
-    """All modules as one text without imports and exports; `mount` is what it offers."""
-    return "\n".join(_inlined(text_of(name)) for name in MODULES)
+def script(modules: tuple[str, ...] = WHOLE) -> str:
+    """Modules as one text without imports and exports; `mount` is what it offers."""
+    return "\n".join(_inlined(text_of(name)) for name in modules)
 
 
-def widget_script() -> str:
+def modules_for(payload: dict) -> tuple[str, ...]:
+    """The modules that draw a payload: of the whole network, or of one part."""
+    return PART if "part" in payload else WHOLE
+
+
+def widget_script(modules: tuple[str, ...] = WHOLE) -> str:
     """The same with the widget's own part: one ES module, as anywidget takes it."""
-    return f"{script()}\n{text_of('widget.js')}"
+    return f"{script(modules)}\n{text_of('widget.js')}"
 
 
 def _inlined(module: str) -> str:
@@ -34,21 +41,25 @@ def snippet(payload: dict, instead: str = "") -> str:
     """A piece of HTML that becomes the picture wherever its script may run.
 
     Args:
-        payload: of `payload`.
+        payload: of `payload` or `part_payload`.
         instead: HTML that stands there where scripts are blocked.
     """
     data = json.dumps(payload, separators=(",", ":"))
     return (
         f"<style>{text_of('style.css')}</style>\n"
         f"<div data-fbs-live><noscript>{instead}</noscript></div>\n"
-        f"<script>(() => {{\n{script()}\nconst PAYLOAD = {data};\n{START}}})();</script>\n"
+        f"<script>(() => {{\n{script(modules_for(payload))}\nconst PAYLOAD = {data};\n{START}}})();"
+        "</script>\n"
     )
 
 
 def page(payload: dict) -> str:
     """A whole page in one file, which works from disk and offline."""
     instead = "<p>The picture needs scripts, which are blocked here.</p>"
-    return text_of("page.html").replace("<!-- picture -->", snippet(payload, instead))
+    names = {"black": style.BLACK, "text": style.TEXT, "panel": style.PANEL}
+    colours = " ".join(f"--{name}: {colour};" for name, colour in names.items())
+    frame = text_of("page.html").replace("/* colours */", f":root {{ {colours} }}")
+    return frame.replace("<!-- picture -->", snippet(payload, instead))
 
 
 def save_page(payload: dict, path: Path) -> None:

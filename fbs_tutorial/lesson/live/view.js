@@ -40,6 +40,8 @@ export function prepare(canvas, width, height) {
 
 const scratch = typeof document === "undefined" ? null : document.createElement("canvas");
 
+const DARKEST = 0x22; // of BLACK: white is 255
+
 /** A grey picture of `values` [size * size] from 0 (paper) to `top` (ink), enlarged without blur. */
 export function drawMap(context, values, size, x, y, side, top, power = 1) {
   scratch.width = scratch.height = size;
@@ -47,7 +49,7 @@ export function drawMap(context, values, size, x, y, side, top, power = 1) {
   const pixels = small.createImageData(size, size);
   for (let p = 0; p < values.length; p++) {
     const share = top > 0 ? Math.min(1, values[p] / top) ** power : 0;
-    for (let c = 0; c < 3; c++) pixels.data[4 * p + c] = 255 - 221 * share;
+    for (let c = 0; c < 3; c++) pixels.data[4 * p + c] = 255 - (255 - DARKEST) * share;
     pixels.data[4 * p + 3] = 255;
   }
   small.putImageData(pixels, 0, 0);
@@ -91,7 +93,7 @@ export function drawCurves(canvas, width, payload, density, brush) {
   drawLevels(context, width, y, brush);
   const macs = payload.densities.map((d) => macShare(payload.layers, d, payload.classes));
   line(context, payload.densities.map(x), macs.map(y), brush.colours.grey, [], 0, base);
-  const looks = [["mean", "green", [1, 3]], ["shuffled", "orange", [6, 3]], ["own", "blue", []]];
+  const looks = [["mean", "orange", [1, 3]], ["shuffled", "purple", [6, 3]], ["own", "blue", []]];
   for (const [name, colour, dash] of looks) {
     line(context, payload.densities.map(x), payload.accuracy[name].map(y), brush.colours[colour], dash, 2.2);
   }
@@ -102,17 +104,17 @@ export function drawCurves(canvas, width, payload, density, brush) {
   context.moveTo(x(density), top - 6);
   context.lineTo(x(density), height);
   context.stroke();
-  dot(context, x(density), y(interpolate(payload.densities, payload.accuracy.own, density)), brush.colours.blue);
-  dot(context, x(density), y(macShare(payload.layers, density, payload.classes)), brush.colours.darkGrey);
+  dot(context, x(density), y(interpolate(payload.densities, payload.accuracy.own, density)), brush.colours.blue, brush);
+  dot(context, x(density), y(macShare(payload.layers, density, payload.classes)), brush.colours.darkGrey, brush);
 }
 
 function drawLevels(context, width, y, brush) {
   context.font = brush.font;
   context.textAlign = "right";
   for (const share of [0, 0.5, 1]) {
-    context.fillStyle = "#e8e8e8";
+    context.fillStyle = brush.colours.line;
     context.fillRect(0, Math.round(y(share)), width, 1);
-    context.fillStyle = "#595959";
+    context.fillStyle = brush.colours.text;
     context.fillText(`${100 * share} %`, width - 2, y(share) - 3);
   }
 }
@@ -136,12 +138,12 @@ function line(context, xs, ys, colour, dash, width, base = null) {
   }
 }
 
-function dot(context, x, y, colour) {
+function dot(context, x, y, colour, brush) {
   context.beginPath();
   context.arc(x, y, 4.5, 0, 7);
   context.fillStyle = colour;
   context.fill();
-  context.strokeStyle = "white";
+  context.strokeStyle = brush.colours.white;
   context.lineWidth = 1.5;
   context.stroke();
 }
@@ -168,8 +170,11 @@ export function interpolate(xs, ys, x) {
  * The kernels of one layer, rows for outputs and columns for inputs, each as large as its MACs.
  * @param {number} unit    pixels per unit of length; a kernel of a 16 x 16 map is 16 units wide
  * @param {number} gathered  from 0, in place, to 1, the winners moved together
+ * @param {{row: number | null, column: number | null}} marked  the chosen channel
+ * @param {LayerResult} [other]  beside it: rows that win in one of the two only are marked
+ * @param {string} [beside]      the colour of `other`
  */
-export function drawKernels(canvas, layer, result, before, unit, gathered, marked, other, brush) {
+export function drawKernels(canvas, layer, result, before, unit, gathered, marked, other, beside, brush) {
   const side = layer.sizeOut * unit;
   const context = prepare(canvas, layer.inputs * side + 8, layer.outputs * side);
   const rows = places(result.winners, result.order, gathered);
@@ -182,7 +187,7 @@ export function drawKernels(canvas, layer, result, before, unit, gathered, marke
       context.fillRect(columns[i] * side, rows[o] * side, side - gap, side - gap);
     }
     if (other && other.winners[o] !== result.winners[o]) {
-      context.fillStyle = brush.colours.orange;
+      context.fillStyle = beside;
       context.fillRect(layer.inputs * side + 2, rows[o] * side, 4, Math.max(1.5, side - gap));
     }
   }
@@ -210,72 +215,104 @@ function places(winners, order, gathered) {
 }
 
 /** How the channels of a layer are set in rows: columns, their width, heights of bar and map. */
-export function channelGrid(channels, width, coarse) {
+export function channelGrid(channels, width, coarse, largest = 44) {
   const smallest = coarse ? 32 : 25;
-  const fitting = [64, 32, 16, 8, 4].filter((n) => n <= channels && width / n >= smallest);
+  const fitting = [channels, 64, 32, 16, 8, 4].filter((n) => n <= channels && width / n >= smallest);
   const columns = fitting[0] ?? 4;
-  const cell = Math.min(44, Math.floor(width / columns));
-  return { columns, cell, bar: 44, map: cell - 4, height: 44 + cell + 8, rows: channels / columns };
+  const cell = Math.min(largest, Math.floor(width / columns));
+  const rows = Math.ceil(channels / columns);
+  return { columns, cell, bar: 44, map: cell - 4, height: 44 + cell + 8, rows };
+}
+
+/**
+ * @typedef {Object} Item   one channel of a lane
+ * @property {number} value
+ * @property {"won" | "lost" | "input" | "skipped"} look
+ * @property {Float32Array} [map]    under the bar; without, a frame that is hatched
+ * @property {number} [before]       an outline: the value as it was
+ * @property {boolean} [empty]       it wins with gate 0
+ * @property {boolean} [differs]     it wins in one of the two compared only
+ * @property {string} [note]         over the bar, such as "on" or "tie"
+ * @property {string} [foot]         under the bar, where there is no map
+ *
+ * @typedef {Object} Lane
+ * @property {number} top            the value of a bar of full height
+ * @property {number} [cut]          a dashed line
+ * @property {number} [chosen]
+ * @property {number} [size]         of the maps
+ * @property {number} [brightest]    of the maps
+ * @property {string} [beside]       colour of the marks of those that differ
+ */
+
+/** Channels in rows: a bar for each, and under it its map or its foot. */
+export function drawLane(canvas, grid, items, lane, brush) {
+  const context = prepare(canvas, grid.columns * grid.cell, grid.rows * grid.height);
+  items.forEach((item, o) => {
+    const x = (o % grid.columns) * grid.cell, y = Math.floor(o / grid.columns) * grid.height;
+    drawBar(context, x, y, item, lane.top, grid, brush);
+    if (item.differs) mark(context, x + grid.cell - 8, y + 7, lane.beside);
+    if (grid.map) drawTile(context, x + 1, y + grid.bar + 2, item, lane, grid, brush);
+    if (item.foot) write(context, item.foot, x + grid.cell / 2 - 1, y + grid.bar + 13, "", brush);
+    if (item.note) write(context, item.note, x + grid.cell / 2 - 1, y + 10, "bold", brush);
+    if (o === lane.chosen) frame(context, x, y, grid, brush);
+  });
+  drawCut(context, lane.cut ?? null, lane.top, grid, brush);
+}
+
+function write(context, words, x, y, weight, brush) {
+  context.fillStyle = brush.colours.black;
+  context.font = `${weight} ${brush.font}`.trim();
+  context.textAlign = "center";
+  context.fillText(words, x, y);
 }
 
 /** The predicted saliency of every output as a bar, the cut, and under each bar its map. */
-export function drawChannels(canvas, layer, result, other, choice, chosen, top, grid, brush) {
-  const context = prepare(canvas, grid.columns * grid.cell, grid.rows * grid.height);
-  const cut = cutOf(result, choice);
-  const brightest = Math.max(...result.maps);
+export function drawChannels(canvas, layer, result, other, forced, lane, grid, brush) {
   const size = layer.sizeOut;
-  for (let o = 0; o < layer.outputs; o++) {
-    const x = (o % grid.columns) * grid.cell, y = Math.floor(o / grid.columns) * grid.height;
-    const differs = other && other.winners[o] !== result.winners[o];
-    drawBar(context, x, y, result, o, top, grid, brush);
-    if (differs) mark(context, x + grid.cell - 8, y + 7, brush.colours.orange);
-    const map = result.maps.subarray(o * size * size, (o + 1) * size * size);
-    drawTile(context, x + 1, y + grid.bar + 2, map, size, result.winners[o], brightest, grid, brush);
-    if (choice.forced[o]) drawForced(context, x, y, choice.forced[o], grid, brush);
-    if (o === chosen) frame(context, x, y, grid, brush);
-  }
-  drawCut(context, cut, top, grid, brush);
+  const items = [...result.g].map((value, o) => ({
+    value,
+    look: result.winners[o] ? "won" : "lost",
+    map: result.winners[o] ? result.maps.subarray(o * size * size, (o + 1) * size * size) : undefined,
+    empty: result.winners[o] && result.pi[o] === 0,
+    differs: other && other.winners[o] !== result.winners[o],
+    note: { 1: "on", "-1": "off" }[forced[o]],
+  }));
+  const brightest = Math.max(...result.maps);
+  drawLane(canvas, grid, items, { size, brightest, cut: cutOf(result, forced), ...lane }, brush);
 }
 
-function drawBar(context, x, y, result, o, top, grid, brush) {
-  const height = Math.min(1, result.g[o] / top) * (grid.bar - 8);
-  const width = grid.cell - 5;
-  context.fillStyle = "#e4e4e4";
+function drawBar(context, x, y, item, top, grid, brush) {
+  const tall = (value) => Math.max(0, Math.min(1, value / top)) * (grid.bar - 8);
+  const height = tall(item.value), width = grid.cell - 5;
+  context.fillStyle = brush.colours.line;
   context.fillRect(x + 1, y + grid.bar - 1, width + 1, 1);
-  if (result.winners[o]) {
-    context.fillStyle = brush.colours.blue;
-    context.fillRect(x + 2, y + grid.bar - height, width - 1, height);
-    if (result.pi[o] === 0) triangle(context, x + grid.cell / 2 - 1, y + grid.bar - 2, brush.colours.orange);
-  } else {
-    context.fillStyle = brush.hatch;
-    context.fillRect(x + 2, y + grid.bar - height, width - 1, height);
+  const solid = { won: brush.colours.blue, input: brush.colours.darkGrey }[item.look];
+  context.fillStyle = solid ?? brush.hatch;
+  context.fillRect(x + 2, y + grid.bar - height, width - 1, height);
+  context.setLineDash([]);
+  if (item.look === "lost" && height > 0) {
     context.strokeStyle = brush.colours.darkGrey;
     context.lineWidth = 0.8;
-    if (height > 0) context.strokeRect(x + 2.5, y + grid.bar - height, width - 2, height);
+    context.strokeRect(x + 2.5, y + grid.bar - height, width - 2, height);
   }
+  if (item.empty) triangle(context, x + grid.cell / 2 - 1, y + grid.bar - 1, brush.colours.black);
+  if (item.before === undefined) return;
+  context.strokeStyle = brush.colours.black;
+  context.lineWidth = 1;
+  context.strokeRect(x + 1.5, y + grid.bar - tall(item.before) - 0.5, width, tall(item.before));
 }
 
-function drawTile(context, x, y, map, size, wins, brightest, grid, brush) {
-  if (wins) {
-    drawMap(context, map, size, x, y, grid.map, brightest, 0.6); // so that weak values show, too
-    context.strokeStyle = brush.colours.blue;
-    context.lineWidth = 1.5;
+function drawTile(context, x, y, item, lane, grid, brush) {
+  context.lineWidth = 1;
+  context.strokeStyle = brush.colours.line;
+  if (item.map) {
+    drawMap(context, item.map, lane.size, x, y, grid.map, lane.brightest, 0.6); // weak values show, too
+    if (item.look === "won") [context.strokeStyle, context.lineWidth] = [brush.colours.blue, 1.5];
   } else {
     context.fillStyle = brush.hatch;
     context.fillRect(x, y, grid.map, grid.map);
-    context.strokeStyle = "#dcdcdc";
-    context.lineWidth = 1;
   }
   context.strokeRect(x + 0.5, y + 0.5, grid.map - 1, grid.map - 1);
-}
-
-function drawForced(context, x, y, forced, grid, brush) {
-  context.fillStyle = brush.colours.purple;
-  context.fillRect(x + 1, y + grid.height - 7, grid.cell - 4, 4);
-  context.fillStyle = brush.colours.black;
-  context.font = "bold 11px system-ui, sans-serif";
-  context.textAlign = "left";
-  context.fillText(forced > 0 ? "on" : "off", x + 2, y + 10);
 }
 
 function frame(context, x, y, grid, brush) {
@@ -319,8 +356,8 @@ function drawCut(context, cut, top, grid, brush) {
 }
 
 /** Half-way between the weakest winner and the strongest loser of those that g decides. */
-export function cutOf(result, choice) {
-  const free = [...result.order].filter((channel) => !choice.forced[channel]);
+export function cutOf(result, forced) {
+  const free = [...result.order].filter((channel) => !forced[channel]);
   const lowest = free.filter((channel) => result.winners[channel]).at(-1);
   const highest = free.find((channel) => !result.winners[channel]);
   if (lowest === undefined || highest === undefined) return null;
@@ -339,18 +376,20 @@ export function drawInputs(canvas, width, layer, result, chosen, brush) {
     context.fillStyle = result.live[i] ? brush.colours.darkGrey : brush.hatch;
     context.fillRect(i * cell + 1, lane - tall, cell - 2, tall);
   }
-  drawParts(context, layer, result, chosen, cell, lane, brush);
+  if (!layer.predictorWeight) return;
+  const parts = [...result.s].map((s, i) => s * layer.predictorWeight[chosen * layer.inputs + i]);
+  drawSigned(context, parts, cell, lane + 2, lane, brush);
 }
 
-function drawParts(context, layer, result, chosen, cell, lane, brush) {
-  const parts = [...result.s].map((s, i) => s * layer.predictorWeight[chosen * layer.inputs + i]);
+/** Bars up for what adds, down for what takes away, around a line in the middle. */
+export function drawSigned(context, parts, cell, y, height, brush) {
   const largest = Math.max(...parts.map(Math.abs), 1e-6);
-  const middle = lane + lane / 2 + 2;
+  const middle = y + height / 2;
   parts.forEach((part, i) => {
-    const high = (part / largest) * (lane / 2 - 2);
-    context.fillStyle = part >= 0 ? brush.colours.green : brush.colours.purple;
+    const high = (part / largest) * (height / 2 - 2);
+    context.fillStyle = part >= 0 ? brush.colours.blue : brush.colours.black;
     context.fillRect(i * cell + 1, Math.min(middle, middle - high), cell - 2, Math.abs(high));
   });
-  context.fillStyle = "#aaaaaa";
-  context.fillRect(0, middle, layer.inputs * cell, 1);
+  context.fillStyle = brush.colours.grey;
+  context.fillRect(0, middle, parts.length * cell, 1);
 }

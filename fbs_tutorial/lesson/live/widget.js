@@ -1,37 +1,30 @@
 // The picture as an anywidget: what the hand did goes to Python when the hand rests, and back.
 
-/** Names of the layers in the payload, as keys of what travels. */
-function densityOf(payload, state) {
-  const all = payload.layers.every((l, i) => state.k[i] === activeChannels(l.outputs, state.density));
-  if (all) return state.density;
-  return Object.fromEntries(payload.layers.map((l, i) => [l.name, state.k[i] / l.outputs]));
-}
-
-function forcedOf(payload, state) {
-  const layers = payload.layers.map((layer, i) => {
-    const forced = Object.fromEntries(state.g[i]);
-    state.forced[i].forEach((how, c) => {
-      if (how) forced[c] = how > 0 ? "on" : "off";
-    });
-    return [layer.name, forced];
-  });
-  return Object.fromEntries(layers.filter(([, forced]) => Object.keys(forced).length));
-}
-
-function fromPython(payload, name, value) {
-  if (name === "image") return { strokes: null, digit: null, image: Float32Array.from(value) };
-  if (name === "density" && typeof value === "number") return { density: value };
-  const by = (make) => payload.layers.map((layer) => make(layer, value[layer.name] ?? {}));
-  if (name === "density") return { k: payload.layers.map((l) => activeChannels(l.outputs, value[l.name])) };
-  return {
-    forced: by((layer, given) => {
-      const flags = new Int8Array(layer.outputs);
-      for (const [c, how] of Object.entries(given)) flags[c] = { on: 1, off: -1 }[how] ?? 0;
-      return flags;
-    }),
-    g: by((_, given) => new Map(Object.entries(given)
-      .filter(([, how]) => typeof how === "number").map(([c, how]) => [Number(c), how]))),
+/** Asks Python, and gives its numbers as arrays: one message there, one with a buffer back. */
+function makeAsker(model) {
+  const waiting = new Map();
+  let last = 0;
+  const hear = (message, buffers) => {
+    waiting.get(message.id)?.(message.error ? message : unpack(message.index, buffers[0]));
+    waiting.delete(message.id);
   };
+  model.on("msg:custom", hear);
+  return {
+    ask: (request) => new Promise((done) => {
+      last += 1;
+      waiting.set(last, done);
+      model.send({ id: last, request });
+    }),
+    end: () => model.off("msg:custom", hear),
+  };
+}
+
+/** Floats by name; hosts give a DataView at any offset, and floats need one of their own. */
+function unpack(index, view) {
+  const bytes = view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength);
+  const floats = new Float32Array(bytes);
+  return Object.fromEntries(
+    Object.entries(index).map(([name, [start, length]]) => [name, floats.subarray(start, start + length)]));
 }
 
 function render({ model, el }) {
@@ -39,24 +32,25 @@ function render({ model, el }) {
   const root = document.createElement("div");
   el.append(root);
   let own = false; // the change is ours, and not to be taken back from the model
+  const asker = payload.python ? makeAsker(model) : null;
   const live = mount(root, payload, {
-    onCommit(state) {
+    ask: asker?.ask,
+    onCommit() {
       own = true;
-      model.set("image", [...state.image]);
-      model.set("density", densityOf(payload, state));
-      model.set("forced", forcedOf(payload, state));
+      for (const [name, { out }] of Object.entries(live.travels)) model.set(name, out());
       model.save_changes();
       own = false;
     },
   });
-  const stops = ["image", "density", "forced"].map((name) => {
-    const take = () => own || live.set(fromPython(payload, name, model.get(name)));
+  const stops = Object.entries(live.travels).map(([name, { into }]) => {
+    const take = () => own || live.set(into(model.get(name)));
     take();
     model.on(`change:${name}`, take);
     return () => model.off(`change:${name}`, take);
   });
   return () => {
     stops.forEach((stop) => stop());
+    asker?.end();
     live.destroy();
   };
 }

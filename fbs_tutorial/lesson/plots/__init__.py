@@ -12,25 +12,55 @@ from .accuracy import (
     budget_curves,
     learning_curve,
 )
+from .answer import answer_picture, budget_picture
 from .compared import compared, filter_shapes, four_cuts, pruning_level
 from .cost import layer_shares, stage_bars, time_and_macs, time_bars, time_by_density
-from .gpu import (
-    launch_timeline,
-    layer_roofline,
-    networks_on_gpu,
-    one_or_three,
-    select_gather_convolve,
-)
-from .simple import depth_lines, image_row, layer_bars, number_line
+from .gpu import DEVICES, layer_roofline, networks_on_gpu, one_or_three
+from .simple import depth_lines, image_row, layer_bars, right_and_work
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
+from .trials import growing_pool, losses_of_gates
 from .winners import class_heat_maps, weight_reads, winner_bars, winner_maps, winners_of_two
 
 __all__ = [
-    "BLACK", "BLUE", "GREEN", "GREY", "LOOKS", "ORANGE", "PURPLE", "accuracy_and_macs",
-    "accuracy_lines", "accuracy_over_macs", "at_density", "beside_published", "budget_curves",
-    "class_heat_maps", "compared", "depth_lines", "filter_shapes", "four_cuts", "image_row",
-    "launch_timeline", "layer_bars", "layer_roofline", "layer_shares", "learning_curve",
-    "networks_on_gpu", "number_line", "one_or_three", "plt", "pruning_level",
-    "select_gather_convolve", "stage_bars", "time_and_macs", "time_bars", "time_by_density",
-    "weight_reads", "winner_bars", "winner_maps", "winners_of_two",
-]  # fmt: skip
+    "BLACK",
+    "BLUE",
+    "DEVICES",
+    "GREEN",
+    "GREY",
+    "LOOKS",
+    "ORANGE",
+    "PURPLE",
+    "accuracy_and_macs",
+    "accuracy_lines",
+    "accuracy_over_macs",
+    "answer_picture",
+    "at_density",
+    "beside_published",
+    "budget_curves",
+    "budget_picture",
+    "class_heat_maps",
+    "compared",
+    "depth_lines",
+    "filter_shapes",
+    "four_cuts",
+    "growing_pool",
+    "image_row",
+    "layer_bars",
+    "layer_roofline",
+    "layer_shares",
+    "learning_curve",
+    "losses_of_gates",
+    "networks_on_gpu",
+    "one_or_three",
+    "plt",
+    "pruning_level",
+    "right_and_work",
+    "stage_bars",
+    "time_and_macs",
+    "time_bars",
+    "time_by_density",
+    "weight_reads",
+    "winner_bars",
+    "winner_maps",
+    "winners_of_two",
+]

@@ -284,11 +284,12 @@ def budget_curves(lines: Mapping[str, Sequence[dict]], title: str = "") -> tuple
     Args:
         lines: ``{name: points}`` as `bench.budget.curves` gives them, each with its "looks", and
             "accuracy" and "macs" of "validation" and "test". Of the first line it is also drawn
-            what as many second looks would give that fall on images by chance.
+            what as many second looks would give that fall on images by chance. Points of one
+            network at two densities are joined with those of the same network only.
     """
     figure, axes = plt.subplots(figsize=(8, 4.4), layout="constrained")
     twice = [(BLUE, "o", "-"), (BLACK, "x", "--"), (GREEN, "^", "-.")]
-    once = [(ORANGE, "s", ""), (BLACK, "D", "")]
+    once = [(ORANGE, "s", ""), (BLACK, "D", "")]  # both seen where one lies on the other
     for name, chosen in lines.items():
         look = (once if len(chosen[0]["looks"]) == 1 else twice).pop(0)
         _over_mean_macs(axes, chosen, "accuracy", name, look)
@@ -314,10 +315,22 @@ BY_CHANCE = "the first of these, the images drawn at random"
 
 
 def _over_mean_macs(axes: Axes, chosen: Sequence[dict], key: str, name: str, look: Look) -> None:
+    """One kind of point; a line joins neighbours, but not those of two different networks alone."""
     colour, marker, line = look
-    macs = [point["test"]["macs"] for point in chosen]
-    values = [100 * point["test"][key] for point in chosen]
-    axes.plot(macs, values, linestyle=line, color=colour, marker=marker, label=name)
+    points = [[p["test"]["macs"], 100 * p["test"][key]] for p in chosen]
+    alone = [only_network(p) for p in chosen]
+    for i in reversed(range(1, len(points))):
+        if alone[i - 1] is not None and alone[i] is not None and alone[i - 1] != alone[i]:
+            points.insert(i, [np.nan, np.nan])
+    style = {"markerfacecolor": "none", "markersize": 10} if marker == "D" else {}
+    axes.plot(*zip(*points, strict=True), linestyle=line, color=colour, marker=marker, label=name,
+              **style)  # fmt: skip
+
+
+def only_network(point: Mapping) -> str | None:
+    """The one network that looks twice, at two densities; None if two look, or one once."""
+    names = {look.partition("@")[0] for look in point["looks"]}
+    return names.pop() if len(names) < len(point["looks"]) else None
 
 
 def _within(chosen: Sequence[dict], name: str, macs: float) -> str | None:

@@ -1,6 +1,7 @@
 """Pictures of what is saved: milliseconds and MACs."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -50,30 +51,56 @@ def time_bars(
 
 
 def time_by_density(
-    densities: Sequence[float], shares: Mapping[str, Sequence[float]], title: str = ""
+    densities: Sequence[float],
+    shares: Mapping[str, Mapping[str, Sequence[float]]],
+    title: str = "",
 ) -> tuple[Figure, str]:
-    """Time as a share of the dense time against density, a line for each name, up to six."""
-    figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
-    colours = (BLUE, GREEN, PURPLE, ORANGE, BLACK, DARK_GREY)
+    """Time as a share of the dense time against density: a panel per way, a line per layer.
+
+    Args:
+        densities: ascending. shares: ``{way: {layer: [a share per density]}}``, up to six layers.
+    """
+    size = 1 + 3.6 * len(shares), 4.4
+    figure, panels = plt.subplots(1, len(shares), figsize=size, sharey=True, layout="constrained")
     said = []
-    for (name, values), colour, marker in zip(shares.items(), colours, MARKERS, strict=False):
-        axes.plot(densities, values, color=colour, marker=marker, label=name)
-        by_density = sorted(zip(densities, values, strict=True), reverse=True)  # as in the figure
-        said.append(f"  {name}: " + ", ".join(f"{100 * value:.0f}" for _, value in by_density))
-    squares = [d * d for d in densities]
-    axes.plot(densities, squares, "--", color=BLACK, label="ideal: d²")
-    axes.axhline(1, color=BLACK, linewidth=0.8)
-    axes.text(min(densities) - 0.03, 1.06, "as slow as dense", fontsize=9, ha="right")
-    ticks = [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 4]
-    axes.set(xlabel="density d (share of channels that win)", ylabel="time (share of dense)")
-    axes.set(yscale="log", title=title)
-    axes.set_xticks(densities, [f"{d:g}" for d in densities])
-    axes.set_xlim(max(densities) + 0.04, min(densities) - 0.04)
-    plain_ticks(axes.yaxis, ticks)
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right center", fontsize=9, frameon=False)
-    at = ", ".join(f"{d:g}" for d in sorted(densities, reverse=True))
-    return figure, "\n".join([f"Percent of the dense time at d = {at}:", *said])
+    for axes, (way, lines) in zip(np.atleast_1d(panels), shares.items(), strict=True):
+        looks = zip((BLUE, GREEN, PURPLE, ORANGE, BLACK, DARK_GREY), MARKERS, strict=True)
+        for (name, values), (colour, marker) in zip(lines.items(), looks, strict=False):
+            axes.plot(densities, values, color=colour, marker=marker, label=name)
+            each = ", ".join(f"{100 * value:.0f}" for value in values)
+            said.append(f"  {way}, {name}: {each}; {_even(crossing(densities, values))}")
+        axes.plot(densities, np.square(densities), "--", color=BLACK, label="ideal: d²")
+        axes.axhline(1, color=BLACK, linewidth=0.8)
+        axes.set(xlabel="density d (share of channels that win)", yscale="log", title=way)
+        axes.set_xticks(densities, [f"{d:g}" for d in densities])
+        plain_ticks(axes.yaxis, [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 4])
+        axes.grid(alpha=0.3)
+    first = figure.axes[0]
+    first.set_ylabel("time (share of dense)")
+    first.text(densities[0], 1.06, "as slow as dense", fontsize=9)
+    figure.suptitle(title)
+    legend_below(figure, *first.get_legend_handles_labels(), ncols=5)
+    at = ", ".join(f"{d:g}" for d in densities)
+    return figure, "\n".join([f"Percent of the dense time at d = {at}; break-even:", *said])
+
+
+def crossing(densities: Sequence[float], shares: Sequence[float]) -> float:
+    """The density at which shares reach 1, by a straight line between two of them.
+
+    0 if none is below 1 at the first density, 1 if they never reach it.
+    """
+    if shares[0] >= 1:
+        return 0.0
+    for (d, low), (e, high) in pairwise(zip(densities, shares, strict=True)):
+        if high >= 1:
+            return d + (e - d) * (1 - low) / (high - low)
+    return 1.0
+
+
+def _even(density: float) -> str:
+    return (
+        f"at {density:.2f}" if 0 < density < 1 else ("always below" if density else "never below")
+    )
 
 
 def stage_bars(

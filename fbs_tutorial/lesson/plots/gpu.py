@@ -1,4 +1,4 @@
-"""Pictures of skipping on a GPU: what was measured, three launches, and a layer under its roofs."""
+"""Pictures of skipping on a GPU: what was measured, and a layer under the roofs of a device."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,46 +6,53 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
-from torch import Tensor
 
-from ...execution.roofline import H100, Layer, dense_time, skip_time, skipping_is_faster
+from ...execution.roofline import GPUS, Gpu, Layer, dense_time, skip_time, skipping_is_faster
 from ...method.wta import active_channels
-from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, legend_below, plain_ticks
+from .style import BLACK, BLUE, FAINT, GREY, ORANGE, legend_below, plain_ticks
 
 PRECISIONS = {"fp32": "float32", "tf32": "TF32", "bf16": "bfloat16"}
 NAMES = {"mcifarnet": "M-CifarNet", "vgg16": "VGG-16", "resnet18": "ResNet-18"}
-LOOKS = ((1.0, GREY, "s"), (0.5, BLUE, "o"), (0.25, GREEN, "D"))
+LOOKS = ((0.25, BLUE, "D", "white"), (0.5, BLUE, "o", BLUE), (1.0, GREY, "s", GREY))
+DEVICES = {"T4": (7, 5), "A100": (8, 0), "RTX 3090": (8, 6), "RTX 4090": (8, 9), "H100": (9, 0)}
 
 
 def networks_on_gpu(results: Mapping) -> tuple[Figure, str]:
-    """Whole networks: time over that of the best dense network, at three densities.
+    """Whole networks: time over that of the best dense network, at each density measured.
 
     Args:
-        results: what ``stored("networks")`` returns.
+        results: what ``stored("networks")`` or `as_stored` returns.
     """
     rows = sorted(results["rows"], key=lambda row: row["accelerated 0.5"] / _best(row))
     names = [
-        f"{NAMES[r['network']]}, {r['images']} image{'s' * (r['images'] > 1)}, "
+        f"{NAMES.get(r['network'], r['network'])}, {r['images']} image{'s' * (r['images'] > 1)}, "
         f"{PRECISIONS[r['products']]}"
         for r in rows
     ]
-    figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
-    shares = {d: [row[f"accelerated {d}"] / _best(row) for row in rows] for d, *_ in LOOKS}
-    for d, colour, marker in LOOKS:
-        axes.plot(shares[d], names, marker, color=colour, markersize=8, label=f"d = {d:g}")
-    axes.axvspan(1, 1.8, color=ORANGE, alpha=0.1, zorder=0)
+    figure, axes = plt.subplots(figsize=(8, 1.8 + 0.27 * len(rows)), layout="constrained")
+    shares = {d: [row[f"accelerated {d}"] / _best(row) for row in rows if f"accelerated {d}" in row]
+              for d, *_ in LOOKS}  # fmt: skip
+    shares = {d: found for d, found in shares.items() if len(found) == len(rows)}
+    for d, colour, marker, face in LOOKS:
+        if d in shares:
+            look = {"color": colour, "markerfacecolor": face, "markersize": 8}
+            axes.plot(shares[d], names, marker, label=f"d = {d:g}", **look)
+    last = max(1.8, 1.1 * max(map(max, shares.values())))
+    axes.axvspan(1, last, color=FAINT, zorder=0)
     axes.axvline(1, color=BLACK)
     axes.text(1.02, -0.6, "slower than dense", fontsize=9, va="center")
     axes.text(0.98, -0.6, "faster", fontsize=9, ha="right", va="center")
-    axes.set(xlim=(0, 1.8), ylim=(len(rows) - 0.5, -1), xlabel="time (share of the best dense)")
+    axes.set(xlim=(0, last), ylim=(len(rows) - 0.5, -1), xlabel="time (share of the best dense)")
+    won = sum(any(share[i] < 1 for share in shares.values()) for i in range(len(rows)))
+    axes.set_title(f"Skipping saves time in {won} of {len(rows)} cases", fontsize=10)
     axes.grid(alpha=0.3)
     legend_below(figure, ncols=3)
     said = [
-        f"{name} {', '.join(f'{100 * shares[d][i]:.0f}' for d, *_ in LOOKS)}"
+        f"{name} {', '.join(f'{100 * share[i]:.0f}' for share in shares.values())}"
         for i, name in enumerate(names)
     ]
-    sentence = "Percent of the best dense time at d = 1, 0.5, 0.25: " + "; ".join(said)
+    at = ", ".join(f"{d:g}" for d in shares)
+    sentence = f"Percent of the best dense time at d = {at}: " + "; ".join(said)
     made = f"{results['machine']}; {results['date']}. Made by {results['made by']}."
     return figure, f"{sentence}.\n{made}"
 
@@ -80,7 +87,9 @@ def one_or_three(single: Mapping, layers: Mapping, products: str, density: float
     axes.axvline(1, color=BLACK)
     axes.axvline(density**2, color=BLACK, linestyle="--", label=f"d² = {density**2:.3g}")
     axes.set(xscale="log", xlabel="time (share of the dense layer)")
-    axes.set_title(f"{PRECISIONS[products]}, d = {density:g}, 128 images", fontsize=10)
+    won = sum(b < a for a, b in zip(one, three, strict=True))
+    title = f"Gathering first is faster in {won} of {len(rows)} layers"
+    axes.set_title(f"{title}: {PRECISIONS[products]}, d = {density:g}, 128 images", fontsize=10)
     plain_ticks(axes.xaxis, [0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4])
     axes.invert_yaxis()
     axes.grid(alpha=0.3)
@@ -90,120 +99,33 @@ def one_or_three(single: Mapping, layers: Mapping, products: str, density: float
     return figure, f"Percent of the dense layer's time, one kernel and three launches: {said}."
 
 
-def select_gather_convolve(
-    channels: Tensor, winners: Tensor, sizes: tuple[int, int], pixels: int, tile: tuple[int, int]
-) -> tuple[Figure, str]:
-    """One image's way through the three launches, drawn: winners, its own weights, tiles.
-
-    Args:
-        channels, winners: of one image, ``[k_in]`` and ``[k_out]``.
-        sizes: ``(C_in, C_out)``. pixels: of the map. tile: its pixels and winners per program.
-    """
-    c_in, c_out = sizes
-    figure, (grid, own, out) = plt.subplots(
-        1, 3, figsize=(10, 4), width_ratios=(1.5, 1, 1), layout="constrained"
-    )
-    live, wins = ({int(c) for c in each} for each in (channels, winners))
-    _squares(grid, c_out, c_in, lambda o, i: (o in wins) + (i in live))
-    _squares(own, len(wins), len(live), lambda o, i: 2)
-    m, n = tile
-    rows, columns = -(-pixels // m), -(-len(wins) // n)
-    for a in range(rows):
-        for b in range(columns):
-            height, width = min(m, pixels - a * m), min(n, len(wins) - b * n)
-            colour = (BLUE, GREEN, ORANGE, PURPLE)[(a * columns + b) % 4]
-            box = Rectangle((b * n, a * m), width, height, facecolor=colour, edgecolor="white")
-            box.set(alpha=0.6, linewidth=2)
-            out.add_patch(box)
-            place = b * n + width / 2, a * m + height / 2
-            out.text(*place, f"program\n{a}, {b}", ha="center", va="center", fontsize=8)
-    out.set(xlim=(0, len(wins)), ylim=(pixels, 0), xlabel=f"{len(wins)} winners")
-    out.set_ylabel(f"{pixels} pixels")
-    grid.set(title="1  select\nwhich rows, which columns?", xlabel=f"C_in = {c_in}")
-    grid.set_ylabel(f"C_out = {c_out}")
-    own.set_title("2  gather\nthe image's own weights")
-    own.set(xlabel=f"{len(live)} live inputs", ylabel=f"{len(wins)} winners")
-    out.set_title("3  convolve\neach program reads its winners' rows")
-    for axes in (grid, own, out):
-        axes.set(xticks=[], yticks=[])
-    names = ("needed", "only a winning row or a live column", "neither")
-    looks = zip((BLUE, "#C6DBEF", "#EEEEEE"), names, strict=True)
-    legend_below(figure, [Patch(color=c, label=name) for c, name in looks], names, ncols=3)
-    return figure, (
-        f"Of {c_out} × {c_in} kernels one image needs {len(wins)} × {len(live)}, "
-        f"{100 * len(wins) * len(live) / c_out / c_in:.0f} %. They are copied once, and "
-        f"{rows * columns} programs of {m} pixels × {n} winners read the copy."
-    )
-
-
-def _squares(axes: Axes, rows: int, columns: int, kind) -> None:
-    """A grid of kernels, one square each, coloured by ``kind(output, input)``: 0, 1 or 2."""
-    for o in range(rows):
-        for i in range(columns):
-            colour = ("#EEEEEE", "#C6DBEF", BLUE)[kind(o, i)]
-            axes.add_patch(Rectangle((i, o), 0.9, 0.9, facecolor=colour))
-    axes.set(xlim=(0, columns), ylim=(rows, 0), aspect="equal")
-    axes.set_frame_on(False)
-
-
-def launch_timeline(
-    kernels: Sequence[tuple[str, float]], launch: float, title: str = ""
-) -> tuple[Figure, str]:
-    """When a CPU launches kernels one by one, and when the GPU runs them; below, as one graph.
-
-    Args:
-        kernels: names and microseconds, in the order of their launch.
-        launch: microseconds that the CPU takes for each.
-    """
-    figure, axes = plt.subplots(figsize=(9, 2.9), layout="constrained")
-    colours = dict(zip(dict.fromkeys(name for name, _ in kernels), (PURPLE, GREEN, BLUE, ORANGE)))  # noqa: B905
-    end = graph = 0.0
-    for i, (name, microseconds) in enumerate(kernels):
-        _box(axes, i * launch, launch, 3, GREY, "")
-        begin = max(end, (i + 1) * launch)
-        end = begin + microseconds
-        _box(axes, begin, microseconds, 2, colours[name], name)
-        _box(axes, launch + graph, microseconds, 0, colours[name], name)
-        graph += microseconds
-    _box(axes, 0, launch, 1, GREY, "")
-    busy = sum(microseconds for _, microseconds in kernels)
-    axes.set_yticks([3, 2, 1, 0], ["CPU launches", "GPU", "CPU replays a graph", "GPU"])
-    axes.set(xlim=(0, 1.02 * end), ylim=(-0.6, 3.6), xlabel="microseconds", title=title)
-    axes.grid(axis="x", alpha=0.3)
-    figure.legend(
-        [Patch(color=colour) for colour in (GREY, *colours.values())],
-        ["a launch", *colours],
-        loc="outside lower center", ncols=5, fontsize=9, frameon=False,
-    )  # fmt: skip
-    return figure, (
-        f"One by one: {end:.0f} µs, of which the GPU works {busy:.0f} and waits {end - busy:.0f}. "
-        f"As a graph: {launch + graph:.0f} µs."
-    )
-
-
-def _box(axes: Axes, left: float, width: float, row: int, colour: str, name: str) -> None:
-    axes.barh(row, width, left=left, height=0.7, color=colour, edgecolor="white")
-    if width > 9 and name:
-        axes.text(left + width / 2, row, name, ha="center", va="center", fontsize=8, color="white")
-
-
 def layer_roofline(
-    channels: int, side: int, images: int, products: str, density: float, measured: Sequence
+    channels: int,
+    side: int,
+    images: int,
+    products: str,
+    density: float,
+    measured: Sequence,
+    device: str = "H100",
 ) -> tuple[Figure, str]:
-    """A 3×3 layer under an H100's roofs, and its two ways by density, with measured points.
+    """A 3×3 layer under a GPU's roofs, and its two ways by density; on an H100 with what it took.
 
     Args:
         channels: in and out. side: of its square map. products: ``"fp32"``, ``"tf32"``, ``"bf16"``.
         measured: the rows of ``stored("layers")``.
+        device: a key of `DEVICES`. A T4 has neither TF32 nor bfloat16, and takes float32 for them.
     """
+    gpu = GPUS[DEVICES[device]]
+    products = "fp32" if device == "T4" else products
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    rows = [row for row in measured if row["products"] == products]
+    rows = [row for row in measured if row["products"] == products and device == "H100"]
     layer = same_layer(images, channels, side, density)
-    _roofs(left, products, rows, layer)
+    _roofs(left, products, rows, layer, gpu)
     here = [r for r in rows if (r["images"], r["channels"], r["side"]) == (images, channels, side)]
-    times = _ways(right, products, here, (images, channels, side), density)
-    way = "three launches" if skipping_is_faster(layer, products, True) else "dense and masked"
-    title = f"{channels} channels, {side}×{side}, {images} images, {PRECISIONS[products]}"
+    times = _ways(right, products, here, (images, channels, side), density, gpu)
+    skips = skipping_is_faster(layer, products, True, gpu)
+    way = "three launches" if skips else "dense and masked"
+    title = f"{device}: {channels} channels, {side}×{side}, {images} images, {PRECISIONS[products]}"
     figure.suptitle(f"{title}, d = {density:g}: {way}", fontsize=11)
     found = [r for r in here if abs(r["density"] - density) < 1e-9]
     said = f"{title}, d = {density:g}. The rule expects {times[0]:.0f} µs skipping, {times[1]:.0f} "
@@ -211,7 +133,7 @@ def layer_roofline(
     for row in found:
         skip, dense = _both(row)
         said += f" Measured: {skip:.0f} and {dense:.0f} µs."
-    return figure, said if found else f"{said} This point was not among the measured ones."
+    return figure, said
 
 
 def same_layer(images: int, channels: int, side: int, density: float) -> Layer:
@@ -240,16 +162,16 @@ def _macs(layer: Layer, skipping: bool = True) -> int:
     return layer.images * layer.pixels * layer.taps * pair
 
 
-def _roofs(axes: Axes, products: str, rows: Sequence[Mapping], layer: Layer) -> None:
+def _roofs(axes: Axes, products: str, rows: Sequence[Mapping], layer: Layer, gpu: Gpu) -> None:
     """The two roofs, the convolutions that were measured, and where this layer lies."""
     grid = np.logspace(0, 3.5, 200)
-    memory, peak = H100.memory, 2 * H100.own[products]  # TB/s, TFLOP/s
+    memory, peak = gpu.memory, 2 * gpu.own[products]  # TB/s, TFLOP/s
     axes.loglog(grid, np.minimum(peak, memory * grid), color=BLACK)
     label = "measured convolutions"
     for row in rows:
         other = same_layer(row["images"], row["channels"], row["side"], row["density"])
         rate = 2 * _macs(other) / 1e6 / min(row["convolve"].values())
-        axes.plot(intensity(other, products, True), rate, ".", color=PURPLE, label=label)
+        axes.plot(intensity(other, products, True), rate, ".", color=GREY, label=label)
         label = None
     looks = ((False, "o", "white", "dense"), (True, "D", BLUE, "skipping"))
     for skipping, marker, face, name in looks:
@@ -258,13 +180,13 @@ def _roofs(axes: Axes, products: str, rows: Sequence[Mapping], layer: Layer) -> 
         axes.plot(at, roof, marker, color=BLUE, markerfacecolor=face, markersize=10, label=name)
     axes.axvline(peak / memory, color=BLACK, linestyle=":", linewidth=0.8, label="ridge")
     axes.set(xlabel="intensity (FLOP per byte)", ylabel="TFLOP/s", xlim=(1, grid[-1]))
-    axes.set(ylim=(1, 700))
+    axes.set(ylim=(0.1, 700))
     axes.legend(fontsize=8, frameon=False, loc="lower right")
     axes.grid(alpha=0.3)
 
 
 def _ways(
-    axes: Axes, products: str, here: Sequence[Mapping], sizes: tuple, density: float
+    axes: Axes, products: str, here: Sequence[Mapping], sizes: tuple, density: float, gpu: Gpu
 ) -> tuple[float, float]:
     """Both ways' times by density; returns those at ``density``."""
     densities = np.linspace(0.05, 1, 39)
@@ -275,14 +197,15 @@ def _ways(
     )
     times = []
     for i, (way, colour, marker, name) in enumerate(looks):
-        curve = [way(layer, products, True, H100) for layer in layers]
+        curve = [way(layer, products, True, gpu) for layer in layers]
         axes.plot(densities, curve, color=colour, label=name)
         points = [_both(row)[i] for row in here]
         axes.plot([row["density"] for row in here], points, marker, color=colour, markersize=9)
-        times.append(way(same_layer(*sizes, density), products, True, H100))
-    axes.plot([], [], "D", color=BLACK, markerfacecolor="white", label="markers: measured")
+        times.append(way(same_layer(*sizes, density), products, True, gpu))
+    if here:
+        axes.plot([], [], "D", color=BLACK, markerfacecolor="white", label="markers: measured")
     axes.axvline(density, color=BLACK, linestyle=":")
-    axes.set(xlabel="density d", ylabel="microseconds", xlim=(1.02, 0.03), ylim=(0, None))
+    axes.set(xlabel="density d", ylabel="microseconds", xlim=(0, 1.02), ylim=(0, None))
     axes.legend(fontsize=8, frameon=False)
     axes.grid(alpha=0.3)
     return times[0], times[1]

@@ -1,6 +1,5 @@
-"""Pictures of plain numbers: bars in groups, lines over depth, images, a guess and the truth."""
+"""Pictures of plain numbers: bars in groups, lines over depth, images."""
 
-import math
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -8,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, draw_images, legend_below
+from .style import BLACK, BLUE, GREEN, ORANGE, PURPLE, draw_images, legend_below
 
 
 def layer_bars(
@@ -95,28 +94,20 @@ def image_row(images: Tensor, captions: Sequence[str], title: str = "") -> tuple
     return figure, f"{count} of {pixels}: {', '.join(captions)}."
 
 
-def number_line(
-    question: str, low: float, high: float, unit: str, truth: float, guess: float | None
+def right_and_work(
+    densities: Sequence[float], right: Sequence[float], work: Sequence[float]
 ) -> tuple[Figure, str]:
-    """A guess beside the truth on a line from ``low`` to ``high``."""
-    figure, axes = plt.subplots(figsize=(6, 1.5), layout="constrained")
-    axes.axhline(0, color=GREY, zorder=0)
-    points = [(truth, "measured", "D", BLUE, 10)]
-    points += [] if guess is None else [(guess, "your guess", "o", ORANGE, -18)]
-    for value, name, marker, colour, offset in points:
-        axes.plot([value], [0], marker, color=colour, markersize=10)
-        axes.annotate(
-            f"{name}: {value:.4g} {unit}", (value, 0), (0, offset), textcoords="offset points",
-            ha="left" if value < (low + high) / 2 else "right", color=colour, fontsize=9,
-        )  # fmt: skip
-    margin = 0.03 * (high - low)
-    axes.set(xlim=(low - margin, high + margin), ylim=(-1, 1), yticks=[], xlabel=unit)
-    axes.spines[["left", "top", "right"]].set_visible(False)
-    axes.set_title(question, fontsize=10, loc="left")
-    answer = f"The answer is {truth:.4g} {unit}".rstrip()
-    if guess is None:
-        return figure, f"{answer}. You did not guess; a guess first makes the answer stick."
-    off = f"{abs(guess - truth):.3g} {'points' if unit == '%' else unit}".rstrip()
-    side = "too low" if guess < truth else "too high"
-    verdict = "exactly right" if math.isclose(guess, truth) else f"{off} {side}"
-    return figure, f"{answer}; your guess of {guess:.4g} was {verdict}."
+    """Accuracy and MACs, both in percent, against the density of all layers."""
+    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    axes.plot(densities, right, "-o", color=BLUE, label="images that are right")
+    axes.plot(densities, work, "--s", color=ORANGE, label="MACs that are left")
+    axes.set(xlabel="density of every layer", ylabel="%", ylim=(0, 104), xticks=densities)
+    axes.set_title("The work falls at once, and accuracy waits")
+    axes.grid(alpha=0.3)
+    legend_below(figure, *axes.get_legend_handles_labels(), ncols=2)
+    parts = [
+        f"d = {d:g}: {r:.1f} % right with {m:.0f} % of the MACs"
+        for d, r, m in zip(densities, right, work, strict=True)
+        if round(10 * d) in (1, 2, 3, 5, 10)
+    ]
+    return figure, "; ".join(reversed(parts)) + "."

@@ -1,0 +1,58 @@
+"""The course's drawn diagrams. Each function returns a figure and a sentence that says it all."""
+
+from .counting import kernel_grid, live_sum
+from .gates import (
+    choice_and_scale,
+    rank_dots,
+    shared_by_class,
+    surest_and_least,
+    the_dial,
+    two_looks,
+    whose_gates,
+)
+from .gpu import (
+    bytes_per_image,
+    fused_traffic,
+    mask_of_a_block,
+    nine_taps,
+    own_weights,
+    program_tiles,
+    timeline,
+)
+from .layer import the_layer
+from .training import (
+    density_staircase,
+    gain_and_penalty,
+    gradient_through_winners,
+    loss_curves,
+    price_of_every_density,
+    soft_answers,
+    what_each_part_is_worth,
+)
+
+__all__ = [
+    "bytes_per_image",
+    "choice_and_scale",
+    "density_staircase",
+    "fused_traffic",
+    "gain_and_penalty",
+    "gradient_through_winners",
+    "kernel_grid",
+    "live_sum",
+    "loss_curves",
+    "mask_of_a_block",
+    "nine_taps",
+    "own_weights",
+    "price_of_every_density",
+    "program_tiles",
+    "rank_dots",
+    "shared_by_class",
+    "soft_answers",
+    "surest_and_least",
+    "the_dial",
+    "the_layer",
+    "timeline",
+    "two_looks",
+    "what_each_part_is_worth",
+    "whose_gates",
+]

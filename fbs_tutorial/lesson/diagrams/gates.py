@@ -1,0 +1,277 @@
+"""What the gates know: whose gates, which class, choice or scale, and a second look."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from torch import Tensor
+
+from ..plots.style import BLACK, BLUE, DARK_GREY, GREY, ORANGE, PURPLE, legend_below
+from .draw import arrow, bars, box, canvas, frame, label, note, title
+
+LIGHT_ORANGE = "#F0A878"
+COLOURS = {  # of the course, whose gates a figure shows
+    "its own gates": BLUE,
+    "another image's gates": PURPLE,
+    "the mean gate": ORANGE,
+    "the mean gate's winners, own values": LIGHT_ORANGE,
+    "random gates": DARK_GREY,
+}
+
+
+def whose_gates(
+    image: Tensor, donor: Tensor, gates: Mapping[str, Tensor], right: Mapping[str, float]
+) -> tuple[Figure, str]:
+    """One layer's gates for one image, a row for each way to choose them, and what it costs.
+
+    Args:
+        image, donor: ``[1, H, W]``, the image, and the one whose gates the purple row holds.
+        gates: ``{a key of COLOURS: [C]}``, in the order of the rows.
+        right: ``{the same keys: accuracy 0..1}``, with such gates in every layer.
+    """
+    height = 10 * len(gates) + 9
+    figure, axes = canvas(height)
+    title(axes, 2, 2.5, "The image")
+    title(axes, 20, 2.5, "Gates of its last layer, 64 channels" if _wide(gates) else "Its gates")
+    title(axes, 82, 2.5, "Test images right")
+    _thumbnail(axes, image, 2, 6, 11)
+    note(axes, 7.5, 19, "all rows gate\nthis image")
+    if "another image's gates" in gates:
+        row = list(gates).index("another image's gates")
+        _thumbnail(axes, donor, 5, 6 + 10 * max(row, 2), 6, PURPLE)
+        note(axes, 8, 14 + 10 * max(row, 2), "the donor", color=PURPLE)
+    top = max(g.max().item() for g in gates.values())
+    for i, (name, g) in enumerate(gates.items()):
+        y, colour = 13 + 10 * i, COLOURS[name]
+        frame(axes, 20, y - 6.3, 56, 6.3, edgecolor="none", facecolor="#FAFAFA", zorder=0)
+        label(axes, 20, y - 7.3, name, ha="left", color=colour, fontsize=8.5, weight="bold")
+        bars(axes, 20, y, g, 56 / len(g), 5.6, towards="up", colour=colour, won=g != 0, top=top)
+        axes.plot([20, 76], [y, y], color=DARK_GREY, linewidth=0.8)
+        arrow(axes, (77, y - 3), (81, y - 3), colour=colour)
+        share = right[name]
+        frame(axes, 82, y - 4.3, 12 * share, 2.6, facecolor=colour, edgecolor="none")
+        label(axes, 95, y - 3, f"{100 * share:.1f} %", ha="left", fontsize=9, color=BLACK)
+    note(axes, 48, height - 1.5, "a bar for each channel; no bar: skipped")
+    said = "; ".join(f"{name} {100 * right[name]:.1f} %" for name in gates)
+    return figure, f"Test images right, with such gates in every layer: {said}."
+
+
+def _wide(gates: Mapping[str, Tensor]) -> bool:
+    return len(next(iter(gates.values()))) == 64
+
+
+def _thumbnail(
+    axes: Axes, image: Tensor, x: float, y: float, side: float, edge: str = BLACK
+) -> None:
+    extent = (x, x + side, y + side, y)
+    axes.imshow(image[0].numpy(), extent=extent, aspect="auto", cmap="gray_r", vmin=0, vmax=1)
+    frame(axes, x, y, side, side, edgecolor=edge, linewidth=1.2)
+
+
+def shared_by_class(panels: Mapping[str, Tensor], labels: Tensor) -> tuple[Figure, str]:
+    """How many channels each two images have in common, images sorted by class.
+
+    Args:
+        panels: ``{title: bool [N, C]}``, the channels of each image.
+        labels: ``[N]`` classes.
+    """
+    order, said = labels.argsort(stable=True), []
+    ends = labels.bincount().cumsum(0)
+    figure, row = plt.subplots(1, len(panels), figsize=(8.5, 4), layout="constrained")
+    for axes, (name, chosen) in zip(np.atleast_1d(row), panels.items(), strict=True):
+        chosen = chosen[order].double()
+        common, k = chosen @ chosen.T, int(chosen[0].sum())
+        picture = axes.imshow(common.numpy(), cmap="cividis", vmin=0, vmax=k, rasterized=True)
+        figure.colorbar(picture, ax=axes, shrink=0.75, label=f"channels in common, of {k}")
+        middles = (ends - labels.bincount() / 2).tolist()
+        axes.set_xticks(middles, range(len(ends)))
+        axes.set_yticks(middles, range(len(ends)))
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel("digit")
+        said.append(f"{name}: {_in_common(common, labels[order], k, chosen.shape[1])}")
+    figure.suptitle("Images of one digit use the same channels", fontsize=11)
+    return figure, "\n".join(said)
+
+
+def _in_common(common: Tensor, labels: Tensor, k: int, channels: int) -> str:
+    same = labels[:, None] == labels[None]
+    within = (common[same].sum() - k * len(labels)) / (same.sum() - len(labels))  # not with itself
+    between = common[~same].mean()
+    return (
+        f"images of one digit have {within:.1f} of {k} channels in common, of different digits "
+        f"{between:.1f}; sets drawn at random have {k * k / channels:.1f}."
+    )
+
+
+def choice_and_scale(series: Mapping[str, Sequence[Sequence[dict]]]) -> tuple[Figure, str]:
+    """Points lost when the choice alone is fixed, and when the values are fixed as well.
+
+    Args:
+        series: ``{name: runs}``, the rows of one or more runs with their controls. The first run's
+            densities are drawn; bars are medians over the runs, dots the runs.
+    """
+    figure, row = plt.subplots(
+        1, len(series), figsize=(9, 3.5), sharey=True, squeeze=False, layout="constrained"
+    )
+    said = []
+    for axes, (name, runs) in zip(row[0], series.items(), strict=True):
+        densities = sorted(r["density"] for r in runs[0])
+        places, words = np.arange(len(densities)), []
+        for offset, (key, colour, hatch) in enumerate(LOSSES):
+            lost = np.array([[_lost(run, d, key) for d in densities] for run in runs])
+            middle = np.median(lost, axis=0)
+            x = places + 0.4 * offset - 0.2
+            axes.bar(x, middle, 0.38, color=colour, hatch=hatch, edgecolor="white")
+            if len(runs) > 1:
+                axes.plot(np.tile(x, len(runs)), lost.flatten(), ".", color=BLACK, markersize=4)
+            words.append(", ".join(f"{value:.1f}" for value in middle))
+        axes.set_xticks(places, [f"{d:g}" for d in densities])
+        axes.set(xlabel="density d", title=name)
+        axes.axhline(0, color=BLACK, linewidth=0.8)
+        axes.grid(alpha=0.3, axis="y")
+        at = ", ".join(f"{d:g}" for d in densities)
+        said.append(f"{name}, d = {at}: choice fixed {words[0]}, both fixed {words[1]}.")
+    row[0][0].set_ylabel("points lost")
+    figure.suptitle("What it costs to fix the choice, and to fix the values, too", fontsize=11)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=c, hatch=h, ec="white") for _, c, h in LOSSES]
+    names = ["choice fixed: the mean gate's winners, own values", "both fixed: the mean gate"]
+    legend_below(figure, handles, names, ncols=2)
+    return figure, "\n".join(said)
+
+
+LOSSES = (("mean_winners", LIGHT_ORANGE, ""), ("mean_gates", ORANGE, "///"))
+
+
+def _lost(run: Sequence[dict], density: float, key: str) -> float:
+    row = next(row for row in run if row["density"] == density)
+    return 100 * (row["own_gates"] - row[key])
+
+
+def rank_dots(
+    measures: Mapping[str, tuple[Sequence[float], Sequence[Sequence[float]]]], layers: Sequence[str]
+) -> tuple[Figure, str]:
+    """Rank correlations of g with several measures: trained, and beside it predictors that know
+    nothing.
+
+    Args:
+        measures: ``{name: (one value per layer, the same of each untrained predictor)}``.
+    """
+    figure, axes = plt.subplots(figsize=(8.5, 0.95 * len(measures) + 1.2), layout="constrained")
+    said = []
+    for i, (name, (trained, untrained)) in enumerate(measures.items()):
+        y = len(measures) - 1 - i
+        for values in untrained:
+            axes.plot(values, _spread(y - 0.18, len(values)), "|", color=GREY, markersize=9)
+        axes.plot(trained, _spread(y + 0.12, len(trained)), "o", color=BLUE, markersize=7)
+        at = [f"{value:.2f}" for value in trained]
+        mean = np.mean(untrained)
+        said.append(f"{name}: trained {', '.join(at)}; untrained {mean:.2f} on average.")
+    axes.set_title(
+        "What contains the gate agrees with it, whatever the predictor knows", fontsize=11
+    )
+    axes.axvline(0, color=BLACK, linewidth=0.8)
+    axes.set_yticks(range(len(measures)), list(measures)[::-1])
+    axes.set(xlim=(-1.02, 1.02), xlabel="rank correlation with g: 1 same order, −1 the reverse")
+    axes.grid(alpha=0.3, axis="x")
+    marks = [Line2D([], [], marker=m, color=c, linestyle="") for m, c in (("o", BLUE), ("|", GREY))]
+    names = [
+        f"trained, a dot per layer ({layers[0]} to {layers[-1]})",
+        "predictors drawn at random",
+    ]
+    legend_below(figure, marks, names, ncols=2)
+    return figure, "\n".join(said)
+
+
+def _spread(y: float, count: int) -> np.ndarray:
+    return y + np.linspace(0.1, -0.1, count)
+
+
+def two_looks(first: str, second: str, share: float, costs: Sequence[float]) -> tuple[Figure, str]:
+    """The way of an image through `look_again`, with shares and MACs.
+
+    Args:
+        first, second: what looks. share: of the images that look again.
+        costs: MACs of the first and of the second look.
+    """
+    figure, axes = canvas(22)
+    label(axes, 6, 9, "every\nimage", fontsize=10)
+    arrow(axes, (10, 9), (16, 9))
+    box(axes, 16, 5, 20, 8, f"first look\n{first}\n{_millions(costs[0])}", colour=BLUE)
+    arrow(axes, (36, 9), (43, 9))
+    box(axes, 43, 5, 19, 8, "largest probability\nbelow the\nthreshold?")
+    arrow(axes, (62, 8), (87, 8), f"no: {100 * (1 - share):.0f} % are sure enough")
+    label(axes, 93, 8, "answer", fontsize=10, weight="bold")
+    arrow(axes, (52.5, 13), (52.5, 17.5))
+    label(axes, 53.5, 15.2, f"yes: {100 * share:.0f} % are unsure", ha="left", fontsize=8)
+    words = f"second look: {second}, {_millions(costs[1])}"
+    box(axes, 32, 17.5, 41, 4, words, colour=BLUE)
+    arrow(axes, (73, 19.5), (92, 11), bend=0.25)
+    mean = costs[0] + share * costs[1]
+    return figure, (
+        f"Mean MACs: {_millions(costs[0])} for every image + {100 * share:.0f} % of "
+        f"{_millions(costs[1])} = {_millions(mean)}; the worst case is {_millions(sum(costs))}."
+    )
+
+
+def _millions(macs: float) -> str:
+    return f"{macs / 1e6:.3g} M MACs"
+
+
+def surest_and_least(
+    images: Tensor, confidence: Tensor, captions: Sequence[str], count: int = 10
+) -> tuple[Figure, str]:
+    """The ``count`` images of least and of most confidence, each under its caption."""
+    order = confidence.argsort(stable=True)
+    rows = {"least sure": order[:count], "most sure": order.flip(0)[:count]}
+    figure, grid = plt.subplots(2, count, figsize=(9, 2.7), layout="constrained")
+    for line, (name, chosen) in zip(grid, rows.items(), strict=True):
+        for axes, i in zip(line, chosen.tolist(), strict=True):
+            axes.imshow(images[i, 0].numpy(), cmap="gray_r", vmin=0, vmax=1)
+            axes.set_title(captions[i], fontsize=8)
+            axes.set(xticks=[], yticks=[])
+        line[0].set_ylabel(name, fontsize=9)
+    least, most = (confidence[chosen] for chosen in rows.values())
+    above = min(math.floor(1000 * most[-1]) / 10, 99.9)
+    return figure, (
+        f"Largest probability of the {count} least sure images: {100 * least[0]:.0f} to "
+        f"{100 * least[-1]:.0f} %; of the {count} most sure: above {above:.1f} %."
+    )
+
+
+def the_dial(
+    curve: Sequence[tuple[float, float]],
+    here: tuple[float, float, float],
+    fixed: Mapping[float, tuple[float, float]],
+) -> tuple[Figure, str]:
+    """Accuracy over mean MACs of two looks, where the dial stands, and one density for all.
+
+    Args:
+        curve: ``(mean MACs, accuracy 0..1)`` over all shares that look again.
+        here: the same and the share, where the dial stands.
+        fixed: ``{density: (MACs, accuracy)}`` of one look for all images.
+    """
+    figure, axes = plt.subplots(figsize=(7.5, 3.4), layout="constrained")
+    macs, right, share = here
+    x, y = zip(*curve, strict=True)
+    axes.plot(np.array(x) / 1e6, 100 * np.array(y), "-", color=BLUE, label="two looks")
+    costs, rights = np.array(list(fixed.values())).T
+    axes.plot(costs / 1e6, 100 * rights, "s:", color=DARK_GREY, label="one density for all images")
+    for density, (cost, accuracy) in fixed.items():
+        axes.annotate(
+            f"d = {density:g}", (cost / 1e6, 100 * accuracy), (7, -12),
+            textcoords="offset points", fontsize=8, color=DARK_GREY,
+        )  # fmt: skip
+    axes.plot(macs / 1e6, 100 * right, "o", color=BLUE, markersize=12, label="the dial")
+    axes.set(xlabel="mean MACs per image (millions)", ylabel="test accuracy (%)")
+    axes.set_title("A second look for the unsure, against one density for all", fontsize=11)
+    axes.margins(x=0.1, y=0.15)
+    axes.grid(alpha=0.3)
+    legend_below(figure, ncols=3)
+    return figure, (
+        f"{100 * share:.0f} % of the images look again: {100 * right:.1f} % right at "
+        f"{macs / 1e6:.3f} M mean MACs."
+    )

@@ -1,0 +1,337 @@
+"""Skipping on a GPU, drawn: launches, taps, tiles, a kernel's addresses, what a map travels."""
+
+from collections.abc import Sequence
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ..plots.style import BLACK, BLUE, DARK_GREY, FAINT, GREY, ORANGE, PALE
+from ..toy_gpu import ToyGpu
+from . import draw
+
+LIGHT = "#8FBFDC"
+KERNELS = {"select": DARK_GREY, "gather": LIGHT, "convolve": BLUE}
+
+
+def timeline(
+    kernels: Sequence[tuple[str, float]], launch: float, title: str = "Launches and kernels"
+) -> tuple[Figure, str]:
+    """When a CPU launches kernels one by one, and when the GPU runs them; below, as one graph.
+
+    Args:
+        kernels: names and microseconds, in the order of their launch.
+        launch: microseconds that the CPU takes for each.
+    """
+    gpu = ToyGpu(launch)
+    for name, microseconds in kernels:
+        gpu.launch(name, microseconds)
+    graph, busy = launch, sum(microseconds for _, microseconds in kernels)
+    unit, end = 80 / max(gpu.free, launch + busy), gpu.free
+    figure, axes = draw.canvas(43)
+    draw.title(axes, 2, 2.4, title)
+    for y, words in (6, "CPU"), (12, "GPU"), (22, "CPU, a graph"), (28, "GPU"):
+        draw.label(axes, 14, y + 1.8, words, ha="right", weight="bold")
+    draw.frame(axes, 15, 22, launch * unit, 3.6, facecolor=GREY, edgecolor="white")
+    for name, launched, begin, stop in gpu.log:
+        left = 15 + (launched - launch) * unit
+        draw.frame(axes, left, 6, launch * unit, 3.6, facecolor=GREY, edgecolor="white")
+        _kernel(axes, 15 + begin * unit, 12, (stop - begin) * unit, name)
+        _kernel(axes, 15 + graph * unit, 28, (stop - begin) * unit, name)
+        graph += stop - begin
+    for y, stop in (17.6, end), (33.6, graph):
+        draw.note(axes, 15, y, "0")
+        draw.note(axes, 15 + stop * unit, y, f"{stop:.0f} µs")
+    for i, name in enumerate(("a launch", *dict.fromkeys(name for name, _ in kernels))):
+        draw.frame(axes, 15 + 16 * i, 38.6, 2, 2, facecolor=KERNELS.get(name, GREY))
+        draw.label(axes, 18 + 16 * i, 39.6, name, ha="left", fontsize=8)
+    return figure, (
+        f"One by one: {end:.0f} µs, of which the GPU works {busy:.0f} and waits {end - busy:.0f}. "
+        f"As a graph: {graph:.0f} µs."
+    )
+
+
+def _kernel(axes: Axes, x: float, y: float, width: float, name: str) -> None:
+    draw.frame(axes, x, y, width, 3.6, facecolor=KERNELS.get(name, ORANGE), edgecolor="white")
+    if width > 0.85 * len(name):
+        colour = BLACK if name == "gather" else "white"
+        draw.label(axes, x + width / 2, y + 1.8, name, color=colour, fontsize=8)
+
+
+def nine_taps(size: int = 6, pixel: tuple[int, int] = (2, 3)) -> tuple[Figure, str]:
+    """A 3×3 convolution as nine products: what one output pixel reads at each tap.
+
+    Args:
+        size: of the square map. pixel: row and column of the output pixel.
+    """
+    figure, axes = draw.canvas(40)
+    draw.title(axes, 2, 2.4, "Each tap is the same map, shifted by one step")
+    cell = 15 / (size + 2)
+    for tap in range(9):
+        row, column = divmod(tap, 3)
+        left, top = 4 + 19 * column, 6 + 11.3 * row
+        small = 9.2 / (size + 2)
+        _map(axes, left, top, small, size, (pixel[0] + row - 1, pixel[1] + column - 1))
+        steps = ", ".join(("-1", "0", "+1")[i] for i in (row, column))
+        draw.note(axes, left + 10, top + 4.5, f"tap {tap}\n({steps})", ha="left")
+    draw.arrow(axes, (61, 22), (69, 22), "add up")
+    left, top = 72, 22 - 0.5 * cell * (size + 2)
+    _map(axes, left, top, cell, size, pixel, colour=BLUE, framed=False)
+    draw.note(axes, left + 7.5, top + cell * (size + 2) + 1, f"output pixel {pixel}")
+    return figure, (
+        f"The output pixel in row {pixel[0]}, column {pixel[1]} reads one input pixel per tap "
+        "(orange): its own place and the eight around it. Each tap multiplies all inputs of that "
+        "pixel by a matrix of its own, [C_in, C_out]. The pale frame is padding, which holds zeros."
+    )
+
+
+def _map(
+    axes: Axes, left: float, top: float, cell: float, size: int, marked: tuple[int, int],
+    *, colour: str = ORANGE, framed: bool = True,
+) -> None:  # fmt: skip
+    for r in range(-1, size + 1):
+        for c in range(-1, size + 1):
+            off = min(r, c) < 0 or max(r, c) == size
+            if off and not framed:
+                continue
+            shade = colour if (r, c) == marked else FAINT if off else PALE
+            place = left + (c + 1) * cell, top + (r + 1) * cell
+            draw.frame(axes, *place, cell, cell, facecolor=shade, edgecolor="white")
+
+
+def program_tiles(pixels: int, k_out: int, tile: tuple[int, int]) -> tuple[Figure, str]:
+    """The result ``[pixels, k_out]`` of an image, cut into tiles; what one program reads for it.
+
+    Args:
+        tile: pixels and winners of one program.
+    """
+    m, n = tile
+    rows, columns = -(-pixels // m), -(-k_out // n)
+    figure, axes = draw.canvas(44)
+    draw.title(axes, 2, 2.4, f"One image: {rows} × {columns} programs, each with a tile")
+    height, width = 22.0, 30.0
+    left, top, h, w = 56.0, 17.0, height / pixels, width / k_out
+    draw.frame(axes, 26, top, 24, height, facecolor=PALE)
+    draw.label(axes, 38, top + height + 2.2, f"x  [{pixels}, taps · k_in]")
+    draw.frame(axes, left, 5, width, 8.5, facecolor=PALE)
+    draw.label(
+        axes,
+        left + width + 1,
+        9.2,
+        "the winners' weights\n[taps · k_in, k_out]",
+        ha="left",
+        fontsize=8,
+    )
+    for r in range(rows):
+        for c in range(columns):
+            size = min(n, k_out - c * n) * w, min(m, pixels - r * m) * h
+            place = left + c * n * w, top + r * m * h
+            mine = (r, c) == (rows - 1, 0)
+            draw.frame(axes, *place, *size, facecolor=BLUE if mine else FAINT, edgecolor="white")
+            draw.label(
+                axes, place[0] + size[0] / 2, place[1] + size[1] / 2, f"{r}, {c}",
+                color="white" if mine else DARK_GREY, fontsize=8,
+            )  # fmt: skip
+    r = rows - 1
+    mine = min(m, pixels - r * m) * h
+    draw.frame(axes, 26, top + r * m * h, 24, mine, facecolor=ORANGE)
+    draw.frame(axes, left, 5, min(n, k_out) * w, 8.5, facecolor=LIGHT)
+    draw.arrow(axes, (50.3, top + r * m * h + mine / 2), (left - 0.3, top + r * m * h + mine / 2))
+    draw.arrow(axes, (left + n * w / 6, 13.7), (left + n * w / 6, top + r * m * h - 0.2))
+    draw.label(axes, left + width / 2, top + height + 2.2, f"y  [{pixels}, {k_out}]")
+    draw.note(axes, 13, top + r * m * h + mine / 2, f"{m} pixels at all taps,\nread for this tile")
+    return figure, (
+        f"{pixels} pixels × {k_out} winners in tiles of {m} × {n}: {rows * columns} programs. The "
+        f"blue one reads the orange rows of x and the light columns of the weights. Every tile of "
+        f"pixels reads the weights anew, so they travel {rows} times."
+    )
+
+
+def mask_of_a_block(k_in: int, k_out: int, blocks: tuple[int, int]) -> tuple[Figure, str]:
+    """What exercise 2 asks for: the block of a program, and the part that exists.
+
+    Args:
+        k_in, k_out: lengths of the two lists. blocks: powers of 2 that are not shorter.
+    """
+    rows, columns = blocks
+    cell = min(26 / rows, 44 / columns)
+    figure, axes = draw.canvas(12 + rows * cell)
+    draw.title(axes, 2, 2.4, f"A block of {rows} × {columns}, of which {k_in} × {k_out} exist")
+    for i in range(rows):
+        for j in range(columns):
+            real = (i < k_in) + (j < k_out)
+            shade = (FAINT, PALE, BLUE)[real]
+            draw.frame(
+                axes, 30 + j * cell, 8.6 + i * cell, cell, cell, facecolor=shade, edgecolor="white"
+            )
+    draw.bracket(axes, (29.4, 8.6), (29.4, 8.6 + k_in * cell), "rows:  i < k_in", depth=-1)
+    draw.bracket(axes, (30, 8.2), (30 + k_out * cell, 8.2), "columns:  j < k_out", depth=-1)
+    right = 32 + columns * cell
+    for i, (shade, words) in enumerate(
+        [
+            (BLUE, "both: load and store"),
+            (PALE, "one of the two lists\nhas ended"),
+            (FAINT, "neither"),
+        ]
+    ):
+        draw.frame(axes, right, 8 + 6 * i, 2, 2, facecolor=shade, edgecolor=GREY)
+        draw.label(axes, right + 3, 9 + 6 * i, words, ha="left", fontsize=8)
+    return figure, (
+        f"A block is a power of 2, here {rows} × {columns} places. Only the {k_in * k_out} blue "
+        "ones may be read or written: their row and their column are both in the lists."
+    )
+
+
+def fused_traffic(pixels: int, channels: int) -> tuple[Figure, str]:
+    """A map between the chip and its memory: four kernels in a row, and one with an epilogue.
+
+    Args:
+        pixels, channels: of an image's output; numbers are float32.
+    """
+    megabytes = pixels * channels * 4 / 1e6
+    figure, axes = draw.canvas(38)
+    draw.title(
+        axes, 2, 2.4, f"An output of {pixels} pixels × {channels} winners is {megabytes:.1f} MB"
+    )
+    steps = ("convolve", "+ shift", "· gate", "ReLU")
+    for row, (y, names) in enumerate([(7, steps), (25, ("convolve + shift · gate, ReLU",))]):
+        draw.label(
+            axes, 14, y + 2.4, ("four kernels", "one, fused")[row], ha="right", weight="bold"
+        )
+        draw.frame(axes, 16, y + 9, 80, 2.2, facecolor=FAINT)
+        draw.note(axes, 90, y + 10.1, "memory")
+        width = 15 if row == 0 else 33
+        for i, name in enumerate(names):
+            left = 17 + 19 * i
+            draw.box(axes, left, y, width, 4.8, name, colour=BLUE, fontsize=8)
+            if i:
+                draw.arrow(axes, (left + 3, y + 8.8), (left + 3, y + 5), colour=GREY)
+            draw.arrow(axes, (left + width - 3, y + 5), (left + width - 3, y + 8.8), colour=ORANGE)
+    draw.note(axes, 56, 20.4, f"written 4 times, read 3 times: {7 * megabytes:.1f} MB", color=BLACK)
+    draw.note(axes, 62, 30, f"written once: {megabytes:.1f} MB", color=BLACK, ha="left")
+    return figure, (
+        f"One by one, the kernels write the map four times and read it three times, "
+        f"{7 * megabytes:.1f} MB. An epilogue finishes the numbers while they are still in "
+        f"registers, and writes {megabytes:.1f} MB."
+    )
+
+
+def own_weights(
+    channels: Tensor, winners: Tensor, sizes: tuple[int, int], tile: tuple[int, int, int]
+) -> tuple[Figure, str]:
+    """Select, gather, convolve: one image's kernels, their copy, and the tiles that read it.
+
+    Args:
+        channels, winners: of one image, ``[k_in]`` and ``[k_out]``.
+        sizes: ``(C_in, C_out)``. tile: pixels of the map, and a tile's pixels and winners.
+    """
+    c_in, c_out = sizes
+    live, won = torch.zeros(c_in, dtype=torch.bool), torch.zeros(c_out, dtype=torch.bool)
+    live[channels], won[winners] = True, True
+    cell = min(28 / c_out, 30 / c_in)
+    figure, axes = draw.canvas(44)
+    _headings(axes)
+    draw.kernels(axes, 4, 12, won, live, cell)
+    draw.note(axes, 4 + c_in * cell / 2, 14 + c_out * cell, f"{c_out} × {c_in} kernels")
+    top, left = 14, 45
+    draw.kernels(axes, left, top, [1] * len(winners), [1] * len(channels), cell)
+    below = top + len(winners) * cell + 2
+    draw.note(axes, left + len(channels) * cell / 2, below, f"{len(winners)} × {len(channels)}")
+    draw.arrow(axes, (6 + c_in * cell, 22), (left - 1, 22), "copy once")
+    pixels, m, n = tile
+    rows, columns = -(-pixels // m), -(-len(winners) // n)
+    for r in range(rows):
+        for c in range(columns):
+            place = 74 + 22 * c / columns, 12 + 24 * r / rows
+            draw.box(axes, *place, 21 / columns, 23 / rows, f"program\n{r}, {c}", fontsize=8)
+    draw.note(axes, 85, 38.4, f"tiles of {m} pixels × {n} winners")
+    draw.arrow(axes, (left + 1 + len(channels) * cell, 22), (73.4, 22), f"{rows} reads")
+    share = len(winners) * len(channels) / c_in / c_out
+    return figure, (
+        f"Of {c_out} × {c_in} kernels (rows are outputs) one image needs {len(winners)} × "
+        f"{len(channels)}, {100 * share:.0f} %. They are copied once, and "
+        f"{rows * columns} programs read the copy from end to end."
+    )
+
+
+def _headings(axes: Axes) -> None:
+    heads = (2, "select", "which rows, which columns?"), (43, "gather", "the image's own weights")
+    for number, (x, name, words) in enumerate(
+        (*heads, (74, "convolve", "whole rows, tile by tile")), 1
+    ):
+        draw.badge(axes, x + 1.4, 3, number, KERNELS[name])
+        draw.title(axes, x + 4, 3, name)
+        draw.note(axes, x + 0.4, 6.6, words, ha="left")
+
+
+def bytes_per_image(
+    density: float, channels: int = 128, side: int = 56, pixels: int = 128
+) -> tuple[Figure, str]:
+    """Weights that travel for one image of a 3×3 layer in float32, by three ways of skipping.
+
+    Args:
+        channels: in and out. side: of the map. pixels: of a tile.
+    """
+    found = weight_traffic(density, channels, side, pixels)
+    figure, axes = draw.canvas(31)
+    draw.title(
+        axes,
+        2,
+        2.4,
+        f"Weights that travel per image: {channels} channels, {side}×{side}, d = {density:g}",
+    )
+    tiles = -(-side * side // pixels)
+    names = {
+        "dense": "all weights,\nshared by the batch",
+        "scattered": "looked up while\nmultiplying",
+    }
+    names["copied"] = "gathered once, then\nread in whole rows"
+    colours = {"dense": GREY, "scattered": ORANGE, "copied": BLUE}
+    unit = 60 / max(sum(parts) for parts in found.values())
+    for i, (name, parts) in enumerate(found.items()):
+        at, y = 24.0, 6 + 7.5 * i
+        draw.label(axes, 22, y + 2.4, names[name], ha="right", fontsize=8)
+        for j, part in enumerate(parts):
+            shade = LIGHT if len(parts) > 1 and not j else colours[name]
+            draw.frame(axes, at, y, part * unit, 4.8, facecolor=shade, edgecolor="white")
+            at += part * unit
+        draw.label(axes, at + 1, y + 2.4, f"{sum(parts):.1f} MB", ha="left")
+    draw.note(
+        axes,
+        24,
+        29.4,
+        f"{tiles} tiles of {pixels} pixels; light: reading once and writing the copy",
+        ha="left",
+    )
+    total = {name: sum(parts) for name, parts in found.items()}
+    return figure, (
+        f"At d = {density:g} a dense layer moves {total['dense']:.1f} MB of weights per image and "
+        f"does all MACs. Looking them up moves {total['scattered']:.1f} MB, gathering them first "
+        f"{total['copied']:.1f} MB."
+    )
+
+
+def weight_traffic(
+    density: float, channels: int, side: int, pixels: int
+) -> dict[str, tuple[float, ...]]:
+    """MB per image of each way; of ``"copied"`` the copy and the reads of it.
+
+    Memory hands over 32 bytes at a time, here eight numbers of a row of weights, and winners lie
+    at random in it.
+    """
+    k, tiles = max(1, round(density * channels)), -(-side * side // pixels)
+    row = channels * 4 * sector_share(channels, k)
+    whole, copy = 9 * channels * channels * 4, 9 * k * k * 4
+    scattered = 9 * k * row
+    ways = {"dense": (tiles * whole,), "scattered": (tiles * scattered,)}
+    ways["copied"] = (scattered + copy, tiles * copy)
+    return {name: tuple(part / 1e6 for part in parts) for name, parts in ways.items()}
+
+
+def sector_share(channels: int, k: int, numbers: int = 8) -> float:
+    """The expected share of a row's sectors that hold one of ``k`` winners at random."""
+    none = 1.0
+    for i in range(numbers):  # that all of a sector lose, one after the other
+        none *= max(0, channels - k - i) / (channels - i)
+    return 1 - none

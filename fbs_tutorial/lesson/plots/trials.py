@@ -1,0 +1,95 @@
+"""Two trials of the method: a pool of channels that grows, and gates that multiply gates."""
+
+from collections.abc import Sequence
+from statistics import mean
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ...bench.choice import CHOOSES, SCALES, STATIC, WIDER, lines, verdict
+from ...bench.stability import FORMS, UPDATES
+from .style import BLACK, BLUE, GREEN, ORANGE, PURPLE, legend_below
+
+LOSS_LOOKS = dict(zip(FORMS, ((BLACK, "-"), (BLUE, "--"), (ORANGE, "-")), strict=True))
+
+
+def growing_pool(results: dict, title: str = "") -> tuple[Figure, str]:
+    """Test accuracy against the number of channels for each that wins, at the same MACs.
+
+    Args:
+        results: of `choice`. Points are means over its seeds, bars go from the lowest seed to the
+            highest; the first point has nothing to choose from, and its gates only scale.
+    """
+    figure, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
+    winners, found = results["plan"]["winners"], lines(results)
+    gated = {pool: rows for (method, pool), rows in found.items() if method in (SCALES, CHOOSES)}
+    times = [pool / winners for pool in gated]
+    _bars(axes, times, gated.values(), "test_accuracy", "own gates", (BLUE, "o", "-"))
+    _bars(axes, times, gated.values(), "mean_winners",
+          "the same channels for all images, own values", (PURPLE, "D", "-."))  # fmt: skip
+    for key, name, colour, line in (
+        ((STATIC, winners), "static, as many channels as win", GREEN, "--"),
+        ((WIDER, None), "static, MACs of the largest pool and more", BLACK, ":"),
+    ):
+        level = 100 * mean(row["test_accuracy"] for row in found[key])
+        axes.axhline(level, color=colour, linestyle=line, label=name)
+    axes.set(xlabel="channels for each that wins", ylabel="test accuracy (%)", title=title)
+    axes.set_xticks(times, [f"{t:g}" for t in times])
+    axes.grid(alpha=0.3)
+    legend_below(figure, ncols=2, fontsize=8)
+    return figure, verdict(results)
+
+
+def _bars(
+    axes: Axes, times: Sequence[float], groups: Sequence, key: str, name: str, look: tuple
+) -> None:
+    values = [[100 * row[key] for row in rows] for rows in groups]
+    middle = np.array([mean(v) for v in values])
+    off = [middle - [min(v) for v in values], np.array([max(v) for v in values]) - middle]
+    colour, marker, line = look
+    hollow = {"markerfacecolor": "none", "markersize": 10} if marker == "D" else {}
+    axes.errorbar(times, middle, off, color=colour, marker=marker, linestyle=line, label=name,
+                  elinewidth=0.8, **hollow)  # fmt: skip
+
+
+def losses_of_gates(results: dict, title: str = "") -> tuple[Figure, str]:
+    """The training loss of each form and seed of `stability`, for both updates; a cross where it
+    is no longer finite."""
+    figure, panels = plt.subplots(
+        1, len(UPDATES), figsize=(8.5, 3.6), sharey=True, layout="constrained"
+    )
+    for axes, update in zip(panels, UPDATES, strict=True):
+        for row in (r for r in results["rows"] if r["update"] == update):
+            colour, line = LOSS_LOOKS[row["form"]]
+            steps = range(1, len(row["losses"]) + 1)
+            axes.plot(steps, row["losses"], line, color=colour, linewidth=1, label=row["form"])
+            if row["diverged"]:
+                last = row["losses"][-1] if row["losses"] else 1
+                axes.plot([row["diverged"]], [last], "X", color=colour, markersize=9)
+        axes.set(title=update, xlabel="update", yscale="log")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("training loss")
+    handles, names = panels[0].get_legend_handles_labels()
+    once = dict(zip(names, handles, strict=True))
+    legend_below(figure, list(once.values()), list(once), ncols=3)
+    figure.suptitle(title, fontsize=10)
+    return figure, said_of_gates(results)
+
+
+def said_of_gates(results: dict) -> str:
+    """How many runs of each form ended in values that are not finite, and where that began."""
+    said = []
+    for form in FORMS:
+        rows = [row for row in results["rows"] if row["form"] == form]
+        over = [row for row in rows if row["diverged"]]
+        peak = max(max(row["losses"]) for row in rows if row["losses"])
+        part = f"{form}: {len(over)} of {len(rows)} runs not finite, largest loss {peak:.3g}"
+        if over:
+            steps = sorted({row["diverged"] for row in over})
+            part += f", from update {steps[0]} on" if len(steps) > 1 else f", at update {steps[0]}"
+            if all(row["where"]["weights"] for row in over):
+                part += ", where the update before has already broken weights"
+        said.append(part)
+    return f"{'; '.join(said)}."

@@ -1,0 +1,23 @@
+"""Stored results that the notebooks show, so that they need no folder beside them."""
+
+import json
+
+from ..checkpoints import ASSETS
+
+FOLDER = ASSETS / "lesson"  # copies of files in benchmarks/, but for gains.json; a test compares
+
+
+def result(name: str) -> dict | list:
+    """What was measured, with the command, the machine and the date.
+
+    Args:
+        name: ``"ablation"`` (`tools/ablation.py`), ``"budget-cifar10"`` (the command ``budget``),
+            ``"gains"`` (`tools/gains.py`) or ``"tiny-imagenet-50"`` (the command ``train``).
+
+    Raises:
+        ValueError: there is no result of this name.
+    """
+    names = sorted(path.stem for path in FOLDER.glob("*.json"))
+    if name not in names:
+        raise ValueError(f"name must be one of {', '.join(names)}, got {name!r}")
+    return json.loads((FOLDER / f"{name}.json").read_text())

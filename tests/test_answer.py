@@ -1,0 +1,152 @@
+"""Where dynamic pruning wins: who meets whom, what counts as a win, and what is said of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fbs_tutorial.bench import answer, stored
+from fbs_tutorial.bench.answer import (
+    AMOUNT,
+    CASCADE,
+    CHANNELS,
+    CHOOSING,
+    COSTS,
+    DIAL,
+    FBS,
+    GATES,
+    QUESTIONS,
+    SCALING,
+    SLACK,
+    STATIC,
+    Entrant,
+    Match,
+    matches,
+    sentence,
+    stored_budget,
+    summary,
+    table,
+    tally,
+)
+from fbs_tutorial.lesson.plots import answer_picture, budget_picture, plt
+
+ROOT = Path(__file__).parents[1]
+
+
+def entrant(kind, name, validation, macs, tests=None):
+    return Entrant(kind, name, validation, tests or {0: validation}, {"macs": macs})
+
+
+def a_match(difference, error=0.3, question=CHANNELS, cost="macs"):
+    one, rival = (Entrant(FBS, "one", 0.9, {0: 0.9}, {cost: 2e6}) for _ in range(2))
+    return Match(question, "digits", "compare/digits.json", cost, one, rival, difference, error)
+
+
+def test_each_side_sends_what_is_best_on_validation_images_within_the_budget():
+    entrants = [
+        entrant(FBS, "cheap", 0.80, 10, {0: 0.99}),  # best on test images, which decide nothing
+        entrant(FBS, "good", 0.90, 20),
+        entrant(STATIC, "small", 0.85, 10),
+        entrant(STATIC, "lucky", 0.70, 20, {0: 0.99}),
+        entrant(STATIC, "dear", 0.95, 40),
+    ]
+    pairs = [
+        (one.name, rival.name) for one, rival in answer._pairs(entrants, FBS, (STATIC,), "macs")
+    ]
+    assert pairs == [("cheap", "small"), ("good", "small"), ("good", "dear")]
+    assert not list(answer._pairs(entrants, FBS, (STATIC,), "ms"))
+    assert not list(answer._pairs(entrants, DIAL, (CASCADE,), "macs"))
+
+
+def test_the_error_is_that_of_the_images_or_of_the_seeds_whichever_is_larger():
+    one = entrant(FBS, "", 0.9, 1, {0: 0.9})
+    difference, error = answer._difference(one, entrant(STATIC, "", 0.9, 1, {0: 0.89}), 10_000)
+    assert difference == pytest.approx(1) and error == pytest.approx(0.433, abs=0.001)
+    one = entrant(FBS, "", 0.9, 1, {0: 0.95, 1: 0.85, 2: 0.1})
+    other = entrant(STATIC, "", 0.9, 1, {0: 0.9, 1: 0.9})
+    difference, error = answer._difference(one, other, 10_000)  # over the common seeds
+    assert difference == pytest.approx(0) and error == pytest.approx(5)
+
+
+@pytest.mark.parametrize(
+    ("difference", "outcome"), [(0.7, "wins"), (0.5, "level"), (-0.6, "level"), (-0.7, "loses")]
+)
+def test_a_difference_counts_from_two_standard_errors_on(difference, outcome):
+    assert a_match(difference).outcome == outcome
+
+
+def test_the_sentence_follows_the_outcomes():
+    won, lost = a_match(1.0, question=AMOUNT), a_match(-1.0, question=AMOUNT)
+    said = sentence([won, lost])
+    assert "wins where it decides how much each image gets" in said
+    assert "in 1 of 2 budgets (and loses in 1), by up to 1.0 points" in said
+    assert "wins nowhere yet" in sentence([lost]) and "only scale" not in said
+    for difference, words in ((1, "are beaten by"), (0, "do as well as"), (-1, "beat")):
+        said = sentence([a_match(difference, question=GATES)])
+        assert f"pairs of static looks {words} pairs with gates;" in said
+    said = sentence([a_match(1, question=SCALING), a_match(-1, question=CHOOSING)])
+    assert "gates that only scale beat them in 1 of 1 budgets" in said
+    assert said.endswith("that only scale in 0 of 1 budgets (and loses in 1).")
+
+
+@pytest.fixture(scope="module")
+def found():
+    return matches()
+
+
+def test_nobody_costs_more_than_the_budget_and_all_is_as_stored(found):
+    files = {m.source for m in found}
+    assert {"budget/cifar10.json", "compare/digits.json"} <= files
+    for match in found:
+        assert match.one.kind == QUESTIONS[match.question][0]
+        assert match.rival.kind in QUESTIONS[match.question][1]
+        assert match.cost in COSTS and match.error > 0
+    known = {look["name"]: look for look in stored_budget("cifar10")["looks"]}
+    single = [m for m in found if m.source == "budget/cifar10.json" and m.question == CHANNELS]
+    for match in single:
+        assert match.one.test == known[match.one.name]["test"]["accuracy"]
+        assert match.rival.costs["macs"] == known[match.rival.name]["test"]["macs"]
+    equal = [m for m in single if m.cost == "macs" and m.one.name == "d0.5"]
+    assert any(m.rival.costs["macs"] <= SLACK * m.one.costs["macs"] for m in equal)
+
+
+def test_tables_and_pages_are_those_of_the_stored_results(found):
+    assert table(found).count("\n") == len(found) + 1
+    counts = tally(found, AMOUNT, "macs")
+    assert sum(counts.values()) == sum((m.question, m.cost) == (AMOUNT, "macs") for m in found)
+    results, readme = (ROOT / "benchmarks/README.md").read_text(), (ROOT / "README.md").read_text()
+    assert summary(found) in results and sentence(found) in results and sentence(found) in readme
+    assert (ROOT / "benchmarks" / "answer.md").read_text().rstrip().endswith(table(found))
+
+
+def test_the_picture_has_every_comparison(found):
+    figure, said = answer_picture(title="who wins")
+    assert said == sentence(found)
+    panels = dict(zip(COSTS, figure.axes, strict=True))
+    for cost, axes in panels.items():
+        drawn = [c for c in axes.containers if len(c)]
+        assert len(drawn) == sum(m.cost == cost for m in found)
+    assert "not measured" in [text.get_text() for text in figure.axes[2].texts]
+    plt.close(figure)
+
+
+def test_the_stored_budget_has_a_picture_and_others_are_missed():
+    figure, said = budget_picture("digits", "digits")
+    assert figure.axes[0].get_title() == "digits" and "M MACs" in said
+    plt.close(figure)
+    with pytest.raises(FileNotFoundError, match=r"nothing\.json"):
+        budget_picture("nothing")
+
+
+def test_without_the_course_the_folder_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stored, "__file__", str(tmp_path / "a" / "b" / "c.py"))
+    with pytest.raises(FileNotFoundError, match="bring the course along"):
+        matches()
+
+
+def test_a_file_without_static_networks_of_several_sizes_is_left_out(tmp_path):
+    (tmp_path / "budget").mkdir()
+    results = stored_budget("digits")
+    (tmp_path / "budget" / "digits.json").write_text(json.dumps(results))
+    assert matches(tmp_path) == []

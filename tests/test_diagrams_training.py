@@ -1,0 +1,149 @@
+"""What the figures of notebooks 06 and 07 say is computed from what they are given."""
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from fbs_tutorial import winner_take_all
+from fbs_tutorial.lesson import diagrams
+from fbs_tutorial.lesson.diagrams import draw, gates
+from fbs_tutorial.lesson.results import FOLDER, result
+from fbs_tutorial.method.wta import winner_mask
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("ablation", "ablation/rows.json"),
+        ("budget-cifar10", "budget/cifar10.json"),
+        ("tiny-imagenet-50", "tiny-imagenet-50/metrics.json"),
+    ],
+)
+def test_results_for_the_notebooks_are_those_of_the_benchmarks(name, source):
+    assert result(name) == json.loads((ROOT / "benchmarks" / source).read_text())
+
+
+def test_every_result_is_known_and_others_are_refused_by_name():
+    names = {path.stem for path in FOLDER.glob("*.json")}
+    assert names == {"ablation", "budget-cifar10", "gains", "tiny-imagenet-50"}
+    with pytest.raises(ValueError, match=r"name must be one of ablation, .*, got 'speed'"):
+        result("speed")
+
+
+@pytest.mark.parametrize("channels", [8, 64])
+def test_whose_gates_has_a_row_for_each_kind_and_legible_words(channels):
+    given = {name: winner_take_all(torch.rand(1, channels), 0.3)[0] for name in gates.COLOURS}
+    right = dict(zip(given, (0.98, 0.81, 0.886, 0.942, 0.0), strict=True))
+    image, donor = torch.rand(2, 1, 16, 16)
+    figure, sentence = diagrams.whose_gates(image, donor, given, right)
+    assert not draw.collisions(figure)
+    assert "another image's gates 81.0 %; the mean gate 88.6 %" in sentence
+    assert len(figure.axes[0].images) == 2
+
+
+def test_shared_by_class_counts_pairs_of_one_class_and_of_two_without_the_image_itself():
+    chosen = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]).bool()
+    _, sentence = diagrams.shared_by_class({"net": chosen}, torch.tensor([1, 1, 0]))
+    assert "images of one digit have 1.0 of 2 channels in common, of different digits 0.5" in (
+        sentence
+    )
+    assert "at random have 1.0" in sentence
+
+
+def test_choice_and_scale_subtracts_the_controls_and_takes_the_median_of_the_seeds():
+    def row(own, winners, mean, density=0.5):
+        return {
+            "density": density, "own_gates": own, "mean_winners": winners, "mean_gates": mean,
+        }  # fmt: skip
+
+    runs = [[row(0.9, 0.8, 0.7)], [row(0.9, 0.88, 0.5)], [row(0.9, 0.89, 0.6)]]
+    _, sentence = diagrams.choice_and_scale({"set": runs})
+    assert sentence == "set, d = 0.5: choice fixed 2.0, both fixed 30.0."
+
+
+def test_rank_dots_says_each_layer_and_the_mean_of_those_that_know_nothing():
+    measures = {"activity": ([-0.4, 0.1], [[0.2, 0.0], [0.0, -0.4]])}
+    _, sentence = diagrams.rank_dots(measures, ["conv1", "conv2"])
+    assert sentence == "activity: trained -0.40, 0.10; untrained -0.05 on average."
+
+
+def test_two_looks_adds_up_mean_and_worst_case():
+    figure, sentence = diagrams.two_looks("d = 0.2", "d = 0.5", 0.1, (2e6, 5e6))
+    assert not draw.collisions(figure)
+    assert "= 2.5 M MACs; the worst case is 7 M MACs" in sentence
+
+
+def test_surest_and_least_orders_by_confidence():
+    confidence = torch.tensor([0.9, 0.3, 1.0, 0.5])
+    figure, sentence = diagrams.surest_and_least(torch.rand(4, 1, 4, 4), confidence, "abcd", 2)
+    assert [axes.get_title() for axes in figure.axes] == ["b", "d", "c", "a"]
+    assert "30 to 50 %" in sentence and "above 90.0 %" in sentence
+
+
+def test_the_dial_stands_where_it_is_told_to():
+    figure, sentence = diagrams.the_dial(
+        [(1e6, 0.9), (2e6, 0.95)], (1.5e6, 0.93, 0.2), {0.3: (1e6, 0.9), 0.5: (2e6, 0.92)}
+    )
+    assert sentence == ("20 % of the images look again: 93.0 % right at 1.500 M mean MACs.")
+    assert figure.axes[0].lines[-1].get_xydata().tolist() == [[1.5, 93.0]]
+
+
+def test_what_each_part_is_worth_is_the_mean_over_the_seeds():
+    rows = [
+        {"data": "digits", "density": 0.2, "arm": arm, "test_accuracy": value}
+        for arm in ("neither", "distilled", "density lowered", "both")
+        for value in (0.4, 0.6)
+    ]
+    _, sentence = diagrams.what_each_part_is_worth(rows)
+    assert sentence.startswith("Mean test accuracy at d = 0.2: neither 50.0 %; a teacher 50.0 %")
+
+
+def test_loss_curves_say_the_first_and_the_last_epoch():
+    figure, sentence = diagrams.loss_curves({"one": [4.0, 2.0, 1.0, 0.5]}, 2)
+    assert sentence == "one: mean loss 3 in the first epoch, 0.75 in the last."
+    assert figure.axes[0].get_yscale() == "log"
+
+
+def test_soft_answers_are_those_of_the_temperature():
+    _, sentence = diagrams.soft_answers(torch.rand(1, 4, 4), torch.tensor([4.0, 0.0]), (1, 4), 0)
+    assert "at T = 1 98.2 % for 0" in sentence and "at T = 4 73.1 % for 0" in sentence
+
+
+def test_gain_and_penalty_shows_the_runs_of_one_penalty():
+    def row(gain, penalty, own):
+        shares = {"shuffled_gates": own - 0.1, "mean_gates": own, "share_above_zero": [0.5, 0.75]}
+        return {"gain": gain, "penalty": penalty, "own_gates": own, **shares}
+
+    rows = [row(1.0, 0.0, 0.9), row(5.0, 0.0, 0.8), row(1.0, 0.1, 0.3), row(5.0, 0.1, 0.3)]
+    figure, sentence = diagrams.gain_and_penalty(rows, 5.0, 0.0)
+    assert "own gates 80.0 %, the mean gate 80.0 %, another image's gates 70.0 %" in sentence
+    assert "50 to 75 %" in sentence
+    assert figure.axes[0].lines[0].get_ydata().tolist() == [90, 80]
+
+
+def test_price_of_every_density_writes_what_lies_below_the_picture():
+    run = [{"density": d, "test_accuracy": a} for d, a in ((0.1, 0.12), (0.5, 0.9))]
+    lines = {"one": [run], "each": [run[1:]], "small": [run[1:]]}
+    figure, sentence = diagrams.price_of_every_density({"a": lines, "b": lines})
+    assert "a, one: 90.0 % at d = 0.5" in sentence
+    assert [text.get_text() for text in figure.axes[0].texts] == ["12 %"]
+
+
+def test_winners_of_the_control_are_drawn_as_the_mask_says():
+    """A gate of 0 that wins has no bar, and neither has a loser."""
+    gate = torch.tensor([2.0, 0.0, 1.0, 0.0])
+    given = {"its own gates": gate}
+    figure, _ = diagrams.whose_gates(*torch.rand(2, 1, 4, 4), given, {"its own gates": 1.0})
+    heights = [bar.get_height() for bar in figure.axes[0].patches if hasattr(bar, "get_height")]
+    assert len([h for h in heights if h < 0]) == int(winner_mask(gate[None], 0.5).sum())

@@ -1,0 +1,117 @@
+"""The toy GPU that notebook 10 times, and the diagrams of notebooks 09 and 10."""
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from fbs_tutorial.lesson import diagrams
+from fbs_tutorial.lesson.diagrams import draw, gpu
+from fbs_tutorial.lesson.plots.style import BLUE
+from fbs_tutorial.lesson.toy_gpu import COMPILING, WAKING, ToyGpu, ToyLayer
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def test_a_call_on_the_toy_returns_before_its_work_is_done():
+    toy = ToyGpu(cost=10)
+    for microseconds in 4, 30, 2:
+        toy.launch("kernel", microseconds)
+    # 10 to 14, 20 to 50, 50 to 52
+    assert (toy.now, toy.free) == (30, 52)
+    assert [entry[2:] for entry in toy.log] == [(10, 14), (20, 50), (50, 52)]
+    toy.wait()
+    assert toy.now == 52 + WAKING
+
+
+def test_events_are_read_after_waiting_and_measure_the_gpu_alone():
+    toy = ToyGpu(cost=10)
+    toy.launch("before", 100)
+    start = toy.record()
+    toy.launch("kernel", 30)
+    end = toy.record()
+    with pytest.raises(RuntimeError, match=r"gpu.wait\(\) first"):
+        toy.elapsed(start, end)
+    toy.wait()
+    assert toy.elapsed(start, end) == 30
+
+
+def test_first_calls_of_a_layer_are_slow_and_later_ones_are_interrupted():
+    toy = ToyGpu(cost=0)
+    layer, times = ToyLayer(toy, (1, 2, 7)), []
+    for _ in range(10):
+        start = toy.record()
+        layer()
+        times.append(toy.record().time - start.time)
+    assert times == [COMPILING + 25, 25, 25, 10, 30, 10, 10, 10, 10, 30]
+
+
+KERNELS = [("select", 4.0), ("gather", 30.0), ("convolve", 2.0)]
+CHANNELS, WINNERS = torch.arange(0, 16, 2), torch.arange(1, 24, 2)
+PICTURES = {
+    "timeline": (KERNELS, 10.0),
+    "nine_taps": (),
+    "program_tiles": (64, 12, (32, 16)),
+    "mask_of_a_block": (5, 11, (8, 16)),
+    "fused_traffic": (3136, 64),
+    "own_weights": (CHANNELS, WINNERS, (16, 24), (64, 32, 8)),
+    "bytes_per_image": (0.5,),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_words_of_the_diagrams_are_legible(name):
+    figure, sentence = getattr(diagrams, name)(*PICTURES[name])
+    assert draw.collisions(figure) == [] and sentence.endswith(".")
+
+
+@pytest.mark.parametrize("density", [0.1, 0.3, 1.0])
+@pytest.mark.parametrize(("channels", "side"), [(64, 7), (128, 112), (512, 56)])
+def test_bytes_are_legible_wherever_the_slider_is(channels, side, density):
+    assert draw.collisions(diagrams.bytes_per_image(density, channels, side)[0]) == []
+
+
+def test_a_timeline_waits_for_launches_and_for_the_kernel_before():
+    figure, sentence = diagrams.timeline(KERNELS, 10.0)
+    # select 10 to 14, gather 20 to 50, convolve 50 to 52; as a graph 10 + 36
+    assert sentence == (
+        "One by one: 52 µs, of which the GPU works 36 and waits 16. As a graph: 46 µs."
+    )
+    unit = 80 / 52
+    gather = [box for box in figure.axes[0].patches if box.get_width() == pytest.approx(30 * unit)]
+    assert [(round((b.get_x() - 15) / unit), b.get_y()) for b in gather] == [(20, 12), (14, 28)]
+
+
+def test_a_block_is_blue_where_both_lists_go_on():
+    figure, sentence = diagrams.mask_of_a_block(5, 11, (8, 16))
+    shades = [plt.matplotlib.colors.to_hex(box.get_facecolor()) for box in figure.axes[0].patches]
+    assert shades[: 8 * 16].count(BLUE.lower()) == 5 * 11 and "55 blue" in sentence
+
+
+def test_programs_are_counted_and_so_are_the_times_that_weights_travel():
+    sentence = diagrams.program_tiles(100, 40, (32, 16))[1]
+    assert "12 programs" in sentence and "travel 4 times" in sentence
+    sentence = diagrams.own_weights(CHANNELS, WINNERS, (16, 24), (64, 32, 8))[1]
+    assert sentence == (
+        "Of 24 × 16 kernels (rows are outputs) one image needs 12 × 8, 25 %. They are copied once, "
+        "and 4 programs read the copy from end to end."
+    )
+
+
+def test_the_share_of_sectors_is_that_of_random_winners():
+    wins = torch.rand(4000, 64).argsort(1) < 16
+    drawn = wins.view(4000, 8, 8).any(2).double().mean().item()
+    assert gpu.sector_share(64, 16) == pytest.approx(drawn, abs=0.01)
+    assert gpu.sector_share(64, 64) == 1 and gpu.sector_share(64, 60) == 1
+
+
+def test_the_copy_is_worth_its_bytes_on_large_maps_alone():
+    large, small = (gpu.weight_traffic(0.5, 128, side, 128) for side in (56, 7))
+    assert sum(large["copied"]) < 0.6 * sum(large["scattered"])
+    assert sum(small["copied"]) > sum(small["scattered"])
+    reads = large["copied"][1]
+    assert reads == pytest.approx(25 * 9 * 64 * 64 * 4 / 1e6)
+    assert large["dense"] == pytest.approx((25 * 9 * 128 * 128 * 4 / 1e6,))

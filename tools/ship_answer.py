@@ -1,0 +1,36 @@
+"""Where does dynamic pruning win? python tools/ship_answer.py, after any new result in benchmarks/.
+
+All comparisons go to benchmarks/answer.md, their picture beside it; the sentence that answers the
+question stands in the README, with the short table also on the page of results, between the marks
+of ``answer``.
+"""
+
+from readme import README, RESULTS, ROOT, between_marks
+
+from fbs_tutorial.bench.answer import SLACK, SURE, matches, summary, table
+from fbs_tutorial.lesson.plots import answer_picture
+
+STORED = ROOT / "benchmarks"
+ABOUT = (
+    "Made by `tools/ship_answer.py` from the stored results in this folder. Within each budget the "
+    "network, or the pair of looks, that is right on most validation images stands for its side; "
+    f"what costs up to {SLACK - 1:.0%} more is still equal. Budgets are the costs of the single "
+    "networks, and the least and the most that one of the side asked about costs. A difference in "
+    f"test accuracy counts from {SURE:g} standard errors on: the larger of that between the seeds "
+    "and that of so many test images."
+)
+
+
+def main() -> None:
+    found = matches()
+    figure, said = answer_picture(found, "Where does dynamic pruning win?")
+    figure.savefig(STORED / "answer.png", dpi=130)
+    page = ["# Where does dynamic pruning win?", said, ABOUT, summary(found), table(found)]
+    (STORED / "answer.md").write_text("\n\n".join(page) + "\n")
+    RESULTS.write_text(between_marks(RESULTS.read_text(), "answer", f"{said}\n\n{summary(found)}"))
+    README.write_text(between_marks(README.read_text(), "answer", said))
+    print(said)
+
+
+if __name__ == "__main__":
+    main()
