@@ -71,6 +71,8 @@ bench: setup ## measure times on this CPU into benchmarks/ and the README (15 mi
 	$(BIN)/python -m fbs_tutorial bench --out benchmarks/cpu.json
 	$(BIN)/python -m fbs_tutorial bench --model mcifarnet,resnet18 --densities 0.5,0.25 \
 	  --threads 1 --out benchmarks/one_thread.json
+	$(BIN)/python -m fbs_tutorial bench --layers --densities 0.8,0.5,0.25 --threads 1 \
+	  --out benchmarks/layers_one_thread.json
 	$(BIN)/python tools/ship_bench.py
 
 bench-gpu: setup ## the same on this machine's NVIDIA GPU

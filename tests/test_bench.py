@@ -143,6 +143,17 @@ def test_busy_names_what_others_use(monkeypatch):
     assert timing.busy(meanwhile=lambda: done.append(3)) is None and done == [1, 2, 3]
 
 
+@pytest.mark.parametrize(("used", "says"), [("55 %", "the GPU is 55 % busy"), ("3 %", None)])
+def test_a_gpu_is_asked_once_its_own_work_is_over(used, says, monkeypatch):
+    done = []
+    monkeypatch.setattr(timing.torch.cuda, "synchronize", lambda: done.append("waited"))
+    monkeypatch.setattr(timing.time, "sleep", done.append)
+    monkeypatch.setattr(timing, "cpu_seconds_of_others", lambda: 0.0)
+    monkeypatch.setattr(timing, "_nvidia_smi", lambda *_: {"utilization.gpu": used})
+    assert timing.busy("cuda", lambda: done.append("timed")) == says
+    assert done == ["waited", 1.0, *["timed"] * (says is None)]
+
+
 def test_machine_can_be_written_as_json():
     facts = json.loads(json.dumps(timing.machine()))
     assert facts["threads"] == torch.get_num_threads()

@@ -110,7 +110,7 @@ def test_make_lab_serves_notebook_00_and_python_reads_what_the_hand_did(lab):
             0, timeout=60_000
         )
         expect(page.locator(".fbs-live")).to_have_count(1)
-        expect(headline).to_contain_text("It reads a 3")  # what the last cells set from Python
+        expect(headline).to_contain_text("It reads a 0")  # what a later cell set from Python
         cells = page.locator(".jp-Cell").count()
         live.locator(".fbs-clear").click()
         box = live.locator(".fbs-pad").bounding_box()

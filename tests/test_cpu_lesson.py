@@ -1,5 +1,6 @@
 """What notebook 08 draws, and the loop in C++ that its reader compiles."""
 
+import json
 import os
 from pathlib import Path
 
@@ -109,8 +110,6 @@ def test_a_tile_counts_its_loads_and_multiplications():
 
 def loop():
     """As it stands in the notebook."""
-    import json
-
     path = Path(__file__).parents[1] / "notebooks" / "08_skipping_on_a_cpu.ipynb"
     sources = ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"]]
     (cell,) = [text for text in sources if text.startswith('source = """')]

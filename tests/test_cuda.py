@@ -764,13 +764,14 @@ add = rows.add
 def interpret_densities(net):
     """A density for each image; what one has too many has the gate 0."""
     x = torch.rand(3, 3, 16, 16)
-    net = used(net, x)
+    net = set_density(used(net, x), torch.tensor([0.5, 0.25, 1.0]))
     for way in "skip", "dense", None:
-        accelerated = accelerated_here(set_density(net, torch.tensor([0.5, 0.25, 1.0])))
+        accelerated = accelerated_here(net)
         for conv in accelerated.modules():
             if isinstance(conv, TritonConv):
                 conv.way = way
-        assert_same(accelerated(x), net(x))
+        with tf32(False):
+            assert_same(accelerated(x), net(x))
 
 
 def cut_off(x):

@@ -215,6 +215,9 @@ def busy(device: str = "cpu", meanwhile: Callable[[], object] | None = None) -> 
         meanwhile: what to do instead of waiting, such as to take those times.
     """
     if device == "cuda":
+        if meanwhile is not None:  # what this process did in the last second would count, too
+            torch.cuda.synchronize()
+            time.sleep(1.0)
         used = str(_nvidia_smi("utilization.gpu").get("utilization.gpu", "0")).split()[0]
         if used.isdigit() and int(used) > 100 * BUSY_SHARE:
             return f"the GPU is {used} % busy"

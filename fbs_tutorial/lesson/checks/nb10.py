@@ -80,6 +80,7 @@ def by_events(gpu: ToyGpu, call: Callable, repeats: int, warm: int = 3, middle=m
 
 
 def by_clock(gpu: ToyGpu, call: Callable, repeats: int, wait: bool) -> float:
+    """Median time of a call by the computer's own clock; ``wait``: until the GPU has done it."""
     times = []
     for _ in range(3):
         call()
