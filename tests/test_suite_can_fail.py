@@ -267,7 +267,7 @@ FAULTS = {  # what: file, text, fault, tests that must notice
     "C++: sums over blocks depend on the threads": (
         "execution/native.cpp",
         "std::min<int64_t>(32, 1 + macs / (3 * TASK))",
-        "std::min<int64_t>(3 * threads, 1 + macs / 1000)",
+        "std::min<int64_t>(16 * threads, 1 + macs / 1000)",
         "test_native.py::test_threads_change_nothing",
     ),
     "C++: a group after one without live inputs has none": (
