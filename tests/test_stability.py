@@ -24,7 +24,7 @@ from fbs_tutorial.method.gated import ChannelPruning
 from fbs_tutorial.training.settings import RunError
 
 STORED = Path(__file__).parents[1] / "benchmarks" / "stability"
-QUICK = Plan(width=0.1, steps=2, batch=8, images=40)
+QUICK = Plan(steps=2, batch=8, images=40)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_every_form_is_trained_by_every_update(results):
 def test_gates_as_they_are_start_far_beyond_the_others(results):
     first = {r["form"]: max(r["first"]) for r in results["rows"]}
     plain, normal, raw = (first[form] for form in FORMS)
-    assert raw > 1000 * normal > plain
+    assert raw > 100 * normal > plain
 
 
 def test_where_it_begins_is_the_first_output_that_is_not_finite():
