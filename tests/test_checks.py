@@ -138,8 +138,12 @@ RIGHT = {
     "check_network_share": nb00.network_share,
     "check_distinct_sets": lambda winners: len(winners.unique(dim=0)),
     "check_static_choice": lambda g, d: winner_mask(g.mean(0, keepdim=True), d)[0],
-    "check_active_channels": active_channels,
     "check_winner_take_all": right_winner_take_all,
+    "check_my_schedule": lambda progress: max(2 / 12, 1 - 3 * progress),
+    "check_places": lambda g: (
+        (g[:, None, :] > g[..., None])
+        | ((g[:, None, :] == g[..., None]) & torch.ones(g.shape[1], g.shape[1]).tril(-1).bool())
+    ).sum(2),
     "check_winner_take_all_backward": lambda g, d, upstream: upstream * winner_mask(g, d),
     "check_gated_output": lambda z, pi, b: (pi[..., None, None] * (z + b[:, None, None])).relu(),
     "check_mean_one_gate": mean_one_gate,
@@ -154,6 +158,8 @@ RIGHT = {
     "check_sureness": lambda logits: (logits.softmax(1) * logits.log_softmax(1)).sum(1),
     "check_threshold_for": threshold_for,
     "check_safe_l2": lambda x: channel_saliency(x, "l2"),
+    "check_by_hand": lambda: ([[2.0, 0], [0, 2], [0, 0], [2, 2]], [0.5, 0.5, 1.5, -1.5]),
+    "check_frugal": lambda x: x[:, :, 3:13:2, 3:13:2].mean(dim=(2, 3)),
     "check_predicted_saliency": lambda s, w, b: F.linear(s, w, b).relu(),
     "check_grouped_macs": lambda live, won, k, hw: sum(
         live[i] * won[i] * k * k * hw for i in range(len(won))

@@ -764,7 +764,7 @@ add = rows.add
 def interpret_densities(net):
     """A density for each image; what one has too many has the gate 0."""
     x = torch.rand(3, 3, 16, 16)
-    net = set_density(used(net, x), torch.tensor([0.5, 0.25, 1.0]))
+    net = set_density(used(net, x), torch.tensor([0.5, 0.25, 1.0]))  # 10 channels, in rows of 16
     for way in "skip", "dense", None:
         accelerated = accelerated_here(net)
         for conv in accelerated.modules():

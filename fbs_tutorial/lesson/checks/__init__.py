@@ -6,8 +6,13 @@ from .engine import CheckResult
 from .first_cell import environment
 from .nb00 import check_cheapest, check_conv_macs, check_network_share
 from .nb01 import check_distinct_sets, check_static_choice
-from .nb02 import check_predicted_saliency, check_safe_l2
-from .nb03 import check_active_channels, check_winner_take_all, check_winner_take_all_backward
+from .nb02 import check_by_hand, check_frugal, check_predicted_saliency, check_safe_l2
+from .nb03 import (
+    check_my_schedule,
+    check_places,
+    check_winner_take_all,
+    check_winner_take_all_backward,
+)
 from .nb04 import check_gated_output, check_mean_one_gate
 from .nb05 import check_chain_macs, check_grouped_macs
 from .nb06 import (
@@ -31,10 +36,10 @@ from .nb12 import check_prune_block, check_revived, check_stripe_sum
 
 __all__ = [
     "CheckResult",
-    "check_active_channels",
     "check_asking_time",
     "check_batch_as_groups",
     "check_break_even",
+    "check_by_hand",
     "check_chain_macs",
     "check_cheapest",
     "check_choice_only",
@@ -44,6 +49,7 @@ __all__ = [
     "check_finish_kernel",
     "check_finish_time",
     "check_from_planes",
+    "check_frugal",
     "check_gate_block",
     "check_gated_output",
     "check_gather_kernel",
@@ -53,8 +59,10 @@ __all__ = [
     "check_mean_one_gate",
     "check_measure",
     "check_my_recipe",
+    "check_my_schedule",
     "check_network_share",
     "check_pair_index",
+    "check_places",
     "check_predicted_saliency",
     "check_prune_block",
     "check_revived",

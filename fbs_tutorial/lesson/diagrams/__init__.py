@@ -20,6 +20,8 @@ from .gpu import (
     timeline,
 )
 from .layer import the_layer
+from .saliency import maps_and_numbers, predictor, winner_plane
+from .selection import crossing, selections
 from .training import (
     density_staircase,
     gain_and_penalty,
@@ -33,6 +35,7 @@ from .training import (
 __all__ = [
     "bytes_per_image",
     "choice_and_scale",
+    "crossing",
     "density_staircase",
     "fused_traffic",
     "gain_and_penalty",
@@ -40,12 +43,15 @@ __all__ = [
     "kernel_grid",
     "live_sum",
     "loss_curves",
+    "maps_and_numbers",
     "mask_of_a_block",
     "nine_taps",
     "own_weights",
+    "predictor",
     "price_of_every_density",
     "program_tiles",
     "rank_dots",
+    "selections",
     "shared_by_class",
     "soft_answers",
     "surest_and_least",
@@ -55,4 +61,5 @@ __all__ = [
     "two_looks",
     "what_each_part_is_worth",
     "whose_gates",
+    "winner_plane",
 ]
