@@ -29,7 +29,6 @@ NOT_YET = (
     "03_winner_take_all.ipynb",
     "04_gated_convolution.ipynb",
     "05_mac_accounting.ipynb",
-    "11_real_networks.ipynb",
     "12_static_relatives.ipynb",
 )
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
