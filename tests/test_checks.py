@@ -18,7 +18,7 @@ from fbs_tutorial import (
     winner_take_all,
 )
 from fbs_tutorial.lesson import checks
-from fbs_tutorial.lesson.checks import engine, first_cell, nb00, nb09, nb10
+from fbs_tutorial.lesson.checks import engine, first_cell, nb00, nb09, nb10, nb11
 from fbs_tutorial.method.wta import winner_mask
 
 EXERCISES = {
@@ -185,6 +185,7 @@ RIGHT = {
     "check_live_in_sum": lambda branches: (sum(b.int() for b in branches) > 0).sum(1),
     "check_inverted_macs": inverted_macs,
     "check_gate_block": gate_block,
+    "check_my_networks": nb11.small_networks,
     "check_revived": lambda m, w: ((w != 0).any(3).any(2) & ~m).nonzero().tolist(),
     "check_stripe_sum": stripe_sum,
     "check_prune_block": prune_block,
@@ -203,6 +204,12 @@ def test_right_answers_pass(name):
     result = EXERCISES[name](RIGHT[name])
     assert result.passed, result
     assert repr(result).startswith("✔ ")
+
+
+def test_a_network_of_ones_own_is_counted_and_timed():
+    result = checks.check_my_networks(nb11.small_networks)
+    assert re.search(r"11 gated layers, [\d.]+% of the MACs", result.message)
+    assert re.search(r"accelerated [\d.]+ ms: \d+% of the time", result.message)
 
 
 MISTAKES = [

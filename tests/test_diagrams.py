@@ -8,7 +8,7 @@ import torch
 from fbs_tutorial import GatedConv2d
 from fbs_tutorial.lesson import diagrams
 from fbs_tutorial.lesson.diagrams import draw
-from fbs_tutorial.lesson.plots.style import BLUE, PALE
+from fbs_tutorial.lesson.plots.style import BLUE, PALE, YELLOW
 
 
 @pytest.fixture(autouse=True)
@@ -216,3 +216,25 @@ def test_density_staircase_has_a_stair_per_step():
     np.testing.assert_allclose(widths, [21.25, 21.25, 42.5])
     _, sentence = legible(diagrams.density_staircase([(d / 10, 8) for d in range(10, 0, -1)]))
     assert "steps of 8 epochs" in sentence and "reads" not in sentence
+
+
+def test_a_residual_block_shows_what_the_sum_fills():
+    picture = diagrams.residual_block(mask("1100"), mask("1010"), mask("0110"))
+    figure, sentence = legible(picture)
+    assert (
+        "2 of 4 channels enter the block, 2 win in conv1 and 2 in conv2; after the sum 3"
+        in sentence
+    )
+    assert "2 win, 3 are live after" in words(figure)
+    assert words(figure).endswith("3 of 4")
+
+
+def test_an_inverted_residual_marks_winners_that_have_nothing_to_read():
+    parts = mask("10"), mask("11000000"), mask("01100000"), mask("01")
+    figure, sentence = legible(diagrams.inverted_residual(*parts))
+    assert "2 of 8 channels win in the expansion and 2 in the depthwise layer" in sentence
+    assert "of which 1 read a channel that is not empty; after the sum 2 of 2" in sentence
+    fills = [
+        plt.matplotlib.colors.to_hex(patch.get_facecolor()) for patch in figure.axes[0].patches
+    ]
+    assert fills.count(YELLOW.lower()) == 2  # the channel, and the legend

@@ -27,7 +27,6 @@ NOT_YET = (
     "01_static_or_dynamic.ipynb",
     "04_gated_convolution.ipynb",
     "05_mac_accounting.ipynb",
-    "11_real_networks.ipynb",
     "12_static_relatives.ipynb",
 )
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -11,6 +11,7 @@ from fbs_tutorial.execution.roofline import GPUS
 from fbs_tutorial.lesson import plots
 from fbs_tutorial.lesson.plots.cost import crossing
 from fbs_tutorial.lesson.plots.gpu import intensity, same_layer
+from fbs_tutorial.lesson.results import result
 from fbs_tutorial.method.dynamics import CONTROLS
 
 
@@ -463,3 +464,32 @@ def test_at_density_says_all_that_it_shows():
     ]
     _, sentence = plots.at_density(0.5, {0.5: 0.85}, macs, times, *pictures, here=0.8)
     assert "right on 85.0 % of the test set; on 80.0 % of the images here;" in sentence
+
+
+def test_accuracy_over_cost_draws_the_same_networks_twice_and_says_the_best():
+    results = result("budget-cifar10")
+    figure, sentence = plots.accuracy_over_cost(results, "title")
+    counted, timed = figure.axes
+    assert counted.get_xlabel().startswith("million MACs") and "milli" in timed.get_xlabel()
+    for left, right in zip(counted.lines, timed.lines, strict=True):
+        assert left.get_label() == right.get_label()
+        assert sorted(left.get_ydata()) == sorted(right.get_ydata())
+    assert len({(line.get_marker(), line.get_markerfacecolor()) for line in counted.lines}) == 6
+    plain = next(look for look in results["looks"] if look["name"] == "plain")
+    assert f"the plain network: {100 * plain['test']['accuracy']:.2f} %" in sentence
+    small = next(line for line in counted.lines if line.get_label().startswith("small plain"))
+    assert len(small.get_xdata()) == 3  # of two networks of one size the better on validation
+
+
+def test_accuracy_over_cost_wants_times():
+    untimed = {key: value for key, value in result("budget-cifar10").items() if key != "clock"}
+    with pytest.raises(ValueError, match="results must hold a clock"):
+        plots.accuracy_over_cost(untimed)
+
+
+def test_class_heat_maps_leave_out_what_is_decided():
+    shares = {"conv1": torch.tensor([[0.0, 1.0, 0.4, 0.2], [0.02, 0.9, 0.6, 0.0]])}
+    figure, sentence = plots.class_heat_maps({**shares, "conv2": shares["conv1"]}, undecided=0.1)
+    assert figure.axes[0].get_title() == "conv1: 2 of 4 channels"
+    assert figure.axes[0].collections[0].get_array().size == 4
+    assert "of 2 in conv1" in sentence

@@ -31,7 +31,12 @@ from .nb09 import (
     check_weight_addresses,
 )
 from .nb10 import check_asking_time, check_finish_time, check_measure, check_torn_layer
-from .nb11 import check_gate_block, check_inverted_macs, check_live_in_sum
+from .nb11 import (
+    check_gate_block,
+    check_inverted_macs,
+    check_live_in_sum,
+    check_my_networks,
+)
 from .nb12 import check_prune_block, check_revived, check_stripe_sum
 
 __all__ = [
@@ -58,6 +63,7 @@ __all__ = [
     "check_live_in_sum",
     "check_mean_one_gate",
     "check_measure",
+    "check_my_networks",
     "check_my_recipe",
     "check_my_schedule",
     "check_network_share",

@@ -5,11 +5,17 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 
-from ...method.gated import ChannelPruning, forced_gates
+from ...bench.cases import smooth_images
+from ...bench.timing import race
+from ...execution import accelerate
+from ...method.convert import convert
+from ...method.gated import ChannelPruning, forced_gates, gated_layers, is_gated
+from ...method.liveness import winners
 from ...method.macs import count_macs
 from ...method.wta import active_channels, winner_mask
-from .engine import Case, Exercise, Mistake
+from .engine import Case, CheckResult, Exercise, Mistake
 
 
 def _branches() -> Iterator[Case]:
@@ -241,3 +247,110 @@ def _basic_block(kind: str) -> tuple[nn.Module, Tensor]:
                 nn.init.uniform_(norm.weight, 0.5, 1.5)
                 nn.init.normal_(norm.bias)
         return block.eval(), torch.rand(1, in_channels, 6, 6)
+
+
+# Exercise 4: a network of one's own
+
+FITS = "a plain network and its gated twin, which chooses per image"
+LAYERS, SHARE = 10, 0.5  # at least so many gated layers, at most this share of the MACs
+
+
+def _verdict(function: Callable) -> str | None:
+    """What is wrong with the two networks in words, or `FITS`."""
+    pair = function()
+    if pair is None:
+        return None
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        return "not two networks"
+    plain, gated = pair
+    if is_gated(plain):
+        return "gates in the first network, which should be the plain one"
+    layers = gated_layers(gated) if is_gated(gated) else {}
+    if len(layers) < LAYERS:
+        return f"fewer than {LAYERS} gated layers in the second network"
+    if plain.training or gated.training:
+        return "a network in training mode"
+    colours = torch.rand(4, 3, 1, 1)  # else two images would look alike to a predictor
+    return _behaviour(gated, list(layers.values()), colours * smooth_images(4, (3, 64, 64)))
+
+
+@torch.no_grad()
+def _behaviour(gated: nn.Module, layers: list, images: Tensor) -> str:
+    if _share(gated, images) > SHARE:
+        return f"more than {SHARE:.0%} of the MACs are left"
+    gated(images)
+    if all(len(winners(layer).unique(dim=0)) == 1 for layer in layers):
+        return "the same winners for four different images, in every layer"
+    return FITS
+
+
+def _share(gated: nn.Module, images: Tensor) -> float:
+    report = count_macs(gated, images)
+    return (report.active.double().mean().item() + report.overhead) / report.dense
+
+
+def _networks() -> Iterator[Case]:
+    hint = "which of the two networks is what was asked for?"
+    more = 'both in eval mode; the second by convert(plain, 0.5, gates="random"), or by gate_block'
+    yield Case((), FITS, hint, more, ask=_verdict)
+
+
+class _MyNetworks(Exercise):
+    """An experiment: it says how many MACs and how much time the reader's network needs."""
+
+    def __call__(self, function: Callable, hint: int = 1) -> CheckResult:
+        found = super().__call__(function, hint)
+        if not found:
+            return found
+        plain, gated = function()
+        x = torch.rand(1, 3, 64, 64)
+        with torch.no_grad():
+            fast, dense = accelerate(gated), _merged(plain)
+            timings = race({"plain": lambda: dense(x), "gated": lambda: fast(x)}, 0.3, rounds=5)
+        slow, quick = (1000 * timings[name].median for name in ("plain", "gated"))
+        said = (
+            f"{len(gated_layers(gated))} gated layers, {_share(gated, x):.1%} of the MACs with "
+            f"predictors.\n  Plain {slow:.2f} ms, accelerated {quick:.2f} ms: {quick / slow:.0%} "
+            "of the time on this computer."
+        )
+        return CheckResult(True, f"{getattr(function, '__name__', 'the function')}: {said}")
+
+
+def _merged(plain: nn.Module) -> nn.Module:
+    """The plain network with its batch norms in its kernels, where that can be done."""
+    try:
+        return fuse(plain)
+    except Exception:  # torch.fx cannot follow every network
+        return plain
+
+
+def _small_resnet() -> nn.Sequential:
+    blocks = [_basic_block("8 -> 8 stride 1")[0] for _ in range(5)]
+    stem = [nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU()]
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+
+
+def small_networks(
+    density: float = 0.5, gates: str = "random", count: int = 5
+) -> tuple[nn.Module, nn.Module]:
+    """A right answer; with other arguments, a wrong one."""
+    plain = _small_resnet()[: 3 + count].eval()
+    return plain, convert(plain, density, gates=gates).eval()
+
+
+check_my_networks = _MyNetworks(
+    "my_networks(): a plain network for [N, 3, 64, 64] and its gated twin, both in eval mode",
+    _networks,
+    "",
+    (
+        Mistake(lambda: small_networks(gates="neutral"), "your gates do not look at the image"),
+        Mistake(lambda: small_networks(1.0), "you leave the density at 1"),
+        Mistake(lambda: small_networks(count=2), "you gate too few layers"),
+        Mistake(lambda: small_networks()[::-1], "you return the gated network first"),
+        Mistake(lambda: small_networks()[1], "you return the gated network alone"),
+        Mistake(
+            lambda: (small_networks()[0], small_networks()[1].train()),
+            "you leave a network in training mode",
+        ),
+    ),
+)

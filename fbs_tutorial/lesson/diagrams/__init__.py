@@ -1,5 +1,6 @@
 """The course's drawn diagrams. Each function returns a figure and a sentence that says it all."""
 
+from .blocks import inverted_residual, residual_block
 from .counting import kernel_grid, live_sum
 from .gates import (
     choice_and_scale,
@@ -40,6 +41,7 @@ __all__ = [
     "fused_traffic",
     "gain_and_penalty",
     "gradient_through_winners",
+    "inverted_residual",
     "kernel_grid",
     "live_sum",
     "loss_curves",
@@ -51,6 +53,7 @@ __all__ = [
     "price_of_every_density",
     "program_tiles",
     "rank_dots",
+    "residual_block",
     "selections",
     "shared_by_class",
     "soft_answers",

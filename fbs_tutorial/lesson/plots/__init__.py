@@ -12,7 +12,7 @@ from .accuracy import (
     budget_curves,
     learning_curve,
 )
-from .answer import answer_picture, budget_picture
+from .answer import accuracy_over_cost, answer_picture, budget_picture
 from .compared import compared, filter_shapes, four_cuts, pruning_level
 from .cost import layer_shares, stage_bars, time_and_macs, time_bars, time_by_density
 from .gpu import DEVICES, layer_roofline, networks_on_gpu, one_or_three
@@ -32,6 +32,7 @@ __all__ = [
     "PURPLE",
     "accuracy_and_macs",
     "accuracy_lines",
+    "accuracy_over_cost",
     "accuracy_over_macs",
     "answer_picture",
     "at_density",

@@ -189,7 +189,7 @@ def beside_published(
     first = next(iter(lines.values()))
     best = 100 * max(row["test_accuracy"] for row in first)
     floor, said = 5 * math.floor((best - 25) / 5), []
-    looks = [(BLUE, "o", "-"), (GREEN, "^", "-"), (PURPLE, "D", "-")]
+    looks = [(BLUE, "o", "-"), (GREEN, "^", "-"), (BLUE, "D", "-")]
     for (name, rows), look in zip(lines.items(), looks, strict=False):
         said.append(_accuracy_by_density(axes, rows, floor, name, look))
     looks = [(ORANGE, "s", "--"), (BLACK, "v", ":"), (DARK_GREY, "P", "-.")]

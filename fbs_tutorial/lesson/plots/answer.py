@@ -1,15 +1,16 @@
 """Where dynamic pruning wins: stored results at equal MACs, bytes and milliseconds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...bench.answer import NAMES, QUESTIONS, SHORT, Match, matches, sentence, stored_budget
-from ...bench.budget import curves
+from ...bench.budget import DIAL, FIXED, PLAIN, SINGLE, curves, label
+from ...bench.timing import three_digits
 from .accuracy import budget_curves
-from .style import BLUE, GREY, ORANGE, legend_below
+from .style import BLACK, BLUE, GREEN, GREY, ORANGE, legend_below, plain_ticks
 
 OUTCOMES = {  # colour, marker, words
     "wins": (BLUE, "o", "ahead by more than two standard errors"),
@@ -25,6 +26,96 @@ def budget_picture(name: str = "cifar10", title: str = "") -> tuple[Figure, str]
         FileNotFoundError: the folder of the course is not around here, or holds no such result.
     """
     return budget_curves(curves(stored_budget(name)), title)
+
+
+def accuracy_over_cost(results: Mapping, title: str = "") -> tuple[Figure, str]:
+    """Test accuracy against MACs and against milliseconds, the same networks in both panels.
+
+    Args:
+        results: of the command ``budget``, with its ``"clock"``; a network and its density, or two
+            looks, are one point, whose accuracy and milliseconds belong together.
+
+    Raises:
+        ValueError: the results hold no times.
+    """
+    if "clock" not in results:
+        raise ValueError("results must hold a clock, got none: run `budget` with its times")
+    groups = _groups(results)
+    figure, panels = plt.subplots(1, 2, figsize=(9.5, 4.6), sharey=True, layout="constrained")
+    for name, (colour, marker, line, fill) in COST_LOOKS.items():
+        for axes, cost in zip(panels, ("macs", "ms"), strict=True):
+            points = sorted((p[cost], p["accuracy"]) for p in groups.get(name, ()))
+            style = {"markerfacecolor": fill or colour, "label": name}
+            size = 11 if marker == "*" else 7
+            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, linestyle=line,
+                      markersize=size, **style)  # fmt: skip
+    labels = ("million MACs per image, predictors included", "milliseconds per image")
+    for axes, words, ticks in zip(panels, labels, COST_TICKS, strict=True):
+        axes.set(xscale="log", xlabel=words)
+        plain_ticks(axes.xaxis, ticks)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("test accuracy (%)")
+    figure.suptitle(title, fontsize=11)
+    legend_below(figure, *panels[0].get_legend_handles_labels(), ncols=2, fontsize=8)
+    return figure, _said_cost(groups)
+
+
+ONE, SLIDER = "FBS, trained for one density", "FBS, one network for all densities"
+FULL, SMALL = "the plain network", "small plain networks, the best of each size"
+TWICE, TWICE_PLAIN = "two looks, FBS among them", "two looks of plain networks"
+COST_LOOKS = {  # colour, marker, line, fill
+    FULL: (BLACK, "s", "", None),
+    SMALL: (GREEN, "^", "--", None),
+    ONE: (BLUE, "o", "", None),
+    SLIDER: (BLUE, "o", ":", "white"),
+    TWICE: (BLUE, "*", "", None),
+    TWICE_PLAIN: (GREEN, "*", "", "white"),
+}
+COST_TICKS = ([17, 25, 44, 87, 174], [0.3, 0.5, 0.7, 1, 1.4, 2])
+
+
+def _groups(results: Mapping) -> dict[str, list[dict]]:
+    """The points of `bench.budget.curves` under the names of the picture."""
+    groups: dict[str, list[dict]] = {}
+    for name, point in _timed(results):
+        groups.setdefault(name, []).append(point)
+    best = {}  # of the small networks of one size the one that validation images prefer
+    for point in sorted(groups[SMALL], key=lambda p: p["validation"]):
+        best[round(point["macs"])] = point
+    return groups | {SMALL: list(best.values())}
+
+
+def _timed(results: Mapping) -> Iterator[tuple[str, dict]]:
+    """Name of the group, and what the picture needs, of every point that was timed."""
+    found = curves(results)
+    for kind in (SINGLE, FIXED, DIAL, PLAIN):
+        for point in found.get(kind, ()):
+            who = label(point)
+            one = {SINGLE: FULL if who == "plain" else SMALL, DIAL: TWICE, PLAIN: TWICE_PLAIN}
+            name = one.get(kind) or (SLIDER if who.startswith("any") else ONE)
+            if "@" in who and name == ONE:  # trained for another density than it runs at
+                continue
+            yield (
+                name,
+                {
+                    "who": who,
+                    "macs": point["test"]["macs"] / 1e6,
+                    "ms": results["clock"]["ms"][who][0],
+                    "accuracy": 100 * point["test"]["accuracy"],
+                    "validation": point["validation"]["accuracy"],
+                },
+            )
+
+
+def _said_cost(groups: Mapping[str, Sequence[dict]]) -> str:
+    """Of each kind the point that is right most often."""
+    said = []
+    for name in COST_LOOKS:
+        p = max(groups.get(name, ()), key=lambda p: p["accuracy"], default=None)
+        if p:
+            cost = f"{three_digits(p['macs'])} M MACs in {three_digits(p['ms'])} ms"
+            said.append(f"{name}: {p['accuracy']:.2f} %, {cost}")
+    return "The best of each kind:\n  " + "\n  ".join(said)
 
 
 def answer_picture(found: Sequence[Match] | None = None, title: str = "") -> tuple[Figure, str]:
