@@ -317,7 +317,7 @@ def _ahead(g: Tensor, equal: Callable[[Tensor], Tensor] | None = None) -> Tensor
 
 
 check_places = Exercise(
-    "places(g): [N, C] -> [N, C], 0 for the largest of each row, without sorting",
+    "place_of(g): [N, C] -> [N, C], 0 for the largest of each row, without sorting",
     _rows,
     "every channel knows its place, and nothing was sorted.",
     (
