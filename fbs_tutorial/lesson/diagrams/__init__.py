@@ -1,5 +1,6 @@
 """The course's drawn diagrams. Each function returns a figure and a sentence that says it all."""
 
+from .choice import busiest_channels, related_work, what_a_cut_keeps, where_choice_pays
 from .counting import kernel_grid, live_sum
 from .gates import (
     choice_and_scale,
@@ -20,6 +21,7 @@ from .gpu import (
     timeline,
 )
 from .layer import the_layer
+from .project import project_map
 from .training import (
     density_staircase,
     gain_and_penalty,
@@ -31,6 +33,7 @@ from .training import (
 )
 
 __all__ = [
+    "busiest_channels",
     "bytes_per_image",
     "choice_and_scale",
     "density_staircase",
@@ -45,7 +48,9 @@ __all__ = [
     "own_weights",
     "price_of_every_density",
     "program_tiles",
+    "project_map",
     "rank_dots",
+    "related_work",
     "shared_by_class",
     "soft_answers",
     "surest_and_least",
@@ -53,6 +58,8 @@ __all__ = [
     "the_layer",
     "timeline",
     "two_looks",
+    "what_a_cut_keeps",
     "what_each_part_is_worth",
+    "where_choice_pays",
     "whose_gates",
 ]
