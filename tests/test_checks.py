@@ -4,6 +4,7 @@ import copy
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from fbs_tutorial import (
     winner_take_all,
 )
 from fbs_tutorial.lesson import checks
-from fbs_tutorial.lesson.checks import engine, first_cell, nb00, nb09, nb10, nb11
+from fbs_tutorial.lesson.checks import engine, first_cell, nb00, nb09, nb10, nb11, nb13
 from fbs_tutorial.method.wta import winner_mask
 
 EXERCISES = {
@@ -132,12 +133,28 @@ def threshold_for(confidence, first, second, budget):
     return 0.0
 
 
+def fewest_shared(sets, size, channels):
+    used = [0] * channels
+    for place in range(sets * size):
+        used[place % channels] += 1
+    return sum(r * (r - 1) for r in used) / (sets * (sets - 1))
+
+
+def in_common(chosen, labels):
+    found = {True: [], False: []}
+    for i in range(len(labels)):
+        for j in range(i):
+            found[bool(labels[i] == labels[j])].append(float((chosen[i] & chosen[j]).sum()))
+    return torch.tensor([sum(v) / len(v) for v in (found[True], found[False])])
+
+
 RIGHT = {
     "check_conv_macs": lambda a, b, k, h, w: a * b * k * k * h * w,
     "check_cheapest": lambda: {"conv1": 0.3, "conv2": 0.2, "conv3": 0.2, "conv4": 0.3},
     "check_network_share": nb00.network_share,
-    "check_distinct_sets": lambda winners: len(winners.unique(dim=0)),
-    "check_static_choice": lambda g, d: winner_mask(g.mean(0, keepdim=True), d)[0],
+    "check_fewest_shared": fewest_shared,
+    "check_in_common": in_common,
+    "check_channel_scores": lambda a, y, w: w.var(dim=0) * a.var(dim=0),
     "check_winner_take_all": right_winner_take_all,
     "check_my_schedule": lambda progress: max(2 / 12, 1 - 3 * progress),
     "check_places": lambda g: (
@@ -189,6 +206,9 @@ RIGHT = {
     "check_revived": lambda m, w: ((w != 0).any(3).any(2) & ~m).nonzero().tolist(),
     "check_stripe_sum": stripe_sum,
     "check_prune_block": prune_block,
+    "check_fair_width": lambda f, r, g, p: min(max(np.roots([r, f, -(g + p)])), 1.0),
+    "check_unfair": lambda: nb13.FLAWS,
+    "check_my_network": nb13.my_network,
 }
 
 

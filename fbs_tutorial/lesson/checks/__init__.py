@@ -5,7 +5,7 @@ Each takes the reader's function; what it should do stands in the check's first 
 from .engine import CheckResult
 from .first_cell import environment
 from .nb00 import check_cheapest, check_conv_macs, check_network_share
-from .nb01 import check_distinct_sets, check_static_choice
+from .nb01 import check_channel_scores, check_fewest_shared, check_in_common
 from .nb02 import check_by_hand, check_frugal, check_predicted_saliency, check_safe_l2
 from .nb03 import (
     check_my_schedule,
@@ -31,13 +31,9 @@ from .nb09 import (
     check_weight_addresses,
 )
 from .nb10 import check_asking_time, check_finish_time, check_measure, check_torn_layer
-from .nb11 import (
-    check_gate_block,
-    check_inverted_macs,
-    check_live_in_sum,
-    check_my_networks,
-)
+from .nb11 import check_gate_block, check_inverted_macs, check_live_in_sum, check_my_networks
 from .nb12 import check_prune_block, check_revived, check_stripe_sum
+from .nb13 import check_fair_width, check_my_network, check_report, check_unfair
 
 __all__ = [
     "CheckResult",
@@ -46,11 +42,13 @@ __all__ = [
     "check_break_even",
     "check_by_hand",
     "check_chain_macs",
+    "check_channel_scores",
     "check_cheapest",
     "check_choice_only",
     "check_conv_macs",
     "check_density_schedule",
-    "check_distinct_sets",
+    "check_fair_width",
+    "check_fewest_shared",
     "check_finish_kernel",
     "check_finish_time",
     "check_from_planes",
@@ -59,10 +57,12 @@ __all__ = [
     "check_gated_output",
     "check_gather_kernel",
     "check_grouped_macs",
+    "check_in_common",
     "check_inverted_macs",
     "check_live_in_sum",
     "check_mean_one_gate",
     "check_measure",
+    "check_my_network",
     "check_my_networks",
     "check_my_recipe",
     "check_my_schedule",
@@ -71,16 +71,17 @@ __all__ = [
     "check_places",
     "check_predicted_saliency",
     "check_prune_block",
+    "check_report",
     "check_revived",
     "check_round_kernel",
     "check_safe_l2",
-    "check_static_choice",
     "check_stripe_sum",
     "check_sureness",
     "check_threshold_for",
     "check_tile",
     "check_torn_layer",
     "check_training_step",
+    "check_unfair",
     "check_uniform_in_macs",
     "check_unsure",
     "check_weight_addresses",

@@ -1,6 +1,7 @@
 """The course's drawn diagrams. Each function returns a figure and a sentence that says it all."""
 
 from .blocks import inverted_residual, residual_block
+from .choice import busiest_channels, related_work, what_a_cut_keeps, where_choice_pays
 from .counting import kernel_grid, live_sum
 from .gates import (
     choice_and_scale,
@@ -21,6 +22,7 @@ from .gpu import (
     timeline,
 )
 from .layer import the_layer
+from .project import project_map
 from .saliency import maps_and_numbers, predictor, winner_plane
 from .selection import crossing, selections
 from .training import (
@@ -34,6 +36,7 @@ from .training import (
 )
 
 __all__ = [
+    "busiest_channels",
     "bytes_per_image",
     "choice_and_scale",
     "crossing",
@@ -52,7 +55,9 @@ __all__ = [
     "predictor",
     "price_of_every_density",
     "program_tiles",
+    "project_map",
     "rank_dots",
+    "related_work",
     "residual_block",
     "selections",
     "shared_by_class",
@@ -62,7 +67,9 @@ __all__ = [
     "the_layer",
     "timeline",
     "two_looks",
+    "what_a_cut_keeps",
     "what_each_part_is_worth",
+    "where_choice_pays",
     "whose_gates",
     "winner_plane",
 ]
