@@ -712,3 +712,13 @@ def test_rows_that_belong_to_no_image_are_refused():
     says = "linear runs on 49 rows, not on a multiple of 2 images: .* let the model fold its frames"
     with pytest.raises(ValueError, match=says):
         count_macs(Odd(), torch.rand(2, 3, 5, 5))
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6])
+def test_an_activation_inside_a_gated_layer_keeps_empty_channels_empty(activation):
+    """The counters' own hooks on it are not somebody's change of it."""
+    parts = [nn.Conv2d(3, 8, 1, bias=False), nn.BatchNorm2d(8), activation()]
+    parts += [nn.Conv2d(8, 4, 1, bias=False), nn.BatchNorm2d(4)]
+    network = convert(nn.Sequential(*parts).eval(), 0.5, gates="random")
+    layers = count_macs(network, torch.rand(2, 3, 4, 4)).layers
+    assert [(x.active / x.dense).tolist() for x in layers] == [[0.5, 0.5], [0.25, 0.25]]

@@ -1,7 +1,7 @@
 """Which entries of a network's maps can be other than 0 when channels have lost their gates."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -123,7 +123,7 @@ class Liveness(fx.Interpreter):
         if operation.module in self.altered:
             return everything(operation.value)
         if isinstance(operation.module, Gated):
-            return gate_rule(operation)
+            return gate_rule(operation, self.altered)
         key = operation.node.target if operation.module is None else type(operation.module)
         for table, rule in RULES:
             if key in table:
@@ -160,12 +160,17 @@ def versions(value: Any) -> Any:
 # One rule for each table of `graph.py`. None: it does not know this use of the operation.
 
 
-def gate_rule(operation: Operation) -> Any:
-    """Gated layers: the winners."""
+def gate_rule(operation: Operation, altered: Collection[nn.Module]) -> Any:
+    """Gated layers: the winners.
+
+    Args:
+        altered: modules that may do something else than their type says, as found before the run,
+            in which the counters' own hooks hang on every module.
+    """
     gate = operation.module
     known = type(gate).forward in (GatedConv2d.forward, ChannelPruning.forward)
     act = getattr(gate, "activation", True)
-    keeps_empty = isinstance(act, bool) or (type(act) in ELEMENTWISE and not altered(act))
+    keeps_empty = isinstance(act, bool) or (type(act) in ELEMENTWISE and act not in altered)
     if not (known and keeps_empty):
         return everything(operation.value)
     return winners(gate)[:, :, None, None].expand(operation.value.shape)
