@@ -354,3 +354,28 @@ def test_environment_says_what_to_do_about_a_missing_package(monkeypatch):
     result = checks.environment()
     assert not result
     assert "missing: no-such-package; run  %pip install no-such-package" in result.message
+
+
+@pytest.mark.parametrize(
+    ("check", "function", "message"),
+    [
+        (checks.check_frugal, lambda x: x.mean((2, 3)), "reading 256 of 256 .* more than 64"),
+        (checks.check_frugal, lambda x: x[:, :, 0, 0], "reading 1 of 256 .* At least 80%"),
+        (checks.check_my_schedule, lambda progress: 1, "36 of 36 .* Now with a mean below 0.4"),
+        (checks.check_my_schedule, lambda progress: 1 / 6, "23 of 36 .* Who never got a chance"),
+    ],
+)
+def test_experiments_say_how_far_one_came(check, function, message):
+    result = check(function)
+    assert not result and re.search(message, repr(result), re.S), result
+    assert check(RIGHT[{v: k for k, v in EXERCISES.items()}[check]])
+
+
+def test_a_predictor_of_the_wrong_shape_is_told():
+    result = checks.check_by_hand(lambda: (torch.ones(2, 4), torch.ones(4)))
+    assert "shapes [2, 4] and [4] instead of [4, 2] and [4]" in repr(result)
+
+
+def test_places_from_a_sort_are_right_but_refused():
+    result = checks.check_places(lambda g: g.argsort(dim=1, descending=True, stable=True).argsort())
+    assert "expected right, without a sort, got right, but sorted" in repr(result)

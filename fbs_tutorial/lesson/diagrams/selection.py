@@ -12,6 +12,7 @@ from ..plots.style import BLACK, BLUE, DARK_GREY, GREY, ORANGE, PALE, legend_bel
 from . import draw
 
 WIDEST = 16  # channels that have room for their values
+FEW = 6  # lines that have room for their names
 
 
 def selections(g: Tensor, ways: Mapping[str, Tensor], k: int) -> tuple[Figure, str]:
@@ -62,6 +63,9 @@ def crossing(
     steps = range(len(history))
     for c in range(history.shape[1]):
         axes.plot(steps, history[:, c], color=GREY, linewidth=0.7, zorder=1)
+        if history.shape[1] <= FEW:
+            place = {"textcoords": "offset points", "va": "center", "fontsize": 9}
+            axes.annotate(f"channel {c}", (steps[-1], history[-1, c]), (6, 0), **place)
     axes.plot(steps, (lowest + highest) / 2, "--", color=ORANGE, linewidth=2, label="the cut")
     one, wins = history[:, channel], won[:, channel]
     axes.plot(steps, one, color=BLUE, linewidth=1, zorder=3)
@@ -74,9 +78,6 @@ def crossing(
     legend_below(figure, ncols=4)
     first = int(wins.nonzero()[0]) if wins.any() else None
     when = "never wins" if first is None else f"wins for the first time at step {first}"
-    changed = int((won[0] & ~won[-1]).sum())
-    sentence = (
-        f"Channel {channel} {when}. Of the {int(won[0].sum())} first winners {changed} have lost "
-        "their place by the end."
-    )
+    changed, k = int((won[0] & ~won[-1]).sum()), int(won[0].sum())
+    sentence = f"Channel {channel} {when}. By the end {changed} of {k} first winners have lost."
     return figure, sentence
