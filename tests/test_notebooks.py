@@ -27,8 +27,6 @@ NOT_YET = (
     "01_static_or_dynamic.ipynb",
     "02_saliency.ipynb",
     "03_winner_take_all.ipynb",
-    "04_gated_convolution.ipynb",
-    "05_mac_accounting.ipynb",
     "09_skipping_on_a_gpu.ipynb",
     "10_timing_on_a_gpu.ipynb",
     "11_real_networks.ipynb",

@@ -8,8 +8,8 @@ from .nb00 import check_cheapest, check_conv_macs, check_network_share
 from .nb01 import check_distinct_sets, check_static_choice
 from .nb02 import check_predicted_saliency, check_safe_l2
 from .nb03 import check_active_channels, check_winner_take_all, check_winner_take_all_backward
-from .nb04 import check_gated_output, check_mean_one_gate
-from .nb05 import check_chain_macs, check_grouped_macs
+from .nb04 import check_coarse_gate, check_gated_layer, check_mean_one_gate, check_neutral
+from .nb05 import check_agreeing, check_find_slip, check_grouped_macs, check_residual_macs
 from .nb06 import (
     check_density_schedule,
     check_my_recipe,
@@ -32,20 +32,22 @@ from .nb12 import check_prune_block, check_revived, check_stripe_sum
 __all__ = [
     "CheckResult",
     "check_active_channels",
+    "check_agreeing",
     "check_asking_time",
     "check_batch_as_groups",
     "check_break_even",
-    "check_chain_macs",
     "check_cheapest",
     "check_choice_only",
+    "check_coarse_gate",
     "check_conv_macs",
     "check_density_schedule",
     "check_distinct_sets",
+    "check_find_slip",
     "check_finish_kernel",
     "check_finish_time",
     "check_from_planes",
     "check_gate_block",
-    "check_gated_output",
+    "check_gated_layer",
     "check_gather_kernel",
     "check_grouped_macs",
     "check_inverted_macs",
@@ -54,9 +56,11 @@ __all__ = [
     "check_measure",
     "check_my_recipe",
     "check_network_share",
+    "check_neutral",
     "check_pair_index",
     "check_predicted_saliency",
     "check_prune_block",
+    "check_residual_macs",
     "check_revived",
     "check_round_kernel",
     "check_safe_l2",
