@@ -86,7 +86,7 @@ def test_the_sentence_follows_the_outcomes():
         assert f"pairs of static looks {words} pairs with gates;" in said
     said = sentence([a_match(1, question=SCALING), a_match(-1, question=CHOOSING)])
     assert "gates that only scale beat them in 1 of 1 budgets" in said
-    assert said.endswith("that only scale in 0 of 1 budgets (and loses in 1).")
+    assert said.endswith("gates that only scale in 0 of 1 budgets (and loses in 1).")
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import copy
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from fbs_tutorial import (
     winner_take_all,
 )
 from fbs_tutorial.lesson import checks
-from fbs_tutorial.lesson.checks import engine, first_cell, nb00, nb09, nb10, nb11
+from fbs_tutorial.lesson.checks import engine, first_cell, nb00, nb05, nb09, nb10, nb11, nb13
 from fbs_tutorial.method.wta import winner_mask
 
 EXERCISES = {
@@ -41,12 +42,38 @@ def mean_one_gate(g, density):
     return pi / pi.mean(1, keepdim=True)
 
 
-def chain_macs(channels, densities, positions):
-    live, total = channels[0], 0
-    for c_out, density, area in zip(channels[1:], densities, positions, strict=True):
-        won = active_channels(c_out, density)
-        total += live * won * 9 * area
-        live = won
+class FunctionalGate(nn.Module):
+    """The layer of notebook 04 in another spelling."""
+
+    def __init__(self, c_in, c_out, size, stride=1, padding=0, density=1.0):
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, size, stride=stride, padding=padding, bias=False)
+        self.norm = nn.BatchNorm2d(c_out, affine=False)
+        self.beta = nn.Parameter(torch.zeros(c_out))
+        self.predictor = nn.Linear(c_in, c_out)
+        self.predictor.bias.data.fill_(1.0)
+        self.density = density
+
+    def forward(self, x):
+        s = x.flatten(2).norm(p=1, dim=2) / x[0, 0].numel()
+        g = self.predictor(s).clamp(min=0)
+        self.gate = g * winner_mask(g, self.density)
+        y = self.norm(self.conv(x)) + self.beta.reshape(1, -1, 1, 1)
+        return F.relu(y) * self.gate[..., None, None]
+
+
+class HalfGate(FunctionalGate):
+    """Wrong in a way of its own."""
+
+    def forward(self, x):
+        return super().forward(x) / 2
+
+
+def residual_macs(stem, blocks, positions):
+    live, total = set(stem.nonzero()[:, 0].tolist()), 0
+    for inner, last in blocks:
+        total += 9 * positions * int(inner.sum()) * (len(live) + int(last.sum()))
+        live |= set(last.nonzero()[:, 0].tolist())
     return total
 
 
@@ -132,16 +159,42 @@ def threshold_for(confidence, first, second, budget):
     return 0.0
 
 
+def fewest_shared(sets, size, channels):
+    used = [0] * channels
+    for place in range(sets * size):
+        used[place % channels] += 1
+    return sum(r * (r - 1) for r in used) / (sets * (sets - 1))
+
+
+def in_common(chosen, labels):
+    found = {True: [], False: []}
+    for i in range(len(labels)):
+        for j in range(i):
+            found[bool(labels[i] == labels[j])].append(float((chosen[i] & chosen[j]).sum()))
+    return torch.tensor([sum(v) / len(v) for v in (found[True], found[False])])
+
+
 RIGHT = {
     "check_conv_macs": lambda a, b, k, h, w: a * b * k * k * h * w,
     "check_cheapest": lambda: {"conv1": 0.3, "conv2": 0.2, "conv3": 0.2, "conv4": 0.3},
     "check_network_share": nb00.network_share,
-    "check_distinct_sets": lambda winners: len(winners.unique(dim=0)),
-    "check_static_choice": lambda g, d: winner_mask(g.mean(0, keepdim=True), d)[0],
-    "check_active_channels": active_channels,
+    "check_fewest_shared": fewest_shared,
+    "check_in_common": in_common,
+    "check_channel_scores": lambda a, y, w: w.var(dim=0) * a.var(dim=0),
     "check_winner_take_all": right_winner_take_all,
+    "check_my_schedule": lambda progress: max(2 / 12, 1 - 3 * progress),
+    "check_places": lambda g: (
+        (g[:, None, :] > g[..., None])
+        | ((g[:, None, :] == g[..., None]) & torch.ones(g.shape[1], g.shape[1]).tril(-1).bool())
+    ).sum(2),
     "check_winner_take_all_backward": lambda g, d, upstream: upstream * winner_mask(g, d),
-    "check_gated_output": lambda z, pi, b: (pi[..., None, None] * (z + b[:, None, None])).relu(),
+    "check_neutral": lambda c, b: (
+        torch.where(c < 0, -1.0, 1.0),
+        c.abs().clamp(min=1e-6),
+        b / c.abs().clamp(min=1e-6),
+    ),
+    "check_gated_layer": FunctionalGate,
+    "check_coarse_gate": lambda pi: (pi / 4).round().clamp(min=1) * 4 * (pi > 0),
     "check_mean_one_gate": mean_one_gate,
     "check_density_schedule": lambda a, b, s: [
         round(a - i * s, 6) for i in range(round((a - b) / s) + 1)
@@ -154,11 +207,15 @@ RIGHT = {
     "check_sureness": lambda logits: (logits.softmax(1) * logits.log_softmax(1)).sum(1),
     "check_threshold_for": threshold_for,
     "check_safe_l2": lambda x: channel_saliency(x, "l2"),
+    "check_by_hand": lambda: ([[2.0, 0], [0, 2], [0, 0], [2, 2]], [0.5, 0.5, 1.5, -1.5]),
+    "check_frugal": lambda x: x[:, :, 3:13:2, 3:13:2].mean(dim=(2, 3)),
     "check_predicted_saliency": lambda s, w, b: F.linear(s, w, b).relu(),
     "check_grouped_macs": lambda live, won, k, hw: sum(
         live[i] * won[i] * k * k * hw for i in range(len(won))
     ),
-    "check_chain_macs": chain_macs,
+    "check_residual_macs": residual_macs,
+    "check_agreeing": lambda g, d: winner_mask(g + g.mean(0), d),
+    "check_find_slip": nb05.find_slip,
     "check_pair_index": lambda o, i, c: torch.add(i[:, None], o[:, :, None], alpha=c),
     "check_batch_as_groups": batch_as_groups,
     "check_break_even": break_even,
@@ -183,6 +240,9 @@ RIGHT = {
     "check_revived": lambda m, w: ((w != 0).any(3).any(2) & ~m).nonzero().tolist(),
     "check_stripe_sum": stripe_sum,
     "check_prune_block": prune_block,
+    "check_fair_width": lambda f, r, g, p: min(max(np.roots([r, f, -(g + p)])), 1.0),
+    "check_unfair": lambda: nb13.FLAWS,
+    "check_my_network": nb13.my_network,
 }
 
 
@@ -241,7 +301,7 @@ def test_a_mistake_is_named_only_if_it_explains_every_answer():
         (checks.check_winner_take_all, lambda g, d: None, "returned None; is there a return"),
         (checks.check_winner_take_all, lambda g, d: undefined(g), "name 'undefined' is not def"),  # noqa: F821
         (checks.check_pair_index, lambda o, i, c: (o + 0.5)[..., None] + i[:, None], "whole num"),
-        (checks.check_gated_output, lambda z, pi, b: z, r"image 0, channel \d, row \d, column \d"),
+        (checks.check_gated_layer, HalfGate, r"image 0, channel \d, row \d, column \d"),
         (checks.check_pair_index, lambda o, i, c: o[:, :, None] * 0 + i[:, None], "live input 0"),
         (checks.check_conv_macs, lambda a, b, k, h, w: math.nan, "expected .*, got nan"),
     ],
@@ -328,3 +388,28 @@ def test_environment_says_what_to_do_about_a_missing_package(monkeypatch):
     result = checks.environment()
     assert not result
     assert "missing: no-such-package; run  %pip install no-such-package" in result.message
+
+
+@pytest.mark.parametrize(
+    ("check", "function", "message"),
+    [
+        (checks.check_frugal, lambda x: x.mean((2, 3)), "reading 256 of 256 .* more than 64"),
+        (checks.check_frugal, lambda x: x[:, :, 0, 0], "reading 1 of 256 .* At least 80%"),
+        (checks.check_my_schedule, lambda progress: 1, "36 of 36 .* Now with a mean below 0.4"),
+        (checks.check_my_schedule, lambda progress: 1 / 6, "23 of 36 .* Who never got a chance"),
+    ],
+)
+def test_experiments_say_how_far_one_came(check, function, message):
+    result = check(function)
+    assert not result and re.search(message, repr(result), re.S), result
+    assert check(RIGHT[{v: k for k, v in EXERCISES.items()}[check]])
+
+
+def test_a_predictor_of_the_wrong_shape_is_told():
+    result = checks.check_by_hand(lambda: (torch.ones(2, 4), torch.ones(4)))
+    assert "shapes [2, 4] and [4] instead of [4, 2] and [4]" in repr(result)
+
+
+def test_places_from_a_sort_are_right_but_refused():
+    result = checks.check_places(lambda g: g.argsort(dim=1, descending=True, stable=True).argsort())
+    assert "expected right, without a sort, got right, but sorted" in repr(result)

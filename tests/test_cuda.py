@@ -751,6 +751,7 @@ def interpret_networks():
                     )  # of TF32 and float16 alike; on a CPU the masked form is in float32
                     error, masked = errors(network, x.to(dtype), accelerated)
                     assert 0 < error <= 2 * masked + 4 * eps, (way, products, error / eps)
+    interpret_densities(nn.Sequential(*parts))
     additions = []
     with patch.object(rows, "add", lambda *a: additions.append(a[2]) or add(*a)):
         accelerated_here(used(blocks, x))(x)
@@ -758,6 +759,19 @@ def interpret_networks():
 
 
 add = rows.add
+
+
+def interpret_densities(net):
+    """A density for each image; what one has too many has the gate 0."""
+    x = torch.rand(3, 3, 16, 16)
+    net = set_density(used(net, x), torch.tensor([0.5, 0.25, 1.0]))  # 10 channels, in rows of 16
+    for way in "skip", "dense", None:
+        accelerated = accelerated_here(net)
+        for conv in accelerated.modules():
+            if isinstance(conv, TritonConv):
+                conv.way = way
+        with tf32(False):
+            assert_same(accelerated(x), net(x))
 
 
 def cut_off(x):

@@ -238,3 +238,55 @@ def test_an_inverted_residual_marks_winners_that_have_nothing_to_read():
         plt.matplotlib.colors.to_hex(patch.get_facecolor()) for patch in figure.axes[0].patches
     ]
     assert fills.count(YELLOW.lower()) == 2  # the channel, and the legend
+
+
+def test_maps_and_numbers_shows_every_map_above_its_number():
+    s = torch.tensor([0.5, 0.25, 0.75])
+    picture = diagrams.maps_and_numbers(torch.rand(16, 16), torch.rand(3, 16, 16), s)
+    figure, sentence = legible(picture)
+    assert "3 maps become 3 numbers" in words(figure) and len(figure.axes[0].images) == 4
+    assert all(f"{value:.2f}" in words(figure) for value in s.tolist())
+    assert "Channel 2 is excited most (0.75), channel 1 least (0.25)" in sentence
+
+
+@pytest.mark.parametrize(("maps", "numbers"), [(17, 17), (3, 2)])
+def test_maps_and_numbers_refuses_what_has_no_room(maps, numbers):
+    with pytest.raises(ValueError, match=f"at most 16 maps .* got {maps} and {numbers}"):
+        diagrams.maps_and_numbers(torch.rand(4, 4), torch.rand(maps, 4, 4), torch.rand(numbers))
+
+
+def test_predictor_computes_g_and_says_who_is_strongest():
+    s, bias = torch.tensor([1.0, 2.0]), torch.tensor([0.0, -5.0, 1.0])
+    weight = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.5, 2.0]])
+    figure, sentence = legible(diagrams.predictor(s, weight, bias))
+    assert "Output 2 has the largest g, 5.50" in sentence and "inputs 1 and 0" in sentence
+    assert "1 of 3 sums are below 0" in sentence
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), weight)
+
+
+def test_winner_plane_gives_each_output_its_share():
+    def winner(s):
+        return torch.where(s[:, 0] > 0.75, 1, 0)
+
+    figure, sentence = diagrams.winner_plane(winner, ["left", "right"])
+    assert "left 50 %, right 50 %" in sentence
+    assert [text.get_text() for text in figure.axes[0].texts] == ["left", "right"]
+
+
+def test_selections_counts_the_winners_of_each_way():
+    g = torch.tensor([0.9, 0.4, 0.0, 0.4])
+    ways = {"threshold": mask("1101"), "stable sort": mask("1100")}
+    figure, sentence = legible(diagrams.selections(g, ways, k=2))
+    assert "3 win" in words(figure) and "2 win" in words(figure)
+    assert "threshold: channels 0, 1, 3; stable sort: channels 0, 1." in sentence
+    with pytest.raises(ValueError, match=r"g must be \[C\] of at most 16 channels, got \[17\]"):
+        diagrams.selections(torch.ones(17), {}, k=2)
+
+
+def test_crossing_says_when_a_loser_wins_and_draws_the_cut_between():
+    history = torch.tensor([[1.0, 0.5, 0.0], [0.8, 0.6, 0.0], [0.6, 0.7, 0.0]])
+    figure, sentence = diagrams.crossing(history, 1 / 3, 1, "It wins")
+    assert sentence.startswith("Channel 1 wins for the first time at step 2. By the end 1 of 1")
+    cut = next(line for line in figure.axes[0].lines if line.get_label() == "the cut")
+    np.testing.assert_allclose(cut.get_ydata(), [0.75, 0.7, 0.65])
+    assert "never wins" in diagrams.crossing(history, 1 / 3, 2)[1]

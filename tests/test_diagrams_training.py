@@ -27,6 +27,7 @@ def close_figures():
     [
         ("ablation", "ablation/rows.json"),
         ("budget-cifar10", "budget/cifar10.json"),
+        ("stability-digits", "stability/digits.json"),
         ("tiny-imagenet-50", "tiny-imagenet-50/metrics.json"),
     ],
 )
@@ -36,7 +37,7 @@ def test_results_for_the_notebooks_are_those_of_the_benchmarks(name, source):
 
 def test_every_result_is_known_and_others_are_refused_by_name():
     names = {path.stem for path in FOLDER.glob("*.json")}
-    assert names == {"ablation", "budget-cifar10", "gains", "tiny-imagenet-50"}
+    assert names == {"ablation", "budget-cifar10", "gains", "stability-digits", "tiny-imagenet-50"}
     with pytest.raises(ValueError, match=r"name must be one of ablation, .*, got 'speed'"):
         result("speed")
 

@@ -194,14 +194,15 @@ def test_the_choice_is_that_of_the_stored_times():
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads_change_nothing(threads):
     net = used(convert(mcifarnet(), 0.5, gates="random"), torch.rand(8, 3, 32, 32))
-    fast, x = accelerate(net, "native"), torch.rand(5, 3, 32, 32)
-    with torch.no_grad():
-        expected = fast(x)
-        try:
-            torch.set_num_threads(threads)
-            assert torch.equal(fast(x), expected)
-        finally:
-            torch.set_num_threads(1)
+    fast = accelerate(net, "native")
+    for x in (torch.rand(5, 3, 32, 32), torch.rand(1, 3, 32, 32)):
+        with torch.no_grad():
+            expected = fast(x)
+            try:
+                torch.set_num_threads(threads)
+                assert torch.equal(fast(x), expected)
+            finally:
+                torch.set_num_threads(1)
 
 
 def test_several_threads_of_python():

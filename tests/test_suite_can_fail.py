@@ -267,7 +267,7 @@ FAULTS = {  # what: file, text, fault, tests that must notice
     "C++: sums over blocks depend on the threads": (
         "execution/native.cpp",
         "std::min<int64_t>(32, 1 + macs / (3 * TASK))",
-        "std::min<int64_t>(3 * threads, 1 + macs / 1000)",
+        "std::min<int64_t>(16 * threads, 1 + macs / 1000)",
         "test_native.py::test_threads_change_nothing",
     ),
     "C++: a group after one without live inputs has none": (
@@ -389,6 +389,12 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "(x.view(torch.int32) + 0x1000)",
         "x.view(torch.int32)",
         "test_cuda.py::test_numbers_are_rounded_to_the_nearest_of_tf32",
+    ),
+    "weights that are narrower than the rows they meet": (
+        "execution/cuda.py",
+        "inputs=width if width != self.in_channels else 0",
+        "inputs=0",
+        "test_cuda.py::test_in_the_interpreter[networks]",
     ),
     "a kernel cuts weights off to TF32": (
         "execution/triton_conv.py",

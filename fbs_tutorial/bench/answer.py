@@ -27,7 +27,7 @@ FBS, STATIC, SCALED = "FBS", "static", "gates that scale and never choose"
 DIAL, CASCADE = "two looks, FBS among them", "two static looks"
 CHANNELS, AMOUNT = "FBS against static networks", "two looks against one"
 GATES, SCALING = "two looks, with FBS against without", "gates that only scale against static"
-CHOOSING = "gates that choose against gates that only scale"
+CHOOSING = "gates that may choose against gates that only scale"
 QUESTIONS = {  # who is asked about, and who its rivals are
     CHANNELS: (FBS, (STATIC,)),
     AMOUNT: (DIAL, (FBS, STATIC)),
@@ -289,8 +289,8 @@ def sentence(found: Sequence[Match]) -> str:
     return (
         f"Dynamic pruning wins {where}: at equal MACs a second look for the unsure beats one look "
         f"for all in {_won(looks)}, by up to {gain:.1f} points, though pairs of static looks "
-        f"{same} pairs with gates; deciding *which* channels an image gets beats static networks "
-        f"in {_won(tally(found, CHANNELS))} of equal MACs, bytes or milliseconds{_scaling(found)}."
+        f"{same} pairs with gates; FBS with one density for all images beats static networks in "
+        f"{_won(tally(found, CHANNELS))} of equal MACs, bytes or milliseconds{_scaling(found)}."
     )
 
 
@@ -300,8 +300,8 @@ def _scaling(found: Sequence[Match]) -> str:
     if not sum(scaling.values()):
         return ""
     return (
-        f", gates that only scale beat them in {_won(scaling)}, and gates that choose beat gates "
-        f"that only scale in {_won(choosing)}"
+        f", gates that only scale beat them in {_won(scaling)}, and gates that may choose beat "
+        f"gates that only scale in {_won(choosing)}"
     )
 
 

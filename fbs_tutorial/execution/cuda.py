@@ -141,7 +141,7 @@ class TritonConv(SparseConv):
         super().__init__(conv, norm)
         # [C_out, C_in, k, k], in memory [C_out, k, k, C_in]
         self.weight = self.weight.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-        self.forms: dict[str, tuple[Tensor, Tensor]] = {}  # of a tensor: itself and another form
+        self.forms: dict[tuple, tuple[Tensor, Tensor]] = {}  # of a tensor: itself and another form
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "forms": {}}
@@ -154,12 +154,18 @@ class TritonConv(SparseConv):
         gpu = capability(self.weight)
         return "tf32" if tf32_allowed() and (gpu is None or gpu >= (8, 0)) else "fp32"
 
-    def form(self, name: str, of: Tensor | None = None) -> Tensor:
-        """A weight in another form, made when first needed; ``of``: a predictor's weight."""
-        source = self.weight if of is None else of
-        if name not in self.forms or self.forms[name][0] is not source:
-            self.forms[name] = source, FORMS[name](source)
-        return self.forms[name][1]
+    def form(self, name: str, of: Tensor | None = None, inputs: int = 0) -> Tensor:
+        """A weight in another form, made when first needed.
+
+        Args:
+            of: a predictor's weight.
+            inputs: how many the form has, more than the weight; 0 for as many.
+        """
+        source, key = self.weight if of is None else of, (name, inputs)
+        if key not in self.forms or self.forms[key][0] is not source:
+            wide = widened(source, inputs) if inputs else source
+            self.forms[key] = source, FORMS[name](wide)
+        return self.forms[key][1]
 
     def size(self, x: Compact) -> tuple[int, int]:
         """Rows and columns of the output."""
@@ -266,11 +272,8 @@ class TritonConv(SparseConv):
 
     def shared(self, width: int) -> Tensor:
         """The weight for images without channels of their own, whose pixels are rows of width."""
-        if self.products == "fp32":
-            return self.form("columns")
-        if width != self.in_channels:
-            return self.form("few rounded" if self.products == "tf32" else "few")
-        return self.form("rounded") if self.products == "tf32" else self.weight
+        name = {"fp32": "columns", "tf32": "rounded"}.get(self.products, "rows")
+        return self.form(name, inputs=width if width != self.in_channels else 0)
 
     def uncounted_macs(self, x: Compact, y: Compact) -> int:
         k = y.maps.shape[1]
@@ -346,17 +349,16 @@ def to_tf32(x: Tensor) -> Tensor:
     return ((x.view(torch.int32) + 0x1000) & -8192).view(torch.float32)
 
 
-def few(weight: Tensor) -> Tensor:
-    """``[C_out, k, k, C_in]``, its rows padded to 16 bytes."""
-    rows = weight.permute(0, 2, 3, 1)
-    return F.pad(rows, (0, -rows.shape[3] % (16 // weight.element_size()))).contiguous()
+def widened(weight: Tensor, inputs: int) -> Tensor:
+    """A weight ``[C_out, inputs, k, k]``, 0 for the inputs it did not have; by rows in memory."""
+    rows = F.pad(weight.permute(0, 2, 3, 1), (0, inputs - weight.shape[1]))
+    return rows.contiguous().permute(0, 3, 1, 2)
 
 
 FORMS = {
     "columns": lambda weight: weight.flatten(2).permute(2, 1, 0).contiguous(),  # taps, C_in, C_out
     "rounded": to_tf32,
-    "few": few,
-    "few rounded": lambda weight: to_tf32(few(weight)),
+    "rows": lambda weight: weight,
     "planes": lambda weight: weight.contiguous(),  # in PyTorch's own order
     "transposed": lambda weight: weight.detach().t().contiguous(),  # of a predictor
 }

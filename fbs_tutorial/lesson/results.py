@@ -12,7 +12,8 @@ def result(name: str) -> dict | list:
 
     Args:
         name: ``"ablation"`` (`tools/ablation.py`), ``"budget-cifar10"`` (the command ``budget``),
-            ``"gains"`` (`tools/gains.py`) or ``"tiny-imagenet-50"`` (the command ``train``).
+            ``"gains"`` (`tools/gains.py`), ``"stability-digits"`` (the command ``stability``) or
+            ``"tiny-imagenet-50"`` (the command ``train``).
 
     Raises:
         ValueError: there is no result of this name.

@@ -1,89 +1,241 @@
 """The exercises of notebook 01, Static or dynamic."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
+from math import comb
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-from ...method.wta import active_channels, winner_mask, winner_take_all
-from .engine import Case, Exercise, Mistake
+from ...checkpoints import load_pretrained
+from ...data import load_data, stratified_split
+from ...method.wta import winner_mask
+from .engine import Case, CheckResult, Exercise, Mistake
 
-
-def _masks() -> Iterator[Case]:
-    for images in (1, 6, 40):
-        winners = winner_mask(torch.rand(images, 4), 0.5)  # six sets at most
-        expected = len({tuple(row) for row in winners.tolist()})
-        hint = "when do two images share one set?"
-        yield Case((winners,), expected, hint, "two images with equal rows share one set")
+# Exercise 1: how few channels can be in common
 
 
-check_distinct_sets = Exercise(
-    "count_sets(winners): how many different rows the mask [N, C] has",
-    _masks,
-    "it counts right on 3 random masks.",
+def fewest_shared(sets: int, size: int, channels: int) -> float:
+    """The least mean number of channels that two of several sets have in common."""
+    often, more = divmod(sets * size, channels)  # so often is a channel used, `more` once more
+    pairs = more * comb(often + 1, 2) + (channels - more) * comb(often, 2)
+    return pairs / comb(sets, 2)
+
+
+def _rounded(function: Callable, *arguments: int) -> float:
+    return round(float(function(*arguments)), 4)
+
+
+def _sets() -> Iterator[Case]:
+    often = "how often is each channel used, if all are used equally often or nearly so?"
+    pairs = "a channel that r sets use is shared by r * (r - 1) / 2 pairs of them"
+    for sizes in [(3, 2, 3), (10, 16, 64), (4, 5, 30), (5, 6, 7)]:
+        expected = _rounded(fewest_shared, *sizes)
+        yield Case(sizes, expected, often, pairs, ask=_rounded)
+
+
+check_fewest_shared = Exercise(
+    "fewest_shared(sets, size, channels): the least mean number that two sets have in common",
+    _sets,
+    "no sets can share fewer.",
     (
-        Mistake(len, "you count images, equal rows included"),
-        Mistake(lambda w: len(w.unique()), "you count different values, not different rows"),
-        Mistake(lambda w: w.unique(dim=1).shape[1], "you count different columns, not rows"),
         Mistake(
-            lambda w: len(w.sum(dim=1).unique()),
-            "you compare how many channels win, not which",
+            lambda s, k, c: k * k / c,
+            "you return what sets drawn at random share: they can share fewer",
+        ),
+        Mistake(
+            lambda s, k, c: c * (s * k / c) * (s * k / c - 1) / s / (s - 1),
+            "you let a channel be used two and a half times: it is used a whole number of times",
+        ),
+        Mistake(lambda s, k, c: 0.0, "you hope that the sets need not overlap"),
+        Mistake(
+            lambda s, k, c: fewest_shared(s, k, c) * comb(s, 2),
+            "you add up over all pairs, and do not divide by their number",
+        ),
+        Mistake(
+            lambda s, k, c: fewest_shared(s, k, c) * comb(s, 2) / s,
+            "you divide by the number of sets, not of pairs",
         ),
     ),
 )
 
-
-def _gates() -> Iterator[Case]:
-    first = "average over which axis, and what do you select then?"
-    more = "average over the images first, dim=0, then keep the ceil(d * C) largest"
-    for density in (0.25, 0.3, 1.0):
-        gates = winner_take_all(torch.rand(6, 8), 0.5)
-        expected = winner_mask(gates.mean(dim=0, keepdim=True), density)[0]
-        yield Case((gates, density), expected, first, more)
-    gates = torch.tensor([[0.0, 4, 1, 0], [0, 0, 1, 1]])
-    expected = torch.tensor([False, True, False, False])
-    yield Case((gates, 0.25), expected, "how large are the gates, not only how many?", more)
-    ties = "equal means: the lower index wins, and k stays exact"
-    gates = torch.tensor([[1.0, 2, 3, 3, 3, 0, 3, 1], [3.0, 2, 1, 1, 1, 4, 1, 3]])
-    expected = winner_mask(gates.mean(dim=0, keepdim=True), 0.5)[0]
-    yield Case((gates, 0.5), expected, ties, f"{ties}: winner_mask sorts stably")
+# Exercise 2: channels in common, within a class and between classes
 
 
-def _at_least(gates: Tensor, density: float) -> Tensor:
-    mean = gates.mean(dim=0)
-    return mean >= mean.sort(descending=True).values[active_channels(len(mean), density) - 1]
+def in_common(chosen: Tensor, labels: Tensor) -> Tensor:
+    """Mean number of common channels of two images of one class, and of two classes: ``[2]``."""
+    shared = chosen.double() @ chosen.double().T  # [N, N]
+    same = labels[:, None] == labels[None]
+    itself = torch.eye(len(labels), dtype=torch.bool)
+    return torch.stack([shared[same & ~itself].mean(), shared[~same].mean()])
 
 
-def _rounded_down(gates: Tensor, density: float) -> Tensor:
-    k = max(1, int(density * gates.shape[1]))
-    return winner_mask(gates.mean(dim=0, keepdim=True), k / gates.shape[1])[0]
+def _choices() -> Iterator[Case]:
+    pairs = "which pairs of images belong to which mean?"
+    itself = "no image is a pair with itself, and all pairs count alike, whatever their class"
+    for n, c in [(9, 8), (14, 12)]:
+        labels = torch.randint(0, 3, (n,))
+        labels[:4] = torch.tensor([0, 0, 1, 2])
+        chosen = winner_mask(torch.rand(n, c), 0.5)
+        chosen[: n // 3] = winner_mask(torch.rand(n // 3, c), 0.25)  # sets of two sizes
+        expected = in_common(chosen, labels)
+        yield Case((chosen, labels), expected, pairs, itself, axes=("entry",), ask=_as_doubles)
 
 
-def _higher_index(gates: Tensor, density: float) -> Tensor:
-    return winner_mask(gates.mean(dim=0).flip(0)[None], density)[0].flip(0)
+def _as_doubles(function: Callable, *arguments: Tensor) -> object:
+    found = function(*arguments)
+    if isinstance(found, (tuple, list)):
+        found = torch.stack([torch.as_tensor(part) for part in found])
+    return found.double() if isinstance(found, Tensor) else found
 
 
-check_static_choice = Exercise(
-    "static_choice(gates, density): the mean gate's winners, a mask [C], of gates [N, C]",
-    _gates,
-    "the same channels as the mean gate's, at 3 densities and where means tie.",
+def _shared(chosen: Tensor) -> Tensor:
+    return chosen.double() @ chosen.double().T
+
+
+def _by_class(chosen: Tensor, labels: Tensor) -> Tensor:
+    shared, itself = _shared(chosen), torch.eye(len(labels), dtype=torch.bool)
+    means = []
+    for label in labels.unique():
+        mine = labels == label
+        block = shared[mine][:, mine][~itself[mine][:, mine]]
+        means += [block.mean()] if len(block) else []
+    return torch.stack([torch.stack(means).mean(), in_common(chosen, labels)[1]])
+
+
+def _same(labels: Tensor) -> Tensor:
+    return labels[:, None] == labels[None]
+
+
+check_in_common = Exercise(
+    "in_common(chosen, labels): [2], mean number of common channels, same class and different",
+    _choices,
+    "pairs of one class, pairs of two, and nobody paired with himself.",
     (
-        Mistake(lambda g, d: winner_mask(g, d)[0], "you take the first image's winners"),
-        Mistake(lambda g, d: winner_mask(g, d), "you select for each image, before averaging"),
         Mistake(
-            lambda g, d: winner_mask((g > 0).float().mean(dim=0)[None], d)[0],
-            "you count how often a channel wins, and forget how large its gate is",
+            lambda c, y: torch.stack([_shared(c)[_same(y)].mean(), _shared(c)[~_same(y)].mean()]),
+            "you pair every image with itself: it shares all of its channels",
+        ),
+        Mistake(lambda c, y: in_common(c, y).flip(0), "the two means are swapped"),
+        Mistake(_by_class, "you average within each class first: small classes count too much"),
+        Mistake(
+            lambda c, y: in_common(c, y) / c.shape[1],
+            "you return a share of all channels, not a number of channels",
         ),
         Mistake(
-            lambda g, d: winner_mask(g.amax(dim=0)[None], d)[0],
-            "you take the largest gate of each channel, not the mean",
+            lambda c, y: in_common((~c), y),
+            "you count channels that neither image chose",
         ),
-        Mistake(_at_least, "you keep every channel that ties with the last winner"),
-        Mistake(_rounded_down, "you round the number of channels down"),
-        Mistake(_higher_index, "among equal means your choice takes the higher index"),
+    ),
+)
+
+# Exercise 3: beat the static cut
+
+KEPT = 8  # of 64 channels
+
+
+@cache
+def _parts() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], nn.Linear]:
+    """Activity of the last layer and labels, to choose with and to judge with; the classifier."""
+    images, labels = load_data("digits")[0].tensors
+    plain = load_pretrained("digits", "plain")
+    with torch.no_grad():
+        activity = plain[:-3](images).mean(dim=(2, 3))  # [1297, 64]
+    rest, held_out = stratified_split(labels, 197, seed=0)
+    return (activity[rest], labels[rest]), (activity[held_out], labels[held_out]), plain.classifier
+
+
+def after_cut(scores: Tensor, again: bool) -> float:
+    """Percent of held-out digits that are right with the ``KEPT`` channels of highest score.
+
+    Args:
+        scores: ``[64]``. again: the classifier is trained again on what is left.
+    """
+    (activity, labels), (held_out, truth), classifier = _parts()
+    mask = winner_mask((scores - scores.min() + 1e-3)[None].double(), KEPT / 64)[0]
+    if again:
+        classifier = _trained_again(activity * mask, labels, classifier)
+    with torch.no_grad():
+        right = classifier(held_out * mask).argmax(dim=1) == truth
+    return 100 * right.double().mean().item()
+
+
+def _trained_again(features: Tensor, labels: Tensor, start: nn.Linear) -> nn.Linear:
+    new = nn.Linear(64, 10)
+    new.load_state_dict(start.state_dict())
+    optimizer = torch.optim.LBFGS(new.parameters(), max_iter=100)
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = cross_entropy(new(features), labels) + 1e-4 * new.weight.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return new
+
+
+SCORES = "64 finite numbers, one per channel"
+
+
+def _behaves(function: Callable) -> str | None:
+    """What is wrong with the scores, in words."""
+    (activity, labels), _, classifier = _parts()
+    scores = function(activity.clone(), labels.clone(), classifier.weight.detach().clone())
+    if scores is None:
+        return None
+    if not isinstance(scores, Tensor):
+        return f"a {type(scores).__name__} instead of a tensor"
+    if scores.shape != (64,):
+        return f"shape {list(scores.shape)} instead of [64]"
+    if scores.dtype == torch.bool or not scores.isfinite().all():
+        return "a mask" if scores.dtype == torch.bool else "a score that is not finite"
+    if len(scores.unique()) < KEPT + 1:
+        return "scores that hardly differ"
+    return SCORES
+
+
+def _scored() -> Iterator[Case]:
+    hint = "which axis of activity [N, 64] or weight [10, 64] has the channels?"
+    more = "reduce over images or digits, dim=0, until one number per channel is left"
+    yield Case((), SCORES, hint, more, ask=_behaves)
+
+
+class _Cut(Exercise):
+    """No single right answer: it says how many digits are right after the reader's cut."""
+
+    def __call__(self, function: Callable, hint: int = 1) -> CheckResult:
+        found = super().__call__(function, hint)
+        if not found:
+            return found
+        (activity, labels), _, classifier = _parts()
+        scores = function(activity.clone(), labels.clone(), classifier.weight.detach().clone())
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            rivals = {"yours": scores, "busiest on average": activity.mean(dim=0)}
+            rivals["drawn by lot"] = torch.rand(64)
+            lines = [
+                f"{after_cut(s, False):5.1f} %  {after_cut(s, True):5.1f} %   {name}"
+                for name, s in rivals.items()
+            ]
+        name = getattr(function, "__name__", "the function")
+        head = f"{name}: held-out digits right with {KEPT} channels, at once and trained again:"
+        return CheckResult(True, "\n  ".join([head, *lines]))
+
+
+check_channel_scores = _Cut(
+    "channel_scores(activity, labels, weight): [64], which channels a static cut should keep",
+    _scored,
+    "a score for each channel.",
+    (
+        Mistake(lambda a, y, w: a.mean(dim=1), "you average over channels: a score per image"),
+        Mistake(lambda a, y, w: w.abs().mean(dim=1), "you average over channels: one per digit"),
+        Mistake(lambda a, y, w: a.mean(dim=0) > 0.1, "you return the choice, not the scores"),
         Mistake(
-            lambda g, d: winner_take_all(g.mean(dim=0, keepdim=True), d)[0],
-            "you return the gates of the winners, not a mask",
+            lambda a, y, w: a.mean(dim=0) / torch.zeros(64),
+            "you divide by 0 somewhere: not all channels are active in all images",
         ),
+        Mistake(lambda a, y, w: a * 1, "you return a score for each image and channel"),
     ),
 )

@@ -1,12 +1,17 @@
 """The exercises of notebook 02, Saliency."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ...checkpoints import load_pretrained
+from ...data import as_tensors, load_data, stratified_split
 from ...method.saliency import channel_saliency
-from .engine import Case, Exercise, Mistake
+from ...method.wta import winner_take_all
+from .engine import Case, CheckResult, Exercise, Mistake
 
 
 def _gradient(function: Callable, x: Tensor) -> Tensor:
@@ -75,5 +80,151 @@ check_predicted_saliency = Exercise(
         Mistake(lambda s, w, b: (s @ w + b).relu(), "you multiply with weight untransposed"),
         Mistake(lambda s, w, b: (s @ w.T + b).abs(), "you take the absolute value, not the ReLU"),
         Mistake(lambda s, w, b: (s @ w.T + b).sigmoid(), "you use a sigmoid, which bounds g by 1"),
+    ),
+)
+
+
+# A predictor by hand
+
+OUTPUTS = ("flat", "upright", "quiet", "busy")
+POINTS = (
+    (0.2, 0.3, "quiet"), (0.45, 0.1, "quiet"), (0.05, 0.4, "quiet"), (0.8, 0.3, "flat"),
+    (0.3, 0.8, "upright"), (0.6, 0.4, "flat"), (0.9, 0.7, "flat"), (0.7, 0.9, "upright"),
+    (1.3, 0.9, "flat"), (0.9, 1.3, "upright"), (1.2, 1.4, "busy"), (1.4, 1.1, "busy"),
+    (0.1, 1.4, "upright"), (1.4, 0.1, "flat"),
+)  # fmt: skip
+
+
+def _winner(function: Callable, s: Tensor) -> str:
+    """Which of the four outputs wins at ``s`` [2] with the reader's weights and bias."""
+    weight, bias = function()
+    weight, bias = torch.as_tensor(weight).float(), torch.as_tensor(bias).float()
+    if weight.shape != (4, 2) or bias.shape != (4,):
+        shapes = f"{list(weight.shape)} and {list(bias.shape)}"
+        return f"weight and bias of shapes {shapes} instead of [4, 2] and [4]"
+    pi = winner_take_all((weight @ s + bias).relu()[None], 0.25)[0]
+    return OUTPUTS[int(pi.argmax())] if pi.any() else "none, because every g is 0"
+
+
+def _pairs() -> Iterator[Case]:
+    hints = {
+        "flat": "which g should grow with horizontal strokes only?",
+        "upright": "which g should grow with vertical strokes only?",
+        "quiet": "which g should stay the same, whatever s is?",
+        "busy": "which g should grow with both, but be held back until both are above 1?",
+    }
+    more = {
+        "flat": "g of flat can be s of input 0 itself: weights 1 and 0, bias 0",
+        "upright": "g of upright can be s of input 1 itself: weights 0 and 1, bias 0",
+        "quiet": "g of quiet is its bias alone: 0.5 wins as long as both others are below it",
+        "busy": "s0 + s1 + bias > s0 means s1 > -bias: so the bias must be -1",
+    }
+    for a, b, name in POINTS:
+        yield Case((torch.tensor([a, b]),), name, hints[name], more[name], ask=_winner)
+
+
+def _by_hand(quiet: float = 0.5, busy: tuple[float, float] = (1.0, -1.0), swap: bool = False):
+    rows = [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [busy[0], busy[0]]]
+    order = [1, 0, 2, 3] if swap else [0, 1, 2, 3]
+    bias = torch.tensor([0.0, 0.0, quiet, busy[1]])
+    return lambda: (torch.tensor(rows)[order], bias)
+
+
+check_by_hand = Exercise(
+    "by_hand(): weight [4, 2] and bias [4] that send every s to the right one of four outputs",
+    _pairs,
+    "the right output wins in each of the four areas.",
+    (
+        Mistake(_by_hand(quiet=0.0), "quiet has no bias, so that its g is always 0"),
+        Mistake(_by_hand(quiet=1.0), "quiet has too large a bias, and wins until one s is above 1"),
+        Mistake(_by_hand(busy=(1.0, 0.0)), "nothing holds busy back: s0 + s1 is above both"),
+        Mistake(_by_hand(busy=(0.5, 0.0)), "busy is a mean, which is never above both"),
+        Mistake(_by_hand(busy=(1.0, -0.5)), "busy is not held back enough"),
+        Mistake(_by_hand(swap=True), "flat and upright are swapped"),
+    ),
+)
+
+
+# An experiment: how little of a map has to be read?
+
+GOAL, MANY = 0.80, 64  # of the held-out images right; positions of 256
+
+
+@cache
+def _inner_maps() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Maps after the plain network's first layer, labels, and which images fit and test."""
+    images, labels = as_tensors(load_data("digits")[0])
+    rest, held_out = stratified_split(labels, 197, seed=0)
+    plain = load_pretrained("digits", "plain")
+    with torch.no_grad():
+        maps = torch.relu(plain.norm1(plain.conv1(plain.normalize(images))))
+    return maps, labels, rest, held_out
+
+
+def read_digits(s: Tensor, labels: Tensor, rest: Tensor, held_out: Tensor) -> float:
+    """Share of ``held_out`` that a linear function of s, fitted to ``rest``, tells rightly."""
+    mean, spread = s[rest].mean(dim=0), s[rest].std(dim=0).clamp(min=1e-6)
+    inputs = F.pad((s - mean) / spread, (0, 1), value=1.0).double()  # a bias at the end
+    fit, classes = inputs[rest], F.one_hot(labels, 10).double()[rest]
+    ridge = 1e-3 * len(fit) * torch.eye(inputs.shape[1], dtype=torch.float64)
+    weight = torch.linalg.solve(fit.T @ fit + ridge, fit.T @ classes)
+    return ((inputs[held_out] @ weight).argmax(1) == labels[held_out]).double().mean().item()
+
+
+def positions_read(reduce: Callable) -> int:
+    """How many of the 16 × 16 positions change what comes out."""
+    x = torch.rand(1, 2, 16, 16, generator=torch.Generator().manual_seed(0)) + 0.5
+    changed = x.repeat(256, 1, 1, 1)
+    for i in range(256):
+        changed[i, :, i // 16, i % 16] += 7.0
+    return int((reduce(changed) != reduce(x)).any(dim=1).sum())
+
+
+def _is_reduction(function: Callable, x: Tensor) -> str | None:
+    s = function(x)
+    if s is None:
+        return None
+    if not isinstance(s, Tensor) or s.shape != x.shape[:2]:
+        return f"{list(s.shape) if isinstance(s, Tensor) else s!r} instead of shape [3, 2]"
+    return "a reduction" if s.isfinite().all() else "values that are not finite"
+
+
+def _reductions() -> Iterator[Case]:
+    hint = "one number per image and channel: [N, C, H, W] -> [N, C]"
+    more = "for example x[:, :, ::2, ::2].mean(dim=(2, 3))"
+    yield Case((torch.rand(3, 2, 16, 16),), "a reduction", hint, more, ask=_is_reduction)
+
+
+class _Frugal(Exercise):
+    """An experiment: it says how many positions are read, and what can be told from them."""
+
+    def __call__(self, function: Callable, hint: int = 1) -> CheckResult:
+        found = super().__call__(function, hint)
+        if not found:
+            return found
+        name = getattr(function, "__name__", "the function")
+        maps, *rest = _inner_maps()
+        right, count = read_digits(function(maps), *rest), positions_read(function)
+        all_of_it = read_digits(channel_saliency(maps), *rest)
+        said = (
+            f"{right:.1%} of the held-out digits, reading {count} of 256 positions.\n"
+            f"  l1, which reads them all: {all_of_it:.1%}."
+        )
+        if right < GOAL:
+            return CheckResult(False, f"{name}: {said} At least {GOAL:.0%} is wanted.")
+        if count > MANY:
+            return CheckResult(False, f"{name}: {said} Good enough, but more than {MANY} are read.")
+        return CheckResult(True, f"{name}: {said} Can you do with fewer?")
+
+
+check_frugal = _Frugal(
+    "frugal(x): [N, C, 16, 16] -> [N, C] from few positions, good enough to tell digits",
+    _reductions,
+    "a reduction.",
+    (
+        Mistake(lambda x: x[:, :, ::2, ::2], "you pick positions, but do not reduce them"),
+        Mistake(lambda x: x[:, :, ::2, ::2].mean(), "you average over images and channels, too"),
+        Mistake(lambda x: x[:, :, ::2, ::2].mean(dim=(1, 2, 3)), "you average over channels, too"),
+        Mistake(lambda x: x[:, :, ::2].mean(dim=2), "you average over rows only"),
     ),
 )

@@ -1,52 +1,15 @@
 """The exercises of notebook 03, Winner-take-all."""
 
 from collections.abc import Callable, Iterator
-from fractions import Fraction
-from math import ceil, floor
+from functools import cache
+from numbers import Real
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...method.wta import winner_mask, winner_take_all
-from .engine import Case, Exercise, Mistake, draw
-
-
-def _counts() -> Iterator[Case]:
-    slip = "is density * channels exact in floating point?"
-    hair = "density * channels in floating point can land a hair above a whole number"
-    up = "which way does a density round?"
-    never = "round up: a density never gives fewer channels than its share"
-    few = "even the smallest density leaves one channel"
-    for channels, hundredths, hint, more in [
-        (8, 50, up, never),
-        (10, 31, up, never),
-        (3, 1, "what does a very small density leave?", few),
-        (100, 55, slip, hair),
-        (100, 7, slip, hair),
-        (50, 14, slip, hair),
-        *((int(c), int(h), slip, hair) for c, h in zip(draw(1, 200), draw(1, 101), strict=True)),
-    ]:
-        expected = max(1, ceil(Fraction(hundredths, 100) * channels))
-        yield Case((channels, hundredths / 100), expected, hint, more)
-
-
-check_active_channels = Exercise(
-    "active_channels(channels, density): ceil(density * channels), without a float slip",
-    _counts,
-    "k is right for 26 pairs of channels and density.",
-    (
-        Mistake(lambda c, d: max(1, ceil(c * d)), "a float slip makes one channel too many"),
-        Mistake(lambda c, d: max(1, floor(c * d)), "you round down, and keep at least one"),
-        Mistake(lambda c, d: floor(c * d), "you round down, so that k can be 0"),
-        Mistake(lambda c, d: round(c * d), "you round to the nearest, so that k can be too small"),
-        Mistake(lambda c, d: max(1, round(c * d)), "you round to the nearest"),
-        Mistake(lambda c, d: c * d, "you do not round: k is not a whole number"),
-        Mistake(
-            lambda c, d: floor(c * d) + 1, "you add 1 to the floor, also to what is whole already"
-        ),
-    ),
-)
+from .engine import Case, CheckResult, Exercise, Mistake
 
 
 class _UnstableSorts(TorchDispatchMode):
@@ -207,5 +170,165 @@ check_winner_take_all_backward = Exercise(
             "you keep the losers' gradients, not the winners'",
         ),
         Mistake(lambda g, d, up: winner_mask(g, d).float(), "you leave upstream out"),
+    ),
+)
+
+
+# An experiment: who may compete while the predictor learns?
+
+KINDS, CHANNELS, WINNERS = 6, 12, 2
+SEEDS, CHEAP = 3, 0.4  # of the mean density over a training
+
+
+def learn_the_choice(
+    schedule: Callable[[float], float], seed: int = 0, steps: int = 300
+) -> tuple[int, list[float]]:
+    """Train the predictor of a small layer under a schedule of densities.
+
+    There are six kinds of images, and each needs two of the layer's twelve channels for itself.
+    Measured saliency says only which kind it is. In the end the two winners alone count.
+
+    Args:
+        schedule: ``progress`` from 0 to 1 -> the density at that point of the training.
+
+    Returns:
+        How many of the twelve needed channels win for their kind of image, and all densities.
+    """
+    start = torch.Generator().manual_seed(seed)
+    needed = torch.eye(KINDS).repeat_interleave(WINNERS, dim=1)  # [kinds, channels]
+    weight = (0.1 * torch.randn(CHANNELS, KINDS, generator=start)).requires_grad_()
+    bias = torch.full((CHANNELS,), 0.3, requires_grad=True)
+    densities = [schedule(step / steps) for step in range(steps)]
+    for density in densities:
+        pi = winner_take_all((weight.T + bias).relu(), density)  # s is 1 for the image's kind
+        loss = (pi - needed).pow(2).sum(dim=1).mean()
+        slopes = torch.autograd.grad(loss, (weight, bias))
+        with torch.no_grad():
+            weight -= 0.1 * slopes[0]
+            bias -= 0.1 * slopes[1]
+    pi = winner_take_all((weight.T + bias).relu(), WINNERS / CHANNELS)
+    return int(((pi > 0.5) & (needed > 0)).sum()), densities
+
+
+def _tried(schedule: Callable) -> tuple[int, float]:
+    """Channels found in all seeds together, and the mean density of the training."""
+    runs = [learn_the_choice(schedule, seed) for seed in range(SEEDS)]
+    densities = runs[0][1]
+    return sum(found for found, _ in runs), sum(densities) / len(densities)
+
+
+@cache
+def _from_the_start() -> tuple[int, float]:
+    return _tried(lambda progress: WINNERS / CHANNELS)
+
+
+def _is_schedule(function: Callable, progress: list[float]) -> str | None:
+    values = [function(at) for at in progress]
+    if None in values:
+        return None
+    for at, value in zip(progress, values, strict=True):
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= 1:
+            return f"{value!r} at progress {at}, which is no number above 0 and at most 1"
+    return "densities"
+
+
+def _schedules() -> Iterator[Case]:
+    hint = "progress goes from 0 to 1, and a density is above 0 and at most 1"
+    more = "for example: return 1.0 if progress < 0.5 else 2 / 12"
+    yield Case(([0.0, 0.1, 0.5, 0.9],), "densities", hint, more, ask=_is_schedule)
+
+
+class _Schedule(Exercise):
+    """An experiment: it trains three small layers, and says what they found at what cost."""
+
+    def __call__(self, function: Callable, hint: int = 1) -> CheckResult:
+        result = super().__call__(function, hint)
+        if not result:
+            return result
+        name = getattr(function, "__name__", "the function")
+        (found, cost), (flat, least) = _tried(function), _from_the_start()
+        total = SEEDS * CHANNELS
+        said = (
+            f"{found} of {total} channels found at a mean density of {cost:.2f}.\n"
+            f"  Two winners from the first step on: {flat} of {total} at {least:.2f}."
+        )
+        if found < total:
+            return CheckResult(False, f"{name}: {said} Who never got a chance?")
+        if cost > CHEAP:
+            return CheckResult(False, f"{name}: {said} All found. Now with a mean below {CHEAP}!")
+        return CheckResult(True, f"{name}: {said} How low can you go?")
+
+
+check_my_schedule = _Schedule(
+    "my_schedule(progress): the density at this point of the training, from 0 to 1",
+    _schedules,
+    "a schedule.",
+    (
+        Mistake(lambda progress: 1 - progress / 0.9, "the density reaches 0, or falls below it"),
+        Mistake(lambda progress: progress, "the density rises from 0 instead of falling from 1"),
+        Mistake(
+            lambda progress: 12 - 10 * progress, "you return a number of channels, not a share"
+        ),
+        Mistake(lambda progress: torch.tensor(0.5), "you return a tensor, not a number"),
+    ),
+)
+
+
+# A puzzle: the places without a sort
+
+
+class _Sorts(TorchDispatchMode):
+    """Notes whether anything was sorted."""
+
+    sorted = False
+
+    def __torch_dispatch__(self, operator, types, arguments=(), keywords=None):
+        name = operator.name().split("::")[1].split(".")[0]
+        self.sorted |= name in ("sort", "argsort", "topk", "kthvalue", "msort", "unique")
+        return operator(*arguments, **(keywords or {}))
+
+
+def _unsorted(function: Callable, g: Tensor) -> str:
+    with _Sorts() as sorts:
+        got = function(g)
+    if not torch.equal(got, _places(g)):
+        return "other places"
+    return "right, but sorted" if sorts.sorted else "right, without a sort"
+
+
+def _rows() -> Iterator[Case]:
+    count = "how many channels are ahead of this one?"
+    more = "those that are larger; and of those that are equal, the ones with a lower index"
+    g = torch.rand(3, 6)
+    yield Case((g,), _places(g), count, more)
+    tied = torch.randint(0, 3, (4, 9)).float()
+    yield Case((tied,), _places(tied), "here some are equal: which of them is ahead?", more)
+    plain = "compare every channel with every other: [N, C, 1] with [N, 1, C]"
+    yield Case((tied,), "right, without a sort", "no sort and no topk here", plain, ask=_unsorted)
+
+
+def _ahead(g: Tensor, equal: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """Larger ones, and of the equal ones those that ``equal`` keeps of a matrix [C, C]."""
+    mine, other = g[:, :, None], g[:, None, :]
+    ahead = other > mine
+    if equal is not None:
+        ahead = ahead | ((other == mine) & equal(torch.ones(g.shape[1], g.shape[1])).bool())
+    return ahead.sum(dim=2)
+
+
+check_places = Exercise(
+    "place_of(g): [N, C] -> [N, C], 0 for the largest of each row, without sorting",
+    _rows,
+    "every channel knows its place, and nothing was sorted.",
+    (
+        Mistake(_ahead, "equal channels share a place: the lower index should be ahead"),
+        Mistake(lambda g: _ahead(g, torch.ones_like), "a channel is ahead of itself"),
+        Mistake(lambda g: _ahead(g, lambda one: one.triu(1)), "of equal channels the higher wins"),
+        Mistake(lambda g: (g[:, None] < g[:, :, None]).sum(2), "you count those that are smaller"),
+        Mistake(_places, "you sort: compare the channels with each other instead"),
+        Mistake(
+            lambda g: g.argsort(dim=1, descending=True, stable=True),
+            "this is the order of the channels; their places are its inverse",
+        ),
     ),
 )

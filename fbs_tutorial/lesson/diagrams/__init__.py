@@ -1,6 +1,7 @@
 """The course's drawn diagrams. Each function returns a figure and a sentence that says it all."""
 
 from .blocks import inverted_residual, residual_block
+from .choice import busiest_channels, related_work, what_a_cut_keeps, where_choice_pays
 from .counting import kernel_grid, live_sum
 from .gates import (
     choice_and_scale,
@@ -21,6 +22,9 @@ from .gpu import (
     timeline,
 )
 from .layer import the_layer
+from .project import project_map
+from .saliency import maps_and_numbers, predictor, winner_plane
+from .selection import crossing, selections
 from .training import (
     density_staircase,
     gain_and_penalty,
@@ -32,8 +36,10 @@ from .training import (
 )
 
 __all__ = [
+    "busiest_channels",
     "bytes_per_image",
     "choice_and_scale",
+    "crossing",
     "density_staircase",
     "fused_traffic",
     "gain_and_penalty",
@@ -42,13 +48,18 @@ __all__ = [
     "kernel_grid",
     "live_sum",
     "loss_curves",
+    "maps_and_numbers",
     "mask_of_a_block",
     "nine_taps",
     "own_weights",
+    "predictor",
     "price_of_every_density",
     "program_tiles",
+    "project_map",
     "rank_dots",
+    "related_work",
     "residual_block",
+    "selections",
     "shared_by_class",
     "soft_answers",
     "surest_and_least",
@@ -56,6 +67,9 @@ __all__ = [
     "the_layer",
     "timeline",
     "two_looks",
+    "what_a_cut_keeps",
     "what_each_part_is_worth",
+    "where_choice_pays",
     "whose_gates",
+    "winner_plane",
 ]

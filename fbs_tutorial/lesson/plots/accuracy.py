@@ -169,9 +169,9 @@ def accuracy_lines(
         values = curve(axes, densities, runs, name, look)
         said.append(f"{name} {values[near]:.1f} %")
     axes.set(xlabel="density d (share of channels that win)", ylabel="accuracy (%)", title=title)
-    axes.set(xlim=(max(densities) + 0.04, min(densities) - 0.04), ylim=(0, 104), xticks=densities)
+    axes.set(xlim=(min(densities) - 0.04, max(densities) + 0.04), ylim=(0, 104), xticks=densities)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=9, frameon=False, loc="lower left")
+    legend_below(figure, ncols=2)
     return figure, f"Right at density {densities[near]:g}: {'; '.join(said)}."
 
 

@@ -1,0 +1,254 @@
+"""The exercises of notebook 13, Your project, and the check of the reader's own report."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import nn
+
+from ...method.convert import convert
+from ...method.gated import gated_layers
+from ...method.macs import count_macs
+from ..project import CRITERIA, faults, margin
+from .engine import Case, CheckResult, Exercise, Mistake
+
+# Exercise 1: the width of the fair opponent
+
+
+def fair_width(first: int, rest: int, gated: float, predictors: int) -> float:
+    """``w`` in (0, 1] with ``first * w + rest * w**2 == gated + predictors``, else 1."""
+    root = (first**2 + 4 * rest * (gated + predictors)) ** 0.5
+    return min((root - first) / (2 * rest), 1.0)
+
+
+def _rounded(function: Callable, *arguments: float) -> float:
+    return round(float(function(*arguments)), 4)
+
+
+def _costs() -> Iterator[Case]:
+    grows = "how do the first layer's MACs grow with w, and how those of the others?"
+    quadratic = "first * w + rest * w² = gated + predictors is a quadratic equation"
+    for first, rest, gated, predictors in [
+        (20_000, 1_000_000, 150_000, 4_000),
+        (300_000, 700_000, 200_000, 10_000),
+        (50_000, 400_000, 90_000, 0),
+    ]:
+        costs = (first, rest, gated, predictors)
+        yield Case(costs, _rounded(fair_width, *costs), grows, quadratic, ask=_rounded)
+    costs = (20_000, 100_000, 118_000, 9_000)
+    wide = "with its predictors this gated network costs more than the plain one"
+    yield Case(costs, 1.0, wide, "no opponent is wider than the plain network", ask=_rounded)
+
+
+def _capped(width: float) -> float:
+    return min(width, 1.0)
+
+
+check_fair_width = Exercise(
+    "fair_width(first, rest, gated, predictors): the width at which a plain network costs as much",
+    _costs,
+    "the opponent costs what the gated network costs, its predictors included.",
+    (
+        Mistake(
+            lambda f, r, g, p: _capped(((g + p) / (f + r)) ** 0.5),
+            "you take the square root of the share: the first layer's input does not get narrower",
+        ),
+        Mistake(
+            lambda f, r, g, p: _capped((g + p) / (f + r)),
+            "your MACs fall in proportion to the width: inner layers lose inputs and outputs",
+        ),
+        Mistake(lambda f, r, g, p: fair_width(f, r, g, 0), "you forget the predictors' MACs"),
+        Mistake(
+            lambda f, r, g, p: ((f**2 + 4 * r * (g + p)) ** 0.5 - f) / (2 * r),
+            "your opponent may be wider than the plain network",
+        ),
+        Mistake(
+            lambda f, r, g, p: (-((f**2 + 4 * r * (g + p)) ** 0.5) - f) / (2 * r),
+            "you take the other root of the quadratic: a width is above 0",
+        ),
+    ),
+)
+
+# Exercise 2: what is unfair in five reports
+
+FLAWS = {"A": "opponent", "B": "test", "C": "controls", "D": "clock", "E": "seeds"}
+FOUND = "what is unfair in it"
+RULES = {
+    "A": ("how many MACs has each, predictors included?", "add the predictors to the gated one"),
+    "B": ("how was the density chosen?", "which images picked the best of six densities?"),
+    "C": ("what shows that the choice matters?", "many winner sets may be worth nothing"),
+    "D": ("how were the milliseconds taken?", "when was each network timed, and with what beside?"),
+    "E": ("how many trainings of each network are there?", "three numbers, but of what?"),
+}
+
+
+def _verdict(function: Callable, name: str) -> str:
+    answer = function()[name]
+    return FOUND if answer == FLAWS[name] else str(answer)
+
+
+def _reports() -> Iterator[Case]:
+    for name, (hint, more) in RULES.items():
+        yield Case((name,), FOUND, f"report {name}: {hint}", more, ask=_verdict)
+
+
+def _but(**others: str) -> Callable:
+    return lambda: {**FLAWS, **others}
+
+
+check_unfair = Exercise(
+    "unfair(): for each report A to E one of test, seeds, opponent, clock, controls",
+    _reports,
+    "five reports, five flaws, all found.",
+    (
+        Mistake(
+            _but(A="seeds"),
+            "you blame the seeds of A, which are three of each: look at its MACs",
+        ),
+        Mistake(
+            _but(B="opponent"),
+            "you blame the opponent of B, which costs the same: who chose d = 0.35?",
+        ),
+        Mistake(
+            _but(C="opponent"),
+            "you blame the opponent of C, which is fair: what do 412 winner sets prove?",
+        ),
+        Mistake(
+            _but(D="opponent"),
+            "you blame the opponent of D, which is fair: what else ran while it was timed?",
+        ),
+        Mistake(
+            _but(E="test"),
+            "you blame the test images of E: they were used once, but what does ± stand for?",
+        ),
+        Mistake(
+            _but(C="seeds"),
+            "you blame the seeds of C, which are three: what do 412 winner sets prove?",
+        ),
+    ),
+)
+
+# Exercise 3: a network of the reader's own
+
+SMALL, MOST = 0.5, 3_000_000
+RIGHT = "a network with gates, a sum or a depthwise layer, and a width"
+
+
+def _built(function: Callable, width: float) -> str:
+    """What is wrong with the network, in words, or RIGHT."""
+    network = function(width)
+    if network is None:
+        return None
+    if not isinstance(network, nn.Module):
+        return f"a {type(network).__name__} instead of a network"
+    network = network.eval()
+    images = torch.rand(4, 1, 16, 16)
+    with torch.no_grad():
+        answers = network(images)
+    if answers.shape != (4, 10):
+        return f"outputs {list(answers.shape)} for four images"
+    if (answers.sum(dim=1) - 1).abs().max() < 1e-4 and answers.min() >= 0:
+        return "probabilities: the loss takes logits, so leave the softmax out"
+    return _structure(function, network, width, images)
+
+
+def _structure(function: Callable, network: nn.Module, width: float, images: torch.Tensor) -> str:
+    norms = sum(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+    if norms < 3:
+        return f"{norms} batch norms: nothing else can be gated"
+    macs = count_macs(network, images).dense
+    if macs > MOST:
+        return f"more than {MOST:,} MACs, which takes long to train"
+    if width < 1 and macs >= 0.7 * count_macs(function(1.0).eval(), images).dense:
+        return "hardly fewer MACs at half of the width"
+    return RIGHT if _has_sum(network, images) else "a chain of ordinary convolutions"
+
+
+def _has_sum(network: nn.Module, images: torch.Tensor) -> bool:
+    """A depthwise layer, or maps that are added."""
+    convs = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    if any(m.groups == m.in_channels > 1 for m in convs):
+        return True
+    with torch.profiler.profile() as seen, torch.no_grad():
+        network(images)
+    return any(event.name in ("aten::add", "aten::add_") for event in seen.events())
+
+
+def _widths() -> Iterator[Case]:
+    hint = "what does it take, and what does it return? It is run on four images [4, 1, 16, 16]"
+    more = "convolution, batch norm, ReLU; a sum or groups=channels; a mean over the map; a Linear"
+    for width in (1.0, SMALL):
+        yield Case((width,), RIGHT, hint, more, ask=_built)
+
+
+class _Mine(Exercise):
+    """No single right answer: it says what gates would make of the network."""
+
+    def __call__(self, function: Callable, hint: int = 1) -> CheckResult:
+        found = super().__call__(function, hint)
+        if not found:
+            return found
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(2019)
+            network, images = function(1.0).eval(), torch.rand(20, 1, 16, 16)
+            gated = convert(network, 0.3, gates="random").eval()
+            macs = count_macs(gated, images)
+        share = macs.active.double().mean().item() / macs.dense
+        said = [f"{macs.dense:,} MACs per image", f"{len(gated_layers(gated))} gated layers"]
+        said.append(f"at d = 0.3 {share:.0%} are left, and {macs.overhead:,} for the predictors")
+        return CheckResult(True, f"{found.message}\n  " + "; ".join(said))
+
+
+class _Net(nn.Module):
+    """A stem, a sum, a step down; what each mistake does to it is switched on."""
+
+    def __init__(self, width: float, *, norm=True, add=True, classes=10, soft=False, wide=1):
+        super().__init__()
+        c = max(1, round(16 * width * wide))
+        make = nn.BatchNorm2d if norm else lambda c: nn.Identity()
+        self.stem = nn.Sequential(nn.Conv2d(1, c, 3, 2, 1, bias=not norm), make(c), nn.ReLU())
+        self.branch = nn.Sequential(nn.Conv2d(c, c, 3, 1, 1, bias=not norm), make(c), nn.ReLU())
+        self.down = nn.Sequential(nn.Conv2d(c, c, 3, 2, 1, bias=not norm), make(c), nn.ReLU())
+        self.classifier, self.add, self.soft = nn.Linear(c, classes), add, soft
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = x + self.branch(x) if self.add else self.branch(x)
+        x = self.classifier(self.down(x).mean(dim=(2, 3)))
+        return x.softmax(dim=1) if self.soft else x
+
+
+my_network = _Net
+
+check_my_network = _Mine(
+    "my_network(width): nn.Module, [N, 1, 16, 16] -> [N, 10], with a sum or a depthwise layer",
+    _widths,
+    "it can be gated, and made narrower.",
+    (
+        Mistake(lambda w: _Net(w, norm=False), "there is no batch norm, so nothing to gate"),
+        Mistake(lambda w: _Net(w, soft=True), "it returns probabilities instead of logits"),
+        Mistake(lambda w: _Net(w, add=False), "it is a chain: digitsnet under another name"),
+        Mistake(lambda w: _Net(1.0), "it takes a width and makes no use of it"),
+        Mistake(lambda w: _Net(w, classes=2), "it answers with a wrong number of classes"),
+        Mistake(lambda w: _Net(w, wide=16), "it is too large to train in a lesson"),
+    ),
+)
+
+# The report
+
+
+def check_report(report: Mapping) -> CheckResult:
+    """What is missing or unfair in a report; it never raises.
+
+    Args:
+        report: a dictionary with the entries of `CRITERIA`.
+    """
+    if not isinstance(report, Mapping):
+        return CheckResult(False, f"a report is a dictionary with {CRITERIA}")
+    try:
+        found = list(faults(report))
+        said = "" if found else margin(report)
+    except Exception as error:  # whatever may stand in a reader's report
+        return CheckResult(False, f"the report cannot be read: {type(error).__name__}: {error}")
+    if found:
+        return CheckResult(False, "\n  ".join(["missing or unfair:", *found]))
+    return CheckResult(True, f"nothing is missing and nothing unfair was found.\n  {said}")

@@ -1,0 +1,143 @@
+"""Static or dynamic: which channels images excite, what a cut keeps, where a choice pays."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ...method.wta import winner_mask
+from ..plots.style import BLACK, BLUE, DARK_GREY, GREEN, GREY, ORANGE, legend_below
+from .draw import bars, box, canvas, frame, label, note, title
+
+
+def busiest_channels(
+    images: Tensor, activity: Tensor, names: Sequence[str], density: float = 0.25
+) -> tuple[Figure, str]:
+    """How strongly each image excites each channel of a layer; the busiest are coloured.
+
+    Args:
+        images: ``[N, 1, H, W]``, two or three. activity: ``[N, C]``. names: of the images.
+        density: the share of the channels that count as the busiest.
+    """
+    count, channels = activity.shape
+    busiest = winner_mask(activity, density)  # [N, C]
+    figure, axes = canvas(6 + 14 * count)
+    title(axes, 2, 2.5, "The image")
+    title(axes, 18, 2.5, f"How strongly it excites the {channels} channels of the last layer")
+    for i, (image, values, won, name) in enumerate(
+        zip(images, activity, busiest, names, strict=True)
+    ):
+        y = 16 + 14 * i
+        axes.imshow(
+            image[0].numpy(), extent=(2, 12, y, y - 10), aspect="auto", cmap="gray_r", vmin=0
+        )
+        frame(axes, 2, y - 10, 10, 10, edgecolor=BLACK)
+        bars(axes, 18, y, values, 80 / channels, 9.5, towards="up", won=won)
+        axes.plot([18, 98], [y, y], color=DARK_GREY, linewidth=0.8)
+        note(axes, 7, y + 1.5, name)
+    note(axes, 58, 4.6 + 14 * count, "dark: the busiest quarter; pale: the others")
+    shared = (busiest.double() @ busiest.double().T).long()
+    said = [
+        f"{names[i]} and {names[j]} {shared[i, j]}"
+        for i in range(count)
+        for j in range(i + 1, count)
+    ]
+    k = int(busiest[0].sum())
+    return figure, f"Channels in common, of the {k} busiest: {'; '.join(said)}."
+
+
+def what_a_cut_keeps(
+    densities: Sequence[float],
+    static: Sequence[float],
+    dynamic: Sequence[float],
+    here: tuple[float, float, float],
+) -> tuple[Figure, str]:
+    """Accuracy after a static cut of one layer and after a choice per image.
+
+    Args:
+        static, dynamic: percent, one per density.
+        here: a density, and the two percentages there.
+    """
+    density, fixed, own = here
+    figure, axes = plt.subplots(figsize=(7.5, 3.5), layout="constrained")
+    axes.plot(densities, dynamic, "o-", color=BLUE, markersize=4, label="own busiest channels")
+    axes.plot(densities, static, "s--", color=GREEN, markersize=4, label="the same for all images")
+    axes.plot([density] * 2, [fixed, own], color=BLACK, linewidth=1)
+    axes.plot([density] * 2, [fixed, own], "o", color=BLACK, markersize=6)
+    axes.set(xlabel="density of the last layer", ylabel="test accuracy (%)", ylim=(0, 104))
+    axes.set_title("A few channels are enough, if every image keeps its own", fontsize=11)
+    axes.grid(alpha=0.3)
+    legend_below(figure, ncols=2)
+    return figure, (
+        f"d = {density:.2f}: the same channels for all images {fixed:.1f} %, "
+        f"own channels {own:.1f} %."
+    )
+
+
+def where_choice_pays(panels: Mapping[str, Sequence[Sequence[dict]]]) -> tuple[Figure, str]:
+    """Accuracy with own gates, and with one choice for all images, by density.
+
+    Args:
+        panels: ``{title: runs}``, rows of `how_dynamic` with densities; lines are medians.
+    """
+    figure, row = plt.subplots(1, len(panels), figsize=(8.5, 3.5), layout="constrained")
+    said = []
+    for axes, (name, runs) in zip(np.atleast_1d(row), panels.items(), strict=True):
+        densities = sorted(r["density"] for r in runs[0])
+        own, fixed = (_median(runs, densities, key) for key in ("own_gates", "mean_winners"))
+        axes.plot(densities, own, "o-", color=BLUE, label="every image has its own channels")
+        axes.plot(densities, fixed, "s--", color=ORANGE, label="the same channels for all images")
+        axes.fill_between(densities, fixed, own, color=BLUE, alpha=0.1, linewidth=0)
+        axes.set(xlabel="density d", title=name, xticks=densities)
+        axes.grid(alpha=0.3)
+        gaps = (own - fixed).tolist()
+        said.append(f"{name}: {gaps[0]:.1f} points at d = {densities[0]:g}")
+    np.atleast_1d(row)[0].set_ylabel("images that are right (%)")
+    figure.suptitle("The choice pays where images are varied and channels are scarce", fontsize=11)
+    legend_below(figure, *axes.get_legend_handles_labels(), ncols=2)
+    return figure, "What the choice per image is worth: " + "; ".join(said) + "."
+
+
+def _median(runs: Sequence[Sequence[dict]], densities: Sequence[float], key: str) -> np.ndarray:
+    found = [[next(r for r in run if r["density"] == d)[key] for d in densities] for run in runs]
+    return 100 * np.median(found, axis=0)
+
+
+ROWS = ("single kernels,\nstripes", "channels,\nfilters", "positions\nof a map", "whole layers")
+STATIC = (
+    ["Stripe pruning\n2020"],
+    ["Channel pruning\n2017", "Slimming\n2017", "AMC, NetAdapt\n2018"],
+    [],
+    ["Depth by\nsearch"],
+)
+DYNAMIC = ([], ["Runtime pruning\n2017", "FBS\n2019"], ["Channel gating\n2019"], ["SkipNet\n2018"])
+
+
+def related_work() -> tuple[Figure, str]:
+    """A map: what is removed, in rows, and when it is decided, in columns."""
+    figure, axes = canvas(50)
+    label(axes, 39, 3, "static: decided once", color=GREEN, weight="bold", fontsize=11)
+    label(axes, 81, 3, "dynamic: decided per image", color=BLUE, weight="bold", fontsize=11)
+    note(axes, 39, 5.6, "pays once, runs on any hardware")
+    note(axes, 81, 5.6, "pays a little per image, and has to be able to skip")
+    axes.plot([61, 61], [1.5, 48], ":", color=GREY)
+    for i, (words, fixed, chosen) in enumerate(zip(ROWS, STATIC, DYNAMIC, strict=True)):
+        y = 8.5 + 10 * i
+        label(axes, 1, y + 4, words, ha="left", fontsize=9.5, weight="bold")
+        frame(axes, 15, y, 84, 8, facecolor="#F6F7F8", edgecolor="none", zorder=0)
+        _entries(axes, 16.5, y, fixed, GREEN)
+        _entries(axes, 63, y, chosen, BLUE)
+    return figure, (
+        "FBS removes channels, decides per image, and lets a linear prediction decide before "
+        "anything is computed."
+    )
+
+
+def _entries(axes: object, x: float, y: float, names: Sequence[str], colour: str) -> None:
+    for i, name in enumerate(names):
+        mine = name.startswith("FBS")
+        fill, words = (BLUE, "white") if mine else ("white", BLACK)
+        where = (x + 14.5 * i, y + 1.2, 13.5, 5.6)
+        box(axes, *where, name, colour=colour, fill=fill, color=words, fontsize=8)

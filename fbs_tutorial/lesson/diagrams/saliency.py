@@ -1,0 +1,120 @@
+"""From maps to one number each, and from those numbers to an opinion about every output."""
+
+from collections.abc import Callable, Sequence
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ..plots.style import BLACK, BLUE, DARK_GREY, FAINT, GREEN, ORANGE, PURPLE, YELLOW
+from . import draw
+
+MOST = 16  # maps that have room in one row
+AREAS = (BLUE, ORANGE, GREEN, PURPLE, YELLOW, DARK_GREY)
+
+
+def maps_and_numbers(image: Tensor, maps: Tensor, s: Tensor) -> tuple[Figure, str]:
+    """An image, its feature maps in a row, and beneath each the one number that stands for it.
+
+    Args:
+        image: ``[H, W]``. maps: ``[C, H, W]``, at most 16. s: ``[C]``, not negative.
+
+    Raises:
+        ValueError: more maps than have room, or other numbers than maps.
+    """
+    if len(maps) > MOST or len(s) != len(maps):
+        raise ValueError(f"at most {MOST} maps and as many numbers, got {len(maps)} and {len(s)}")
+    figure, axes = draw.canvas(26)
+    draw.title(axes, 2, 2.4, f"{len(s)} maps become {len(s)} numbers")
+    draw.feature_map(axes, 2, 6.5, 9, image, cmap="gray_r", top=1)
+    draw.note(axes, 6.5, 17.2, "image")
+    draw.arrow(axes, (11.8, 11), (15.8, 11), "conv")
+    cell = 82 / len(maps)
+    draw.maps(axes, 16.5, 9, maps, 0.88 * cell, (cell, 0))
+    draw.bars(axes, 16.5 - 0.06 * cell, 23, s, cell, 7, towards="up", colour=DARK_GREY)
+    axes.plot([16.2, 98.5], [23, 23], color=BLACK, linewidth=0.8)
+    draw.note(axes, 15.5, 20, "s", ha="right", fontsize=11, color=BLACK)
+    for i, value in enumerate(s.tolist()):
+        draw.note(axes, 16.5 + (i + 0.44) * cell, 24.4, f"{value:.2f}")
+        draw.note(axes, 16.5 + (i + 0.44) * cell, 7.6, f"{i}")
+    most, least = int(s.argmax()), int(s.argmin())
+    sentence = (
+        f"Blue is large, white is 0, in one scale. Channel {most} is excited most "
+        f"({s[most]:.2f}), channel {least} least ({s[least]:.2f})."
+    )
+    return figure, sentence
+
+
+def predictor(s: Tensor, weight: Tensor, bias: Tensor) -> tuple[Figure, str]:
+    """The predictor at work: s above its columns, one row of weights per output, g at the right.
+
+    Args:
+        s: ``[C_in]``. weight: ``[C_out, C_in]``. bias: ``[C_out]``.
+    """
+    s, weight, bias = s.detach(), weight.detach(), bias.detach()
+    g = torch.relu(weight @ s + bias)
+    across, down = 36 / len(s), 42 / len(g)
+    figure, axes = draw.canvas(62)
+    draw.title(axes, 2, 2.4, f"From {len(s)} numbers to {len(g)}: one row of weights per output")
+    left, top = 8.0, 15.0
+    draw.label(axes, left - 1, 12, "s", ha="right", weight="bold")
+    draw.bars(axes, left, top - 0.8, s, across, 7, towards="up", colour=DARK_GREY)
+    most = float(weight.abs().max())
+    axes.imshow(
+        weight.numpy(), extent=(left, left + 36, top + 42, top), aspect="auto",
+        cmap=draw.SIGNED, vmin=-most, vmax=most, interpolation="nearest",
+    )  # fmt: skip
+    draw.frame(axes, left, top, 36, 42)
+    draw.note(axes, left + 18, top + 43.6, "weights: blue positive, grey negative")
+    draw.label(axes, 50, 12, "bias", weight="bold")
+    unit = float(bias.abs().max()) or 1.0
+    axes.plot([50, 50], [top, top + 42], color=BLACK, linewidth=0.8)
+    for o, value in enumerate(bias.tolist()):
+        shade = BLUE if value > 0 else DARK_GREY
+        draw.frame(axes, 50, top + (o + 0.15) * down, 4 * value / unit, 0.7 * down, facecolor=shade)
+    draw.arrow(axes, (56, top + 21), (64, top + 21), "add, then\nReLU", away=(0, -2.6))
+    draw.label(axes, 72, 12, "g", weight="bold")
+    draw.bars(axes, 67, top, g, down, 26, won=g > 0)
+    axes.plot([67, 67], [top, top + 42], color=BLACK, linewidth=0.8)
+    best = int(g.argmax())
+    at = top + (best + 0.5) * down
+    draw.note(axes, 94, at, f"output {best}", ha="left", color=BLACK)
+    reasons = (weight[best] * s).sort(descending=True).indices[:2].tolist()
+    sentence = (
+        f"Output {best} has the largest g, {g[best]:.2f}: its row adds most for inputs "
+        f"{reasons[0]} and {reasons[1]}. {int((g == 0).sum())} of {len(g)} sums are below 0, and "
+        "the ReLU makes them 0."
+    )
+    return figure, sentence
+
+
+def winner_plane(
+    winner: Callable[[Tensor], Tensor],
+    outputs: Sequence[str],
+    inputs: Sequence[str] = ("s of input 0", "s of input 1"),
+    top: float = 1.5,
+) -> tuple[Figure, str]:
+    """Who wins, for every pair of measured saliencies from 0 to ``top``: an area for each output.
+
+    Args:
+        winner: ``[N, 2] -> [N]``, the index of the output that wins; -1 for nobody.
+        outputs: their names, at most six.
+    """
+    line = torch.linspace(0, top, 151)
+    pairs = torch.cartesian_prod(line, line)
+    area = winner(pairs).reshape(151, 151).T
+    figure, axes = plt.subplots(figsize=(4.6, 3.9), layout="constrained")
+    shades = ListedColormap([FAINT, *AREAS[: len(outputs)]])
+    shown = {"extent": (0, top, 0, top), "origin": "lower", "alpha": 0.45}
+    axes.imshow(area.numpy(), cmap=shades, vmin=-1.5, vmax=len(outputs) - 0.5, **shown)
+    said = []
+    for o, name in enumerate(outputs):
+        here = area == o
+        if here.any():
+            y, x = (at.double().mean().item() * top / 150 for at in here.nonzero().T)
+            axes.text(x, y, name, ha="center", va="center", color=BLACK)
+        said.append(f"{name} {100 * here.double().mean():.0f} %")
+    axes.set(xlabel=inputs[0], ylabel=inputs[1], title="Which output wins?")
+    return figure, f"Shares of the plane: {', '.join(said)}."

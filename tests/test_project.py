@@ -1,0 +1,128 @@
+"""The reader's project: a fair report passes, each fault is named, and its files are whole."""
+
+import copy
+import json
+
+import matplotlib.pyplot as plt
+import pytest
+
+from fbs_tutorial.lesson import checks, diagrams, project
+from fbs_tutorial.lesson.diagrams import draw
+
+
+@pytest.fixture
+def report():
+    def network(*accuracy, macs=100_000, ms=0.4):
+        return {"accuracy": list(accuracy), "macs": macs, "ms": ms}
+
+    return {
+        "data": "digits",
+        "seeds": [0, 1],
+        "chosen_on": "validation",
+        "test_looks": 1,
+        "networks": {
+            "plain": network(0.99, 0.992, macs=800_000),
+            "gated": network(0.97, 0.98),
+            "narrow": network(0.984, 0.986, macs=103_000),
+        },
+        "controls": {"own": 0.97, "shuffled": 0.8, "mean": 0.9, "mean_winners": 0.96},
+        "machine": {"device": "some CPU"},
+        "batch": 1,
+        "finding": "Here it does not pay.",
+    }
+
+
+def test_a_fair_report_passes_and_says_whether_the_lead_is_more_than_luck(report):
+    result = checks.check_report(report)
+    assert result and "gated minus narrow: -1.0 points, no more than seeds differ" in result.message
+    report["networks"]["gated"]["accuracy"] = [0.999, 0.998]
+    assert "+1.3 points, more than seeds differ (0.2 points)" in repr(checks.check_report(report))
+
+
+FAULTS = {
+    "two different seeds": lambda r: r.update(seeds=[0, 0]),
+    "looked at once, at the end; test_looks is 2": lambda r: r.update(test_looks=2),
+    "chosen on validation images": lambda r: r.update(chosen_on="test"),
+    "6% more MACs": lambda r: r["networks"]["narrow"].update(macs=106_000),
+    "6% fewer MACs": lambda r: r["networks"]["narrow"].update(macs=94_000),
+    "gated: no milliseconds beside the MACs": lambda r: r["networks"]["gated"].pop("ms"),
+    "plain: no MACs": lambda r: r["networks"]["plain"].pop("macs"),
+    "no narrow, the fair opponent": lambda r: r["networks"].pop("narrow"),
+    "no plain, one of the three": lambda r: r["networks"].pop("plain"),
+    "controls lack shuffled": lambda r: r["controls"].pop("shuffled"),
+    "controls lack own, shuffled, mean, mean_winners": lambda r: r.pop("controls"),
+    "one accuracy per seed": lambda r: r["networks"]["gated"]["accuracy"].pop(),
+    "a share from 0 to 1": lambda r: r["networks"]["gated"].update(accuracy=[97.0, 98.0]),
+    "finding is missing": lambda r: r.update(finding=""),
+    "machine is missing": lambda r: r.pop("machine"),
+    "batch is missing": lambda r: r.pop("batch"),
+}
+
+
+@pytest.mark.parametrize("words", FAULTS)
+def test_each_fault_is_named_and_nothing_else(report, words):
+    FAULTS[words](report)
+    result = checks.check_report(report)
+    assert not result
+    lines = result.message.splitlines()[1:]
+    assert words in lines[0], result
+    assert len(lines) == 1, result
+
+
+def test_networks_within_five_percent_are_fair(report):
+    for macs in (95_000, 105_000):
+        report["networks"]["narrow"]["macs"] = macs
+        assert checks.check_report(report)
+
+
+@pytest.mark.parametrize(
+    "junk", [None, 3, {}, {"networks": 3}, {"seeds": 3}, {"networks": {"a": 1}}]
+)
+def test_whatever_stands_in_a_report_the_check_does_not_raise(junk):
+    assert not checks.check_report(junk)
+
+
+def test_a_report_is_written_as_page_picture_and_numbers(report, tmp_path):
+    page = project.write_report(report, tmp_path / "mine")
+    assert sorted(path.name for path in page.parent.iterdir()) == [
+        "report.json",
+        "report.md",
+        "report.png",
+    ]
+    assert json.loads((page.parent / "report.json").read_text()) == report
+    text = page.read_text()
+    assert "| gated | 97.0 %, 98.0 % | 100,000 | 0.400 |" in text
+    assert "nothing found" in text and "another image's gates | 80.0 %" in text
+    assert (page.parent / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert not plt.get_fignums()
+
+
+def test_an_unfair_report_says_so_on_its_page(report, tmp_path):
+    unfair = copy.deepcopy(report)
+    unfair["test_looks"] = 3
+    assert "test_looks is 3" in project.write_report(unfair, tmp_path).read_text()
+
+
+def test_in_a_test_run_the_report_is_not_left_beside_the_notebook(report, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tmp_path not in project.write_report(report).resolve().parents
+    assert not list(tmp_path.iterdir())
+    monkeypatch.delenv("PYTEST_VERSION")
+    assert project.write_report(report).parent == project.FOLDER
+    assert (tmp_path / project.FOLDER / "report.md").exists()
+
+
+def test_the_picture_has_a_mark_for_each_seed(report):
+    figure, sentence = project.report_picture(report)
+    assert [len(line.get_xdata()) for axes in figure.axes for line in axes.lines] == [2] * 6
+    assert "gated 97.5 % right, 100,000 MACs, 0.400 ms" in sentence
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("found", [None, {"gated": "97 % right", "narrow": "98 % right"}])
+def test_the_map_of_a_project_is_legible(found):
+    figure, _ = diagrams.project_map(found)
+    assert draw.collisions(figure) == []
+    words = [text.get_text() for text in figure.axes[0].texts]
+    assert ("97 % right" in words) == bool(found)
+    plt.close(figure)
