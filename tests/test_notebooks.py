@@ -24,7 +24,6 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 run_notebooks = import_module("run_notebooks")
 NOT_YET = (
-    "01_static_or_dynamic.ipynb",
     "02_saliency.ipynb",
     "03_winner_take_all.ipynb",
     "04_gated_convolution.ipynb",
