@@ -66,6 +66,20 @@ def test_the_error_is_that_of_the_images_or_of_the_seeds_whichever_is_larger():
     other = entrant(STATIC, "", 0.9, 1, {0: 0.9, 1: 0.9})
     difference, error = answer._difference(one, other, 10_000)  # over the common seeds
     assert difference == pytest.approx(0) and error == pytest.approx(5)
+    one, other = (entrant(FBS, "", 0.9, 1, dict.fromkeys(range(9), t)) for t in (0.9, 0.89))
+    assert answer._difference(one, other, 10_000) == (  # more seeds, and the same test images
+        pytest.approx(1), pytest.approx(0.433, abs=0.001),
+    )  # fmt: skip
+
+
+def test_the_file_says_how_many_test_images_there_were(tmp_path):
+    (tmp_path / "budget").mkdir()
+    results = answer.stored_budget("cifar10")
+    file = tmp_path / "budget" / "cifar10.json"
+    file.write_text(json.dumps(results))
+    many = matches(tmp_path)[0].error
+    file.write_text(json.dumps(results | {"test_images": results["test_images"] / 4}))
+    assert matches(tmp_path)[0].error == pytest.approx(2 * many)
 
 
 @pytest.mark.parametrize(
@@ -76,17 +90,24 @@ def test_a_difference_counts_from_two_standard_errors_on(difference, outcome):
 
 
 def test_the_sentence_follows_the_outcomes():
-    won, lost = a_match(1.0, question=AMOUNT), a_match(-1.0, question=AMOUNT)
-    said = sentence([won, lost])
+    won, level, lost = (a_match(points, question=AMOUNT) for points in (1.0, 0.2, -1.0))
+    said = sentence([won, level, lost])
     assert "wins where it decides how much each image gets" in said
-    assert "in 1 of 2 budgets (and loses in 1), by up to 1.0 points" in said
-    assert "wins nowhere yet" in sentence([lost]) and "only scale" not in said
-    for difference, words in ((1, "are beaten by"), (0, "do as well as"), (-1, "beat")):
-        said = sentence([a_match(difference, question=GATES)])
-        assert f"pairs of static looks {words} pairs with gates;" in said
-    said = sentence([a_match(1, question=SCALING), a_match(-1, question=CHOOSING)])
-    assert "gates that only scale beat them in 1 of 1 budgets" in said
-    assert said.endswith("gates that only scale in 0 of 1 budgets (and loses in 1).")
+    assert "in 1 of 3 budgets (level in 1 and behind in 1), by up to 1.0 points." in said
+    said = sentence([lost])
+    assert "wins nowhere yet" in said and "in none of 1 budget (behind in 1)." in said
+    assert "by up to" not in said and "only scale" not in said and "with gates" not in said
+    for points, words in ((1, "1 of 1 budget."), (0, "(level in 1)."), (-1, "(behind in 1).")):
+        said = sentence([a_match(points, question=GATES)])
+        (about,) = [part for part in said.split(". ") if part.startswith("Two looks with gates")]
+        assert f"{about}.".endswith(words) and "beat" not in said
+    said = sentence([a_match(1, question=SCALING), a_match(0, question=CHOOSING)])
+    assert "Gates that only scale are ahead of static networks in 1 of 1 budget;" in said
+    assert said.endswith("ahead of those in none of 1 budget (level in 1).")
+
+
+def test_its_sentences_are_short(found):
+    assert max(len(part.split()) for part in sentence(found).split(". ")) <= 40
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from fbs_tutorial import (
     winner_take_all,
 )
 from fbs_tutorial.lesson import checks
-from fbs_tutorial.lesson.checks import engine, first_cell, nb00, nb09, nb10, nb11, nb13
+from fbs_tutorial.lesson.checks import engine, first_cell, nb00, nb05, nb09, nb10, nb11, nb13
 from fbs_tutorial.method.wta import winner_mask
 
 EXERCISES = {
@@ -42,12 +42,38 @@ def mean_one_gate(g, density):
     return pi / pi.mean(1, keepdim=True)
 
 
-def chain_macs(channels, densities, positions):
-    live, total = channels[0], 0
-    for c_out, density, area in zip(channels[1:], densities, positions, strict=True):
-        won = active_channels(c_out, density)
-        total += live * won * 9 * area
-        live = won
+class FunctionalGate(nn.Module):
+    """The layer of notebook 04 in another spelling."""
+
+    def __init__(self, c_in, c_out, size, stride=1, padding=0, density=1.0):
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, size, stride=stride, padding=padding, bias=False)
+        self.norm = nn.BatchNorm2d(c_out, affine=False)
+        self.beta = nn.Parameter(torch.zeros(c_out))
+        self.predictor = nn.Linear(c_in, c_out)
+        self.predictor.bias.data.fill_(1.0)
+        self.density = density
+
+    def forward(self, x):
+        s = x.flatten(2).norm(p=1, dim=2) / x[0, 0].numel()
+        g = self.predictor(s).clamp(min=0)
+        self.gate = g * winner_mask(g, self.density)
+        y = self.norm(self.conv(x)) + self.beta.reshape(1, -1, 1, 1)
+        return F.relu(y) * self.gate[..., None, None]
+
+
+class HalfGate(FunctionalGate):
+    """Wrong in a way of its own."""
+
+    def forward(self, x):
+        return super().forward(x) / 2
+
+
+def residual_macs(stem, blocks, positions):
+    live, total = set(stem.nonzero()[:, 0].tolist()), 0
+    for inner, last in blocks:
+        total += 9 * positions * int(inner.sum()) * (len(live) + int(last.sum()))
+        live |= set(last.nonzero()[:, 0].tolist())
     return total
 
 
@@ -162,7 +188,13 @@ RIGHT = {
         | ((g[:, None, :] == g[..., None]) & torch.ones(g.shape[1], g.shape[1]).tril(-1).bool())
     ).sum(2),
     "check_winner_take_all_backward": lambda g, d, upstream: upstream * winner_mask(g, d),
-    "check_gated_output": lambda z, pi, b: (pi[..., None, None] * (z + b[:, None, None])).relu(),
+    "check_neutral": lambda c, b: (
+        torch.where(c < 0, -1.0, 1.0),
+        c.abs().clamp(min=1e-6),
+        b / c.abs().clamp(min=1e-6),
+    ),
+    "check_gated_layer": FunctionalGate,
+    "check_coarse_gate": lambda pi: (pi / 4).round().clamp(min=1) * 4 * (pi > 0),
     "check_mean_one_gate": mean_one_gate,
     "check_density_schedule": lambda a, b, s: [
         round(a - i * s, 6) for i in range(round((a - b) / s) + 1)
@@ -181,7 +213,9 @@ RIGHT = {
     "check_grouped_macs": lambda live, won, k, hw: sum(
         live[i] * won[i] * k * k * hw for i in range(len(won))
     ),
-    "check_chain_macs": chain_macs,
+    "check_residual_macs": residual_macs,
+    "check_agreeing": lambda g, d: winner_mask(g + g.mean(0), d),
+    "check_find_slip": nb05.find_slip,
     "check_pair_index": lambda o, i, c: torch.add(i[:, None], o[:, :, None], alpha=c),
     "check_batch_as_groups": batch_as_groups,
     "check_break_even": break_even,
@@ -267,7 +301,7 @@ def test_a_mistake_is_named_only_if_it_explains_every_answer():
         (checks.check_winner_take_all, lambda g, d: None, "returned None; is there a return"),
         (checks.check_winner_take_all, lambda g, d: undefined(g), "name 'undefined' is not def"),  # noqa: F821
         (checks.check_pair_index, lambda o, i, c: (o + 0.5)[..., None] + i[:, None], "whole num"),
-        (checks.check_gated_output, lambda z, pi, b: z, r"image 0, channel \d, row \d, column \d"),
+        (checks.check_gated_layer, HalfGate, r"image 0, channel \d, row \d, column \d"),
         (checks.check_pair_index, lambda o, i, c: o[:, :, None] * 0 + i[:, None], "live input 0"),
         (checks.check_conv_macs, lambda a, b, k, h, w: math.nan, "expected .*, got nan"),
     ],

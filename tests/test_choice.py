@@ -1,6 +1,7 @@
 """Does it pay to choose: what `choice` trains, what it may decide on, and what it says."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from fbs_tutorial.bench.choice import (
     verdict,
 )
 from fbs_tutorial.lesson.plots import growing_pool, plt
+from fbs_tutorial.training.settings import RunError
 
 STORED = Path(__file__).parents[1] / "benchmarks" / "choice"
 QUICK = Plan("digits", "digitsnet", 0.25, (0.5, 1.0), (0.3, 3.0), (0, 1), 1, 150)
@@ -93,6 +95,56 @@ def test_it_goes_on_where_it_stopped(results, tmp_path, monkeypatch):
     assert trained == ["plain", "gated"] and len(found["rows"]) == len(results["rows"])
 
 
+def test_seeds_may_come_in_any_order_and_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.Lab, "train", lambda lab, network, *_: network.eval())
+    made = {"val_accuracy": 0.5, "test_accuracy": 0.5, "macs": 1.0}
+    monkeypatch.setattr(module, "_measured", lambda *_: made)
+    out = tmp_path / "a.json"
+    for seeds in ((1, 0), (0, 2)):  # 1 has tried the gains, and comes first in the second call, too
+        found = choice(replace(QUICK, seeds=seeds), out, say=lambda line: None)
+    assert found["tried_on"] == 1 and found["plan"]["seeds"] == [0, 1, 2]
+    assert found["test_images"] == 500
+    gains = [{r["gain"] for r in found["rows"] if r["seed"] == seed} for seed in (0, 1, 2)]
+    assert gains == [{None, 0.3}, {None, 0.3, 3.0}, {None, 0.3}]
+    half = [r for r in found["rows"] if r["seed"] == 1][:3]
+    out.write_text(json.dumps(found | {"rows": half}))
+    again = choice(replace(QUICK, seeds=(2,)), out, say=lambda line: None)
+    assert {r["gain"] for r in again["rows"] if r["seed"] == 1} == {None, 0.3, 3.0}
+
+
+def test_other_settings_are_refused(results, tmp_path, monkeypatch):
+    out = tmp_path / "digits.json"
+    out.write_text(json.dumps(results))
+    usual = module.usual_recipe
+    monkeypatch.setattr(module, "usual_recipe", lambda data: replace(usual(data), weight_decay=0.1))
+    with pytest.raises(RunError, match=r"another comparison \(its recipe\)"):
+        choice(QUICK, out, say=lambda line: None)
+
+
+def test_the_search_for_a_wider_network_ends():
+    class Lab:
+        plan = Plan("digits", "digitsnet", 0.9, (1.0,))
+
+        def new(self, width):
+            return width
+
+        def gate(self, *_):
+            return 2.0
+
+        def macs(self, network):
+            return network
+
+    with pytest.raises(RunError, match="winners must leave a static network of full width more"):
+        module._width_as_dear(Lab())
+
+
+def test_one_seed_decides_nothing(results):
+    alone = results | {"rows": [row for row in results["rows"] if row["seed"] == 0]}
+    assert predictions(alone).count("| one seed, not decided |") == 3
+    assert not {"nan", "±", "refuted", "held"} & set(report(alone).split())
+    assert "±" in predictions(results) and "±" in verdict(results)
+
+
 def test_differences_are_paired_by_seed(results):
     rows = [
         {"seed": seed, "method": method, "pool": pool, "gain": None, "test_accuracy": test}
@@ -142,6 +194,14 @@ def test_the_report_and_the_picture_say_what_was_found(results):
         ({"winners": 1.5}, r"density must be a number in \(0, 1\]"),
         ({"model": "none"}, "model must be one of digitsnet"),
         ({"epochs": 0}, "epochs must be an int of at least 1, got 0"),
+        ({"epochs": 1.5}, r"epochs must be an int of at least 1, got 1\.5"),
+        ({"images": 0}, "images must be an int of at least 1, got 0"),
+        ({"gains": ()}, "gains must be one value or several that differ"),
+        ({"gains": (0.0,)}, "each a number above 0"),
+        ({"gains": (float("nan"),)}, "each a number above 0"),
+        ({"seeds": ()}, "seeds must be one value or several that differ"),
+        ({"seeds": (1, 1)}, "seeds must be one value or several that differ"),
+        ({"seeds": (0.5,)}, "each an int of at least 0"),
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused(options, words):

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from fbs_tutorial import StripeConv2d, count_macs, load_pretrained, set_density
 from fbs_tutorial.__main__ import main
 from fbs_tutorial.bench import compare as module
+from fbs_tutorial.bench import variants
 from fbs_tutorial.bench.compare import METHODS, Lab, Plan, choose, compare, milliseconds
 from fbs_tutorial.bench.compared import (
     IDLE,
@@ -210,6 +212,17 @@ def test_what_is_timed_computes_the_same(form, lab, monkeypatch):
     with torch.no_grad():
         expected = network.eval()(images)
     assert all(torch.allclose(y, expected, atol=1e-4) for y in outputs)
+
+
+def test_norms_that_cannot_be_folded_say_why(monkeypatch):
+    def lost(*_):
+        raise RuntimeError("data went astray")
+
+    monkeypatch.setattr(variants, "trace", lost)
+    network, images = nn.Sequential(nn.Conv2d(1, 1, 1)), torch.rand(1, 1, 4, 4)
+    with pytest.raises(ValueError, match="got Sequential: data went astray"):
+        milliseconds(network, images)
+    assert variants.folded(network) == []
 
 
 def test_choosing_penalties_looks_at_validation_images_alone(tmp_path, monkeypatch):

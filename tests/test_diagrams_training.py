@@ -28,6 +28,7 @@ def close_figures():
     [
         ("ablation", "ablation/rows.json"),
         ("budget-cifar10", "budget/cifar10.json"),
+        ("stability-digits", "stability/digits.json"),
         ("tiny-imagenet-50", "tiny-imagenet-50/metrics.json"),
     ],
 )
@@ -43,7 +44,8 @@ def test_every_result_is_known_and_others_are_refused_by_name():
         for path in (ROOT / "benchmarks" / place).glob("*.json")
         if path.stem in NAMES
     }
-    assert names == {"ablation", "cpu", "gains", "tiny-imagenet-50"} | compared
+    others = {"ablation", "cpu", "gains", "stability-digits", "tiny-imagenet-50"}
+    assert names == others | compared
     with pytest.raises(ValueError, match=r"name must be one of ablation, .*, got 'speed'"):
         result("speed")
 

@@ -332,10 +332,45 @@ def test_a_click_forces_a_channel_and_a_drag_sets_its_g(opened):
     page.mouse.down()
     page.mouse.move(x, y - 40, steps=4)
     page.mouse.up()
-    expect(detail).to_contain_text("it wins and is computed, with your g")
+    expect(detail).to_contain_text("Channel 1: your g = ")
+    expect(detail).to_contain_text("it wins and is computed")
+    lit = page.locator('.fbs-one button[aria-pressed="true"]')
+    expect(lit).to_have_count(0)
     page.locator(".fbs-reset").click()
     expect(detail).not_to_contain_text("your g")
     expect(page.locator(".fbs-reset")).to_be_hidden()
+    expect(lit).to_have_text("as predicted")
+
+
+def test_a_force_says_who_takes_the_place_and_an_accuracy_that_was_not_measured_is_not_claimed(
+    opened,
+):
+    page = opened()
+    readout, detail = page.locator(".fbs-readout"), page.locator(".fbs-detail")
+    marker = page.locator(".fbs-curves")
+    before = marker.evaluate("c => c.toDataURL()")
+    page.get_by_role("button", name="force off").click()  # of the strongest winner
+    expect(detail).to_contain_text("took its place, so as many win as before")
+    expect(page.locator(".fbs-k").nth(3)).to_have_text("20 of 64 win")
+    expect(readout).to_contain_text("was not measured")
+    assert marker.evaluate("c => c.toDataURL()") != before
+    page.locator(".fbs-reset").click()
+    expect(readout).to_contain_text("At density 0.30 the network is right on")
+    assert marker.evaluate("c => c.toDataURL()") == before
+    page.locator('[data-layer="3"] input').fill("8")
+    expect(readout).to_contain_text("was not measured")
+
+
+def test_on_an_empty_pad_nothing_is_read_and_nobody_wins(opened):
+    page = opened()
+    page.locator(".fbs-clear").click()
+    expect(page.locator(".fbs-headline")).to_have_text("Draw a digit.")
+    assert page.locator(".fbs-k").all_inner_texts()[3] == "20 of 64 will win"
+    expect(page.locator(".fbs-bars .fbs-first")).to_have_count(0)
+    assert "".join(page.locator(".fbs-bars b").all_inner_texts()) == ""
+    expect(page.locator(".fbs-detail")).to_contain_text("nothing to read yet")
+    draw(page, 3)
+    expect(page.locator(".fbs-headline")).to_contain_text("It reads a 3")
 
 
 def test_everything_works_from_the_keyboard(opened):
@@ -358,7 +393,7 @@ def test_everything_works_from_the_keyboard(opened):
     page.keyboard.press("Enter")
     expect(page.locator(".fbs-detail")).to_contain_text("forced")
     page.keyboard.press("+")
-    expect(page.locator(".fbs-detail")).to_contain_text("with your g")
+    expect(page.locator(".fbs-detail")).to_contain_text("your g = ")
 
 
 def test_the_winners_move_together_and_back(opened):

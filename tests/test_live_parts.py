@@ -23,6 +23,7 @@ from fbs_tutorial.lesson.live import (
 )
 from fbs_tutorial.lesson.live.base import _is_library, reply
 from fbs_tutorial.lesson.live.page import PART, WHOLE, script
+from fbs_tutorial.lesson.live.page import page as page_of
 from fbs_tutorial.lesson.live.payload import text_of
 from fbs_tutorial.lesson.live.widget import first_image
 from fbs_tutorial.method.gated import evaluating, forced_gates
@@ -191,6 +192,14 @@ def test_what_is_wrong_with_own_code_is_said_and_not_raised(make, message, capsy
         raise AssertionError(live.error)
     live.show()
     assert live.error.splitlines()[0] in capsys.readouterr().out
+
+
+def test_each_page_has_a_title_of_its_own(made):
+    pages = {part: page_of(live.payload) for part, live in made.items()}
+    assert not any("while you draw" in text for text in pages.values())
+    pages["whole"] = page_of(live_network().payload)
+    titles = {part: text.split("<title>")[1].split("</title>")[0] for part, text in pages.items()}
+    assert len(set(titles.values())) == len(pages)
 
 
 def test_a_browser_that_asks_gets_floats_or_what_was_wrong(network):
@@ -470,12 +479,19 @@ class TestInABrowser:
 
     def test_a_channel_of_the_layer_is_forced_by_click_and_key(self, opened):
         page = opened("layer")
+        lit = page.locator('.fbs-one button[aria-pressed="true"]')
+        expect(lit).to_have_text("as predicted")
         chip = page.locator('[data-lane="g"] [data-channel="1"]')
         chip.click()
         expect(page.locator(".fbs-detail")).to_contain_text("forced on")
+        expect(page.locator(".fbs-detail")).to_contain_text("gave way to it")
+        expect(lit).to_have_text("force on")
         chip.focus()
         page.keyboard.press("Enter")
         expect(page.locator(".fbs-detail")).not_to_contain_text("forced")
+        page.keyboard.press("+")
+        expect(page.locator(".fbs-detail")).to_contain_text("Output 1: your g = ")
+        expect(lit).to_have_count(0)
         page.locator(".fbs-d").fill("1")
         expect(page.locator(".fbs-headline")).to_contain_text("32 of 32 outputs win")
 

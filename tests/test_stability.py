@@ -2,7 +2,9 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,8 +22,11 @@ from fbs_tutorial.bench.stability import (
     table,
 )
 from fbs_tutorial.lesson.plots import losses_of_gates, plt
+from fbs_tutorial.lesson.plots.trials import said_of_gates
 from fbs_tutorial.method.gated import ChannelPruning
+from fbs_tutorial.training.parallel import join_team
 from fbs_tutorial.training.settings import RunError
+from fbs_tutorial.training.splits import load_splits
 
 STORED = Path(__file__).parents[1] / "benchmarks" / "stability"
 QUICK = Plan(width=0.1, steps=2, batch=8, images=40)
@@ -55,23 +60,46 @@ def test_the_stored_runs_are_what_the_page_says_of_them():
     plain, normal, raw = ([r for r in rows if r["form"] == form] for form in FORMS)
     assert not any(row["diverged"] for row in [*plain, *normal])
     over = [row for row in raw if row["update"] == UPDATES[0]]
-    assert all(row["diverged"] == 2 and row["where"]["weights"] for row in over)
+    assert all(row["diverged"] == 2 and row["where"]["weights"] is None for row in over)
+    assert all(0 < row["where"]["module"]["place"] < 10 for row in over)
     assert min(max(r["first"]) for r in raw) > 1000 * max(max(r["first"]) for r in normal)
 
 
 def test_where_it_begins_is_the_first_output_that_is_not_finite():
-    def block(conv):
-        return ChannelPruning(conv, nn.BatchNorm2d(2), normalize=False)
-
-    network = nn.Sequential(*(block(nn.Conv2d(2, 2, 1)) for _ in range(3))).train()
-    images = torch.rand(4, 2, 3, 3)
-    assert module._where(network, images) == {"weights": None, "module": None}
+    network = _chain([1.0, 1.0, 1.0])
+    assert module._where(network, [1.0, 2.0, 3.0]) == {"weights": None, "module": None}
+    place = {"name": "1", "place": 1, "of": 3}
+    assert module._where(network, [1.0, math.inf, math.nan]) == {"weights": None, "module": place}
     with torch.no_grad():
         network[1].predictor.bias.fill_(math.inf)
-    assert module._where(network, images) == {
-        "weights": "1.predictor.bias",
-        "module": {"name": "1", "place": 1, "of": 3},
-    }
+    assert module._where(network, [1.0, math.nan, math.nan])["weights"] == "1.predictor.bias"
+
+
+def _chain(gates):
+    """Blocks whose gates are these, the same for every image."""
+
+    def block(gate):
+        made = ChannelPruning(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), normalize=False)
+        nn.init.zeros_(made.predictor.weight)
+        nn.init.constant_(made.predictor.bias, gate)
+        return made
+
+    return nn.Sequential(*map(block, gates), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("update", UPDATES)
+def test_a_forward_that_overflows_is_found_before_it_changes_a_weight(place, update, monkeypatch):
+    """Finite weights, a product that is not: the block is named, and no parameter is blamed."""
+    network = _chain([3e38 if i == place else 1.0 for i in range(3)])
+    before = {name: value.clone() for name, value in network.named_parameters()}
+    monkeypatch.setattr(module, "_network", lambda *_: network)
+    images, labels = torch.rand(40, 3, 4, 4), torch.randint(3, (40,))
+    row = module._trained(QUICK, 0, "gates as they are", update, ((images, labels),) * 2 + (3,))
+    found = {"name": str(place), "place": place, "of": 3}
+    assert row["diverged"] == 1 and row["where"] == {"weights": None, "module": found}
+    assert all(value.equal(before[name]) for name, value in network.named_parameters())
+    assert row["losses"] == row["first"] == row["last"] == [] and row["accuracy"] is None
 
 
 def test_nothing_stays_on_the_network():
@@ -89,11 +117,49 @@ def test_it_goes_on_where_it_stopped(results, tmp_path, monkeypatch):
     row = results["rows"][-1]
     monkeypatch.setattr(module, "_trained", lambda *_: row)
     monkeypatch.setattr(module, "_clock", lambda *_: results["clock"])
-    assert stability(QUICK, out, say=lambda line: None)["rows"] == results["rows"]
+    found = stability(QUICK, out, say=lambda line: None)
+    assert found["rows"] == results["rows"] and found["clock"] == results["clock"]
+    monkeypatch.setattr(module, "load_splits", None)  # nothing is left to do, the clock is kept
+    monkeypatch.setattr(module, "_clock", None)
+    assert stability(QUICK, out, say=lambda line: None) == found == json.loads(out.read_text())
+
+
+def test_other_settings_are_refused(results, tmp_path, monkeypatch):
+    out = tmp_path / "digits.json"
+    out.write_text(json.dumps(results))
+    usual = module.usual_recipe
+    monkeypatch.setattr(module, "usual_recipe", lambda data: replace(usual(data), weight_decay=0.1))
+    with pytest.raises(RunError, match=r"another comparison \(its recipe\)"):
+        stability(QUICK, out, say=lambda line: None)
+
+
+def test_the_clock_looks_for_other_programs_while_it_runs(monkeypatch):
+    said = []
+
+    def busy(_device, meanwhile):
+        said.append("before")
+        meanwhile()
+        said.append("after")
+        return "others"
+
+    class Timing:
+        median = first_quartile = third_quartile = 0.5
+
+    def race(calls, *_, **__):
+        said.append("race")
+        return dict.fromkeys(calls, Timing)
+
+    monkeypatch.setattr(module, "busy", busy)
+    monkeypatch.setattr(module, "race", race)
+    parts = (torch.rand(8, 3, 8, 8), torch.zeros(8, dtype=torch.long)), None, 10
+    clock = module._clock(QUICK, 0, parts, "cpu")
+    assert said == ["before", "race", "after"] and clock["busy"] == "others"
+    assert clock["ms"] == dict.fromkeys(FORMS, [500.0] * 3)
 
 
 def test_the_table_and_the_picture_say_what_was_found(results):
-    over = {"diverged": 2, "where": {"weights": "a.bias", "module": None}}
+    place = {"weights": None, "module": {"name": "a", "place": 5, "of": 57}}
+    over = {"diverged": 2, "where": place}
     over |= {"losses": [3.0], "accuracy": None}
     raw = [r | {"diverged": None, "losses": [9.0], "accuracy": 0.1} for r in results["rows"][-2:-1]]
     lost = [*raw, results["rows"][-1] | over]
@@ -101,7 +167,11 @@ def test_the_table_and_the_picture_say_what_was_found(results):
     assert "| 1 of 1 (step 2) |" in table(made) and table(made).count("\n") == 7
     figure, sentence = losses_of_gates(made, "gates")
     assert "gates as they are: 1 of 2 runs not finite" in sentence and "at update 2" in sentence
-    assert sentence.endswith("where the update before has already broken weights.")
+    assert sentence.endswith("still finite and block 6 of 57 is the first whose output is not.")
+    place["weights"] = "a.bias"
+    assert said_of_gates(made).endswith("where the update before has already broken weights.")
+    place |= {"weights": None, "module": None}
+    assert said_of_gates(made).endswith("where the weights are still finite.")
     assert [axes.get_title() for axes in figure.axes] == list(UPDATES)
     plt.close(figure)
 
@@ -109,8 +179,39 @@ def test_the_table_and_the_picture_say_what_was_found(results):
 def test_a_plan_that_does_not_fit_is_refused():
     with pytest.raises(RunError, match="model must be one of digitsnet"):
         Plan(model="none")
-    with pytest.raises(RunError, match="steps must be an int of at least 2, got 1"):
-        Plan(steps=1)
+    for options, words in (
+        ({"steps": 1}, "steps must be an int of at least 2, got 1"),
+        ({"batch": 8.0}, r"batch must be an int of at least 2, got 8\.0"),
+        ({"width": 0.0}, r"width must be a number in \(0, 1\], got 0\.0"),
+        ({"width": math.nan}, r"width must be a number in \(0, 1\], got nan"),
+        ({"lr": math.inf}, "lr must be a number above 0, got inf"),
+        ({"size": 0}, "size must be an int of at least 8, got 0"),
+        ({"seeds": ()}, r"seeds must be one value or several that differ, .* got \(\)"),
+        ({"seeds": (0, 0)}, r"seeds must be one value or several that differ, .* got \(0, 0\)"),
+        ({"seeds": (-1,)}, r"each an int of at least 0, got \(-1,\)"),
+    ):
+        with pytest.raises(RunError, match=words):
+            Plan(**options)
+
+
+@pytest.mark.parametrize(("model", "channels"), [("digitsnet", 1), ("resnet56", 3)])
+def test_grey_images_are_repeated_for_networks_of_colour_alone(model, channels, monkeypatch):
+    monkeypatch.setattr(module, "CHECKED", 20)
+    plan = replace(QUICK, model=model)
+    with join_team() as team:
+        splits = load_splits(plan.data, plan.recipe, 0, False, team)
+    (images, _), (validation, _), classes = module._in_memory(plan, splits)
+    assert images.shape[:2] == (40, channels) and validation.shape[:2] == (20, channels)
+    assert classes == 10
+
+
+def test_images_of_colour_are_refused_by_a_network_of_grey_ones(monkeypatch):
+    coloured = [torch.rand(8, 3, 16, 16), torch.zeros(8, dtype=torch.long)]
+    splits = SimpleNamespace(train=coloured, validation=coloured, num_classes=10)
+    monkeypatch.setattr(module, "spread", lambda part, count: part)
+    monkeypatch.setattr(module, "in_order", lambda part, batch: [part])
+    with pytest.raises(RunError, match="model must take images of 3 channels, got digitsnet"):
+        module._in_memory(replace(QUICK, model="digitsnet"), splits)
 
 
 def test_the_command_says_so_in_one_line(tmp_path, capsys):

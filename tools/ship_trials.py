@@ -1,8 +1,8 @@
 """Show the trials: python tools/ship_trials.py, after `choice`, `stability`, tools/any_density.py.
 
 What is stored in benchmarks/choice, stability and any-density goes to the page of results, between
-the marks of each, with a picture beside every file. Of choice the notebooks read copies in the
-package.
+the marks of each, with a picture beside every file. The notebooks read copies, of
+stability that of the digits, in the package.
 """
 
 import json
@@ -52,6 +52,8 @@ def pool_section(path) -> str:
 
 
 def loss_section(path) -> str:
+    if path.stem == "digits":
+        copy_for_lessons(path)
     results = json.loads(path.read_text())
     figure, sentence = losses_of_gates(results, f"{TITLES[path.stem]}, {results['plan']['model']}")
     figure.savefig(path.with_suffix(".png"), dpi=130)

@@ -21,7 +21,7 @@ from .timing import three_digits
 COSTS = {"macs": "MACs", "bytes": "bytes", "ms": "milliseconds"}
 SLACK = 1.03  # of the cost: channels are whole, and clocks are not exact
 SURE = 2.0  # standard errors from which on a difference counts
-TEST_IMAGES = {"digits": 500}  # of the other data sets 10,000
+TEST_IMAGES = {"digits": 500}  # of files that do not say; of the other data sets 10,000
 NAMES = {"digits": "digits", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 FBS, STATIC, SCALED = "FBS", "static", "gates that scale and never choose"
 DIAL, CASCADE = "two looks, FBS among them", "two static looks"
@@ -81,10 +81,9 @@ def matches(folder: Path | None = None) -> list[Match]:
         folder: ``benchmarks`` of the course; what the package holds of it when None.
     """
     found = []
-    for place, data, entrants in _contests(folder):
+    for place, data, entrants, images in _contests(folder):
         if sum(entrant.kind == STATIC for entrant in entrants) < 2:
             continue  # nobody to lose to: rivals come in several sizes
-        images = TEST_IMAGES.get(data, 10_000)
         for question, (kind, rivals) in QUESTIONS.items():
             for cost in COSTS:
                 pairs = _pairs(entrants, kind, rivals, cost)
@@ -106,13 +105,16 @@ def stored_budget(name: str) -> dict:
 # Who takes part
 
 
-def _contests(folder: Path | None) -> Iterator[tuple[str, str, list[Entrant]]]:
-    """For each stored file: its place in ``benchmarks``, the data set, and who is in it."""
+def _contests(folder: Path | None) -> Iterator[tuple[str, str, list[Entrant], int]]:
+    """For each stored file: its place in ``benchmarks``, the data set, who is in it, and the number
+    of test images."""
     for place, read in (("budget", _lookers), ("compare", _pruned), ("choice", _pools)):
         for name in sorted(NAMES):
             path = folder / place / f"{name}.json" if folder else LESSON / f"{place}-{name}.json"
             if path.is_file():
-                yield place, name, read(json.loads(path.read_text()))
+                results = json.loads(path.read_text())
+                images = results.get("test_images", TEST_IMAGES.get(name, 10_000))
+                yield place, name, read(results), images
 
 
 def _lookers(results: dict) -> list[Entrant]:
@@ -198,14 +200,15 @@ def _difference(one: Entrant, rival: Entrant, images: int) -> tuple[float, float
     """In points: the mean over common seeds, and a standard error.
 
     The error is the larger of two: that between the seeds, and that of so many test images if
-    both networks erred independently, which they do not, so that it is rather too large.
+    both networks erred independently, which they do not, so that it is rather too large. All seeds
+    share their test images: more seeds do not make the second smaller.
     """
     seeds = sorted(one.tests.keys() & rival.tests.keys())
     differences = [one.tests[seed] - rival.tests[seed] for seed in seeds]
     drawn = sum(e.test * (1 - e.test) for e in (one, rival)) / images
     error = drawn**0.5
     if len(seeds) > 1:
-        error = max((drawn / len(seeds)) ** 0.5, stdev(differences) / len(seeds) ** 0.5)
+        error = max(error, stdev(differences) / len(seeds) ** 0.5)
     return 100 * mean(differences), 100 * error
 
 
@@ -267,31 +270,43 @@ def _cost(entrant: Entrant, cost: str) -> str:
 
 
 def sentence(found: Sequence[Match]) -> str:
-    """The answer to the title in one sentence; its verdicts and numbers come from ``found``."""
-    looks, without = (tally(found, question, "macs") for question in (AMOUNT, GATES))
+    """The answer to the title in short sentences; verdicts and numbers come from ``found``."""
+    looks = tally(found, AMOUNT, "macs")
+    best = max((m.difference for m in found if (m.question, m.cost) == (AMOUNT, "macs")), default=0)
+    gain = f", by up to {best:.1f} points" * (looks["wins"] > 0)
     where = "where it decides how much each image gets" if looks["wins"] else "nowhere yet"
-    gain = max((m.difference for m in found if (m.question, m.cost) == (AMOUNT, "macs")), default=0)
-    ahead = without["wins"] > without["loses"]
-    same = "are beaten by" if ahead else "do as well as" if not without["loses"] else "beat"
-    return (
-        f"Dynamic pruning wins {where}: at equal MACs a second look for the unsure beats one look "
-        f"for all in {_won(looks)}, by up to {gain:.1f} points, though pairs of static looks "
-        f"{same} pairs with gates; FBS with one density for all images beats static networks in "
-        f"{_won(tally(found, CHANNELS))} of equal MACs, bytes or milliseconds{_scaling(found)}."
-    )
+    parts = [
+        f"Dynamic pruning wins {where}: at equal MACs a second look for the unsure is ahead of one "
+        f"look for all in {_won(looks)}{gain}.",
+        *_without_gates(found),
+        "At equal MACs, bytes or milliseconds, FBS with one density for all images is ahead of "
+        f"static networks in {_won(tally(found, CHANNELS))}.",
+        *_scaling(found),
+    ]
+    return " ".join(parts)
 
 
-def _scaling(found: Sequence[Match]) -> str:
+def _without_gates(found: Sequence[Match]) -> Iterator[str]:
+    """What two looks are without gates, at equal MACs, where that was measured."""
+    counts = tally(found, GATES, "macs")
+    if sum(counts.values()):
+        yield f"Two looks with gates are ahead of two looks of static networks in {_won(counts)}."
+
+
+def _scaling(found: Sequence[Match]) -> Iterator[str]:
     """What gates are worth that scale and do not choose, where that was measured."""
     scaling, choosing = (tally(found, question) for question in (SCALING, CHOOSING))
-    if not sum(scaling.values()):
-        return ""
-    return (
-        f", gates that only scale beat them in {_won(scaling)}, and gates that may choose beat "
-        f"gates that only scale in {_won(choosing)}"
-    )
+    if sum(scaling.values()):
+        yield (
+            f"Gates that only scale are ahead of static networks in {_won(scaling)}; gates that "
+            f"may choose are ahead of those in {_won(choosing)}."
+        )
 
 
 def _won(counts: Mapping[str, int]) -> str:
-    lost = f" (and loses in {counts['loses']})" * (counts["loses"] > 0)
-    return f"{counts['wins']} of {sum(counts.values())} budgets{lost}"
+    """As "3 of 5 budgets (level in 1 and behind in 1)"."""
+    others = {"level": counts["level"], "behind": counts["loses"]}
+    rest = " and ".join(f"{name} in {count}" for name, count in others.items() if count)
+    total = sum(counts.values())
+    budgets = f"{total} budget{'s' * (total != 1)}"
+    return f"{counts['wins'] or 'none'} of {budgets}" + f" ({rest})" * bool(rest)

@@ -20,9 +20,9 @@ from ..training.loop import accuracy, threads
 from ..training.measure import controls
 from ..training.parallel import join_team
 from ..training.recipes import Recipe
-from ..training.settings import RunError, usual_recipe
+from ..training.settings import RATE, RunError, one_of, usual_recipe, whole
 from .compare import Lab
-from .compared import Stored, provenance, spread
+from .compared import SEEDS, Stored, check_fields, provenance, several, spread
 
 STATIC, WIDER, SCALES, CHOOSES = "static", "static, wider", "scales", "chooses"
 LABELS = {
@@ -43,8 +43,8 @@ class Plan:
         data, model: as in `Settings`; the model's full width is the largest pool there can be.
         winners: the share of the model's channels that win in every network.
         pools: shares of its channels to choose from, rising, above ``winners``.
-        gains: of the predictors' first weights. The first seed tries all of them; the others have
-            the one that is best there on validation images.
+        gains: of the predictors' first weights, above 0. The first seed of the first call tries all
+            of them; the others have the one that is best there on validation images.
         seeds: one training of everything for each.
         epochs: without gates, and as many with them; networks of one training have both.
         images: of the training part, at most; all when None.
@@ -70,14 +70,9 @@ class Plan:
         ):
             text = "{pools} must rise from above the winners' share {share}, got {got}"
             raise RunError(text, {"share": self.winners, "got": self.pools})
-        if self.model not in MODELS:
-            text = f"{{model}} must be one of {', '.join(MODELS)}, got {{got}}"
-            raise RunError(text, {"got": self.model})
-        for name in ("epochs", "images"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                text = f"{{{name}}} must be an int of at least 1, got {{got}}"
-                raise RunError(text, {"got": value})
+        takes = {"model": one_of(*MODELS), "seeds": SEEDS, "gains": several(RATE)}
+        takes |= {"epochs": whole(1)} | ({} if self.images is None else {"images": whole(1)})
+        check_fields(self, takes)
 
     @property
     def recipe(self) -> Recipe:
@@ -87,7 +82,7 @@ class Plan:
 
     def record(self) -> dict:
         """For the file of the results, as JSON gives it back."""
-        facts = asdict(self)
+        facts = asdict(self) | {"recipe": asdict(self.recipe)}
         return facts | {name: list(facts[name]) for name in ("pools", "gains", "seeds")}
 
 
@@ -96,27 +91,29 @@ class Rows(Stored):
 
     same = ("seed", "method", "pool", "gain")
 
-    def lacks(self, *what: object) -> bool:
-        return all(tuple(row[key] for key in self.same) != what for row in self.facts["rows"])
-
 
 def choice(plan: Plan, out: Path, *, command: str = "", say: Callable[[str], None] = print) -> dict:
     """Train and measure; stopped and called again with the same plan, it goes on.
 
     Returns:
-        ``{"command", "plan", "machine", "rows"}``; a row has "seed", "method" (the keys of
-        `LABELS`), "pool" (the share of the model's channels), "gain", accuracies, MACs and the
-        controls.
+        ``{"command", "plan", "machine", "tried_on", "test_images", "rows"}``; a row has "seed",
+        "method" (the keys of `LABELS`), "pool" (the share of the model's channels), "gain",
+        accuracies, MACs and the controls; "tried_on" is the seed that tries every gain, before any
+        other is trained.
 
     Raises:
         RunError: ``out`` holds something else. OSError: it cannot be written, no data set.
     """
     with join_team() as team, threads(plan.recipe.threads):
         rows = Rows(plan.record(), out, team.device.type, command)
-        for seed in plan.seeds:
-            gains = plan.gains if seed == plan.seeds[0] else (chosen_gain(rows.facts),)
+        rows.facts.setdefault("tried_on", plan.seeds[0])
+        first = trial_seed(rows.facts)
+        for seed in dict.fromkeys((first, *plan.seeds)):
+            gains = plan.gains if seed == first else (chosen_gain(rows.facts),)
             todo = [what for what in _wanted(plan, gains) if rows.lacks(seed, *what)]
             lab = Lab(plan, seed, team) if todo else None
+            if lab is not None:
+                rows.facts["test_images"] = len(lab.splits.test[1])
             for what in todo:
                 network, density = _trained(lab, *what)
                 row = dict(zip(Rows.same, (seed, *what), strict=True))
@@ -158,18 +155,30 @@ def _trained(
 
 
 def _width_as_dear(lab: Lab) -> float:
-    """The width of the smallest static network with no fewer MACs than the largest pool's."""
+    """The width of the smallest static network with no fewer MACs than the largest pool's.
+
+    Raises:
+        RunError: at full width it still has fewer.
+    """
     plan = lab.plan
     gated = lab.gate(lab.new(plan.pools[-1]), plan.winners / plan.pools[-1], 1.0)
     target, width = lab.macs(gated), plan.winners
     while lab.macs(lab.new(width)) < target:
+        if width == 1.0:
+            text = "{winners} must leave a static network of full width more MACs, got {got}"
+            raise RunError(text, {"got": plan.winners})
         width = min(1.0, width + 1 / 256)
     return width
 
 
+def trial_seed(results: dict) -> int:
+    """The seed that has tried every gain; in older files the first."""
+    return results.get("tried_on", results["plan"]["seeds"][0])
+
+
 def chosen_gain(results: dict) -> float:
-    """The gain whose networks of the first seed are right on most validation images."""
-    first = [row for row in results["rows"] if row["seed"] == results["plan"]["seeds"][0]]
+    """The gain whose networks of `trial_seed` are right on most validation images."""
+    first = [row for row in results["rows"] if row["seed"] == trial_seed(results)]
     gains = {
         gain: mean(row["val_accuracy"] for row in first if row["gain"] == gain)
         for gain in results["plan"]["gains"]
@@ -204,14 +213,21 @@ def table(results: dict) -> str:
     return markdown([*head, "most winner sets in a layer"], cells)
 
 
-def paired(results: dict, one: tuple, other: tuple) -> tuple[float, float]:
-    """Mean over the seeds of a difference in test accuracy, and its standard error, in points."""
+def paired(results: dict, one: tuple, other: tuple) -> tuple[float, float | None]:
+    """Mean over the seeds of a difference in test accuracy, and its standard error, in points.
+
+    One seed alone has no error: None.
+    """
     rows = lines(results)
     by_seed = [{r["seed"]: r["test_accuracy"] for r in rows[key]} for key in (one, other)]
     both = sorted(by_seed[0].keys() & by_seed[1].keys())
     differences = [100 * (by_seed[0][seed] - by_seed[1][seed]) for seed in both]
-    error = stdev(differences) / len(both) ** 0.5 if len(both) > 1 else float("nan")
+    error = stdev(differences) / len(both) ** 0.5 if len(both) > 1 else None
     return mean(differences), error
+
+
+def _points(difference: float, error: float | None) -> str:
+    return f"{difference:+.1f}" + ("" if error is None else f" ± {error:.1f}") + " points"
 
 
 def verdict(results: dict) -> str:
@@ -224,8 +240,7 @@ def verdict(results: dict) -> str:
         ((STATIC, plan["winners"]), "a static network of as many channels"),
         ((WIDER, None), "one of as many MACs"),
     ):
-        difference, error = paired(results, largest, key)
-        said.append(f"{difference:+.1f} ± {error:.1f} points against {name}")
+        said.append(f"{_points(*paired(results, largest, key))} against {name}")
     times = plan["pools"][-1] / plan["winners"]
     return f"A pool of {times:g} channels for each that wins: {', '.join(said)}."
 
@@ -237,7 +252,7 @@ def predictions(results: dict) -> str:
     rows = lines(results)[largest]
     lost = [100 * (row["own_gates"] - row["mean_winners"]) for row in rows]
     checks = [
-        (name, f"{difference:+.1f} ± {error:.1f} points", difference > SURE * error)
+        (name, _points(difference, error), None if error is None else difference > SURE * error)
         for name, key in (
             (
                 "It is above gates that only scale, by two errors and more",
@@ -248,15 +263,19 @@ def predictions(results: dict) -> str:
         for difference, error in [paired(results, largest, key)]
     ]
     about = "The same channels for all images, with own values, lose more than a point"
-    checks.append((about, f"{mean(lost):+.1f} points on average", mean(lost) > 1))
+    clear = mean(lost) > 1 if len(lost) > 1 else None
+    checks.append((about, f"{mean(lost):+.1f} points on average", clear))
+    outcomes = {True: "held", False: "refuted", None: "one seed, not decided"}
     head = ["predicted of the largest pool, if choice pays", "measured", "outcome"]
-    return markdown(head, [[n, found, "held" if ok else "refuted"] for n, found, ok in checks])
+    return markdown(head, [[name, found, outcomes[ok]] for name, found, ok in checks])
 
 
 def tried(results: dict) -> str:
     """Markdown: every gain on the first seed, and how much its gates choose."""
     plan = results["plan"]
-    first = [r for r in results["rows"] if r["seed"] == plan["seeds"][0] and r["gain"] is not None]
+    first = [
+        r for r in results["rows"] if r["seed"] == trial_seed(results) and r["gain"] is not None
+    ]
     shown, cells = ("val_accuracy", "test_accuracy", "mean_winners"), []
     for row in first:
         gain = f"{row['gain']:g}" + ", chosen" * (row["gain"] == chosen_gain(results))

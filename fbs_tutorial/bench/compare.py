@@ -30,7 +30,7 @@ from ..training.settings import RunError, usual_recipe
 from ..training.splits import load_splits
 from .compared import IDLE, Choices, Results
 from .timing import busy, race
-from .variants import folded
+from .variants import fold
 
 DENSITIES = (0.7, 0.5, 0.3)  # each sets how many MACs all methods get: those of its winners
 HALVINGS = 14  # of the range in which a setting is looked for
@@ -380,13 +380,17 @@ def _measured(lab: Lab, network: nn.Module) -> dict:
 
 def milliseconds(network: nn.Module, images: Tensor) -> float:
     """Median time of a call as the network is best executed: accelerated if it has gates, else
-    with its norms folded, in the faster layout."""
+    with its norms folded, in the faster layout.
+
+    Raises:
+        ValueError: the norms of a network without gates cannot be folded.
+    """
     device = images.device.type
     with torch.no_grad():
         if is_gated(network):
             variants = {"": accelerate(network)}
         else:
-            (plain,) = folded(_plain_layers(network))
+            plain = fold(_plain_layers(network))
             last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
             variants = {"": plain, "last": last}
     layouts = {"": images, "last": images.contiguous(memory_format=torch.channels_last)}

@@ -7,7 +7,7 @@ from statistics import mean
 
 from ..files import check_writable, damaged, write_atomically
 from ..tables import markdown
-from ..training.settings import RunError
+from ..training.settings import SMALLEST, RunError, Takes, number, whole
 from .record import SAME_MACHINE
 from .stored import benchmark_file
 from .timing import machine, three_digits
@@ -25,6 +25,32 @@ LABELS = {  # of the methods, in the order in which they are trained and shown
     "slimming, fbs, idle removed": "the same, idle channels removed",
 }
 IDLE = ", idle removed"  # of a network, after the name of its method
+
+
+def several(one: Takes) -> Takes:
+    """A tuple of at least one value, all of them different."""
+
+    def test(values: object) -> bool:
+        each = isinstance(values, tuple) and all(map(one.test, values))
+        return each and 0 < len(values) == len(set(values))
+
+    return Takes(f"one value or several that differ, each {one.text}", test)
+
+
+SEEDS = several(whole(0))
+SHARE = number(SMALLEST, 1.0, "a number in (0, 1]")
+
+
+def check_fields(plan: object, takes: Mapping[str, Takes]) -> None:
+    """Every field of a plan is what it takes.
+
+    Raises:
+        RunError: one is not.
+    """
+    for name, one in takes.items():
+        value = getattr(plan, name)
+        if not one.test(value):
+            raise RunError(f"{{{name}}} must be {one.text}, got {{got}}", {"got": repr(value)})
 
 
 class Stored:
@@ -57,7 +83,7 @@ class Stored:
         commands = dict.fromkeys((*old["command"].split("; "), self.facts["command"]))
         command = old["command"] if seeds >= set(plan["seeds"]) else "; ".join(commands)
         plan = plan | {"seeds": sorted(seeds | set(plan["seeds"]))}
-        kept = {key: old[key] for key in ("machine", "rows")}
+        kept = {key: value for key, value in old.items() if key not in ("plan", "command")}
         self.facts |= kept | {"plan": plan, "command": command}
 
     def say_what_is_there(self, more_to_come: bool, say: Callable[[str], None]) -> None:
@@ -67,6 +93,10 @@ class Stored:
             say(f"{self.path} holds all of it, of {date}; nothing is trained or measured anew")
         elif rows:
             say(f"{self.path} has {rows} rows, the first of {date}; going on")
+
+    def lacks(self, *what: object) -> bool:
+        """Whether there is no row with these values of the keys in `same`."""
+        return all(tuple(row[key] for key in self.same) != what for row in self.facts["rows"])
 
     def keep(self, row: dict) -> None:
         """Store a row, in the place of an older one like it."""
@@ -104,10 +134,6 @@ class Choices(Stored):
     ):
         super().__init__(plan, path, device, command)
         self.facts = {"published": dict(published), "best": {}} | self.facts
-
-    def lacks(self, *what: object) -> bool:
-        """Whether a seed, setting, value and decay are still to be tried."""
-        return all(tuple(row[key] for key in self.same) != what for row in self.facts["rows"])
 
     def add(self, *what: object) -> None:
         """Keep what was found, the last argument, for a seed, setting, value and decay."""

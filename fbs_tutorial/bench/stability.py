@@ -8,7 +8,7 @@ used as they are, by two updates: SGD alone, at its full learning rate from the 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,9 +25,9 @@ from ..tables import markdown
 from ..training.loop import LARGEST_GRADIENT, learning_rate_factor, make_optimizer
 from ..training.parallel import join_team
 from ..training.recipes import Recipe
-from ..training.settings import RunError, usual_recipe
+from ..training.settings import RATE, RunError, one_of, usual_recipe, whole
 from ..training.splits import Splits, load_splits
-from .compared import Stored
+from .compared import SEEDS, SHARE, Stored, check_fields
 from .compared import spread as mean_and_range
 from .timing import busy, race, three_digits
 
@@ -67,13 +67,10 @@ class Plan:
     seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self):
-        if self.model not in MODELS:
-            text = f"{{model}} must be one of {', '.join(MODELS)}, got {{got}}"
-            raise RunError(text, {"got": self.model})
-        for name in ("steps", "batch", "images"):
-            if getattr(self, name) < 2:
-                text = f"{{{name}}} must be an int of at least 2, got {{got}}"
-                raise RunError(text, {"got": getattr(self, name)})
+        takes = {"model": one_of(*MODELS), "width": SHARE, "lr": RATE, "seeds": SEEDS}
+        takes |= dict.fromkeys(("steps", "batch", "images"), whole(2))
+        takes |= {} if self.size is None else {"size": whole(8)}
+        check_fields(self, takes)
 
     @property
     def recipe(self) -> Recipe:
@@ -82,16 +79,13 @@ class Plan:
 
     def record(self) -> dict:
         """For the file of the results, as JSON gives it back."""
-        return asdict(self) | {"seeds": list(self.seeds)}
+        return asdict(self) | {"seeds": list(self.seeds), "recipe": asdict(self.recipe)}
 
 
 class Rows(Stored):
     """What `stability` has measured."""
 
     same = ("seed", "form", "update")
-
-    def lacks(self, *what: object) -> bool:
-        return all(tuple(row[key] for key in self.same) != what for row in self.facts["rows"])
 
 
 Parts = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], int]  # training, validation, classes
@@ -112,13 +106,14 @@ def stability(
         rows = Rows(plan.record(), out, team.device.type, command)
         for seed in plan.seeds:
             todo = [(f, u) for f in FORMS for u in UPDATES if rows.lacks(seed, f, u)]
-            splits = load_splits(plan.data, plan.recipe, seed, False, team) if todo else None
-            parts = _in_memory(plan, splits) if todo else None
+            if not todo and "clock" in rows.facts:
+                continue
+            parts = _in_memory(plan, load_splits(plan.data, plan.recipe, seed, False, team))
             for form, update in todo:
                 row = {"seed": seed, "form": form, "update": update}
                 rows.keep(row | _trained(plan, seed, form, update, parts))
                 say(f"seed {seed}, {form}, {update}: {_outcome(rows.facts['rows'][-1])}")
-            if "clock" not in rows.facts and parts is not None:
+            if "clock" not in rows.facts:
                 rows.facts["clock"] = _clock(plan, seed, parts, team.device.type)
                 rows.keep(rows.facts["rows"][-1])
     return rows.facts
@@ -130,7 +125,7 @@ def _clock(plan: Plan, seed: int, parts: Parts, device: str) -> dict:
     batch = images[: plan.batch], labels[: plan.batch]
 
     def update(form: str) -> Callable[[], object]:
-        network = _network(plan, seed, form, classes)
+        network = _network(plan, seed, form, classes).to(images.device)
         optimizer = make_optimizer(network, plan.recipe)  # its rate is 0: the same work each time
 
         def call() -> None:
@@ -139,21 +134,32 @@ def _clock(plan: Plan, seed: int, parts: Parts, device: str) -> dict:
 
         return call
 
-    timings = race({form: update(form) for form in FORMS}, SECONDS, device, rounds=ROUNDS)
+    calls, timings = {form: update(form) for form in FORMS}, {}
+
+    def take_times() -> None:
+        timings.update(race(calls, SECONDS, device, rounds=ROUNDS))
+
+    is_busy = busy(device, take_times)
     times = {
         form: [1000 * t for t in (timing.median, timing.first_quartile, timing.third_quartile)]
         for form, timing in timings.items()
     }
-    return {"ms": times, "busy": busy(device), "threads": torch.get_num_threads()}
+    return {"ms": times, "busy": is_busy, "threads": torch.get_num_threads()}
 
 
 def _in_memory(plan: Plan, splits: Splits) -> Parts:
     """Some images of each part ``[n, 3, H, W]``, and the number of classes."""
+    with torch.device("meta"):
+        network = MODELS[plan.model]()
+    channels = next(m for m in network.modules() if isinstance(m, nn.Conv2d)).in_channels
     found = []
     for part, count in ((splits.train, plan.images), (splits.validation, CHECKED)):
         pieces = list(in_order(spread(part, count), plan.batch))
         images, labels = (torch.cat(side) for side in zip(*pieces, strict=True))
-        found.append((images.expand(-1, 3, -1, -1), labels))
+        if images.shape[1] not in (1, channels):
+            text = f"{{model}} must take images of {images.shape[1]} channels, got {{got}}"
+            raise RunError(text, {"got": plan.model})
+        found.append((images.expand(-1, channels, -1, -1), labels))
     return *found, splits.num_classes
 
 
@@ -165,10 +171,11 @@ def _trained(plan: Plan, seed: int, form: str, update: str, parts: Parts) -> dic
     order, at the first step and the last finite one; "accuracy": of validation images, 0..1.
     """
     train, validation, classes = parts
-    network = _network(plan, seed, form, classes)
+    device = train[0].device
+    network = _network(plan, seed, form, classes).to(device)
     optimizer = make_optimizer(network, plan.recipe)
     for group in optimizer.param_groups:
-        group["lr"] = torch.tensor(plan.lr)
+        group["lr"] = torch.tensor(plan.lr, device=device)
     generator = torch.Generator().manual_seed(seed)
     losses, first, last = [], [], []
     row = {"diverged": None, "where": None}
@@ -177,7 +184,7 @@ def _trained(plan: Plan, seed: int, form: str, update: str, parts: Parts) -> dic
         with largest_values(network) as values:
             loss = _step(network, optimizer, train[0][chosen], train[1][chosen], plan, update, step)
         if not math.isfinite(loss):
-            row = {"diverged": step + 1, "where": _where(network, train[0][chosen])}
+            row = {"diverged": step + 1, "where": _where(network, values)}
             break
         losses.append(round(loss, 4))
         first, last = first or values, values
@@ -202,8 +209,10 @@ def _step(
     update: str,
     step: int,
 ) -> float:
-    """One update; the loss before it."""
+    """One update; the loss before it. One that is not finite changes no weight."""
     loss = F.cross_entropy(network(images), labels)
+    if not loss.isfinite():
+        return loss.item()
     loss.backward()
     if update == UPDATES[1]:
         nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
@@ -237,15 +246,14 @@ def largest_values(network: nn.Module) -> Iterator[list[float]]:
             hook.remove()
 
 
-def _where(network: nn.Module, images: Tensor) -> dict:
-    """Whether weights were broken by the update before, and the first output that is not finite.
+def _where(network: nn.Module, values: Sequence[float]) -> dict:
+    """Where a forward whose loss is not finite ceased to be so, from its own ``values``.
 
-    "weights": the first parameter with a value that is not finite, or None; "module": the first
-    watched module whose output is not, by name and its place from 0; None where all are.
+    "weights": the first parameter with a value that is not finite, or None: then the forward
+    itself overflowed; "module": the first watched module whose output is not finite, by name and
+    its place from 0; None where all are.
     """
     broken = (n for n, p in network.named_parameters() if not p.isfinite().all())
-    with torch.no_grad(), largest_values(network) as values:
-        network(images)
     names = list(_watched(network))
     places = [i for i, value in enumerate(values) if not math.isfinite(value)]
     module = {"name": names[places[0]], "place": places[0], "of": len(names)} if places else None

@@ -153,12 +153,25 @@ def _dense(
         yield Variant(next(names), other, nhwc, macs)
 
 
-def folded(module: nn.Module) -> list[nn.Module]:
-    """A copy with batch norms folded, in eval mode; none where its data cannot be followed."""
+def fold(module: nn.Module) -> nn.Module:
+    """A copy with batch norms folded into the convolutions, in eval mode.
+
+    Raises:
+        ValueError: the data in it cannot be followed; the message says why.
+    """
+    module = copy.deepcopy(module).eval()
     try:
-        module = copy.deepcopy(module).eval()
-        return [fuse(fx.GraphModule(module, trace(module)), inplace=True, no_trace=True)]
-    except Exception:  # it raises many kinds
+        return fuse(fx.GraphModule(module, trace(module)), inplace=True, no_trace=True)
+    except Exception as error:  # tracing raises many kinds
+        text = "module must be one whose norms can be folded"
+        raise ValueError(f"{text}, got {type(module).__name__}: {error}") from error
+
+
+def folded(module: nn.Module) -> list[nn.Module]:
+    """What `fold` makes of it; none where its data cannot be followed."""
+    try:
+        return [fold(module)]
+    except ValueError:
         return []
 
 

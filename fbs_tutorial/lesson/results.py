@@ -10,8 +10,9 @@ def result(name: str) -> dict | list:
 
     Args:
         name: ``"ablation"`` (`tools/ablation.py`), ``"budget-cifar10"`` (the command ``budget``),
-            ``"gains"`` (`tools/gains.py`) or ``"tiny-imagenet-50"`` (the command ``train``). Those
-            that functions of `bench` read are here, too.
+            ``"gains"`` (`tools/gains.py`), ``"stability-digits"`` (the command ``stability``) or
+            ``"tiny-imagenet-50"`` (the command ``train``). Those that functions of `bench` read are
+            here, too.
 
     Raises:
         ValueError: there is no result of this name.

@@ -13,8 +13,8 @@ from .nb03 import (
     check_winner_take_all,
     check_winner_take_all_backward,
 )
-from .nb04 import check_gated_output, check_mean_one_gate
-from .nb05 import check_chain_macs, check_grouped_macs
+from .nb04 import check_coarse_gate, check_gated_layer, check_mean_one_gate, check_neutral
+from .nb05 import check_agreeing, check_find_slip, check_grouped_macs, check_residual_macs
 from .nb06 import (
     check_density_schedule,
     check_my_recipe,
@@ -37,24 +37,26 @@ from .nb13 import check_fair_width, check_my_network, check_report, check_unfair
 
 __all__ = [
     "CheckResult",
+    "check_agreeing",
     "check_asking_time",
     "check_batch_as_groups",
     "check_break_even",
     "check_by_hand",
-    "check_chain_macs",
     "check_channel_scores",
     "check_cheapest",
     "check_choice_only",
+    "check_coarse_gate",
     "check_conv_macs",
     "check_density_schedule",
     "check_fair_width",
     "check_fewest_shared",
+    "check_find_slip",
     "check_finish_kernel",
     "check_finish_time",
     "check_from_planes",
     "check_frugal",
     "check_gate_block",
-    "check_gated_output",
+    "check_gated_layer",
     "check_gather_kernel",
     "check_grouped_macs",
     "check_in_common",
@@ -67,11 +69,13 @@ __all__ = [
     "check_my_recipe",
     "check_my_schedule",
     "check_network_share",
+    "check_neutral",
     "check_pair_index",
     "check_places",
     "check_predicted_saliency",
     "check_prune_block",
     "check_report",
+    "check_residual_macs",
     "check_revived",
     "check_round_kernel",
     "check_safe_l2",

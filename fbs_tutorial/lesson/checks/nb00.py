@@ -1,5 +1,6 @@
 """The exercises of notebook 00, Start here."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 
@@ -68,6 +69,7 @@ def _networks() -> Iterator[Case]:
         ([1, 16, 32, 32, 64], [256, 64, 64, 16], 0.5),
         ([3, 10, 21, 33], [1024, 256, 64], 0.3),
         ([2, 7, 5], [9, 4], 0.55),
+        ([1, 100, 20], [16, 4], 0.55),
     ]:
         share = round(network_share(channels, positions, density), 6)
         yield Case((channels, positions, density), share, inputs, more, ask=_rounded)
@@ -99,7 +101,7 @@ def _right(channels: Sequence[int], density: float) -> list[int]:
 check_network_share = Exercise(
     "network_share(channels, positions, density): share of the MACs of a chain that is left",
     _networks,
-    "right for three chains, the digits network among them.",
+    "right for four chains, the digits network among them.",
     (
         Mistake(lambda c, p, d: d * d, "d² forgets that the first layer reads its whole input"),
         Mistake(
@@ -110,6 +112,15 @@ check_network_share = Exercise(
             _kept_share(lambda c, d: [c[0], *(int(d * n) for n in c[1:])]),
             "you round the number of winners down: a layer keeps ceil(d * C)",
         ),
+        Mistake(
+            _kept_share(lambda c, d: [c[0], *(math.ceil(d * n) for n in c[1:])]),
+            "0.55 * 100 is 55.000000000000007 on a computer, and you keep 56: round before ceil",
+        ),
+        Mistake(
+            _kept_share(lambda c, d: [c[0], *(round(d * n) for n in c[1:])]),
+            "you round to the nearest number of winners: a layer keeps ceil(d * C)",
+        ),
+        Mistake(lambda c, p, d: 100 * network_share(c, p, d), "you return percent, not a share"),
         Mistake(
             _kept_share(lambda c, d: [c[0], *(d * n for n in c[1:])]),
             "you keep a fraction of a channel: a layer keeps ceil(d * C), a whole number",

@@ -1,25 +1,89 @@
 """The exercises of notebook 04, Gated convolution."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
+from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...checkpoints import load_pretrained
+from ...data import as_tensors, load_data, stratified_split
+from ...method.gated import GatedConv2d, gated_layers, set_density
 from ...method.wta import winner_mask, winner_take_all
-from .engine import Case, Exercise, Mistake
+from .engine import Case, CheckResult, Exercise, Mistake
+
+# Exercise 1: the parts of a neutral layer
 
 
-def _lines() -> Iterator[Case]:
-    order = "in which order do shift, gate and ReLU come?"
-    inside = "add beta to z first, then multiply by the gate, then ReLU"
-    shapes = "which axes of z do pi and beta belong to?"
-    axes = "give pi and beta size 1 in height and width: pi[:, :, None, None]"
-    for shape in ([2, 3, 4, 5], [3, 3, 3, 3], [1, 4, 2, 2]):
-        z, beta = torch.randn(shape), torch.randn(shape[1])
-        pi = winner_take_all(2 * torch.rand(shape[:2]), 0.5)
-        y = (pi[:, :, None, None] * (z + beta[:, None, None])).relu()
-        square = shape[0] == shape[1]
-        yield Case((z, pi, beta), y, shapes if square else order, axes if square else inside)
+def _norms() -> Iterator[Case]:
+    both = "what multiplies z, and what multiplies the shift?"
+    gate = "the gate is |gamma|, the sign goes into the kernel, and beta is divided by the gate"
+    gamma, shift = torch.randn(2, 6, dtype=torch.float64)
+    gamma[0], gamma[1] = -gamma[0].abs(), gamma[1].abs()
+    yield Case((gamma, shift), gamma.abs(), both, gate, ask=_neutral_gate, axes=("channel",))
+    z = torch.randn(6, 4, dtype=torch.float64)
+    places = {"ask": _neutral_output, "axes": ("channel", "position")}
+    yield Case((gamma, shift, z), _plain_output(gamma, shift, z), both, gate, **places)
+    gamma, shift = torch.tensor([[0.0, -0.5], [2.0, 1.0]], dtype=torch.float64)
+    zero = "a gamma of 0 still has a shift to give"
+    least = "a gate of at least a millionth: gamma.abs().clamp(min=1e-6)"
+    z = torch.tensor([[0.5, -0.5], [1.0, 2.0]], dtype=torch.float64)
+    yield Case((gamma, shift, z), _plain_output(gamma, shift, z), zero, least, **places)
+
+
+def _plain_output(gamma: Tensor, shift: Tensor, z: Tensor) -> Tensor:
+    return gamma[:, None] * z + shift[:, None]
+
+
+def _neutral_gate(function: Callable, gamma: Tensor, shift: Tensor) -> Tensor | None:
+    parts = function(gamma, shift)
+    return parts if parts is None else parts[1]
+
+
+def _neutral_output(function: Callable, gamma: Tensor, shift: Tensor, z: Tensor) -> Tensor:
+    """What the gated layer gives: its predictor ends in a ReLU."""
+    sign, gate, beta = function(gamma, shift)
+    return gate.relu()[:, None] * (sign[:, None] * z + beta[:, None])
+
+
+def _least(gamma: Tensor) -> Tensor:
+    return gamma.abs().clamp(min=1e-6)
+
+
+check_neutral = Exercise(
+    "neutral(gamma, shift): sign of the kernel, gate and beta, [C] each",
+    _norms,
+    "a gated layer with these parts does what the batch norm did.",
+    (
+        Mistake(
+            lambda c, b: (torch.ones_like(c), c, b / c),
+            "your gate is gamma itself, and the predictor's ReLU makes a negative one 0",
+        ),
+        Mistake(
+            lambda c, b: (c.sign(), _least(c), b),
+            "your beta is the shift as it was, but here the gate multiplies it as well",
+        ),
+        Mistake(
+            lambda c, b: (torch.ones_like(c), _least(c), b / _least(c)),
+            "the sign of gamma is lost",
+        ),
+        Mistake(
+            lambda c, b: (c.sign(), _least(c), b / torch.where(c == 0, 1e-6, c)),
+            "you divide the shift by gamma with its sign, which is in the kernel already",
+        ),
+        Mistake(
+            lambda c, b: (c.sign(), c.abs(), b / c.abs()),
+            "where gamma is 0 you divide by 0",
+        ),
+        Mistake(
+            lambda c, b: (c, torch.ones_like(c), b),
+            "you put the scale into the kernel, and norm takes it out again",
+        ),
+    ),
+)
+
+# Exercise 2: the whole layer
 
 
 def _wide(pi: Tensor) -> Tensor:
@@ -30,38 +94,310 @@ def _tall(beta: Tensor) -> Tensor:
     return beta[:, None, None]
 
 
-check_gated_output = Exercise(
-    "gated_output(z, pi, beta): the layer's last line, z [N, C, H, W], pi [N, C], beta [C]",
-    _lines,
-    "it is the layer's last line, on 3 random batches.",
+class GatedLayer(nn.Module):
+    """The layer as notebook 04 asks for it; those below each make one mistake."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        density: float = 1.0,
+    ):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels, affine=False)
+        self.beta = nn.Parameter(torch.zeros(out_channels))
+        self.predictor = nn.Linear(in_channels, out_channels)
+        nn.init.ones_(self.predictor.bias)
+        self.density = density
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.gate = self.select(self.predictor(self.measure(x)))
+        return self.output(x, self.gate)
+
+    def measure(self, x: Tensor) -> Tensor:
+        return x.abs().mean(dim=(2, 3))
+
+    def select(self, predicted: Tensor) -> Tensor:
+        return winner_take_all(predicted.relu(), self.density)
+
+    def output(self, x: Tensor, pi: Tensor) -> Tensor:
+        return (_wide(pi) * (self.norm(self.conv(x)) + _tall(self.beta))).relu()
+
+
+class _BetaOutside(GatedLayer):
+    def output(self, x: Tensor, pi: Tensor) -> Tensor:
+        return (_wide(pi) * self.norm(self.conv(x)) + _tall(self.beta)).relu()
+
+
+class _GateBeforeNorm(GatedLayer):
+    def output(self, x: Tensor, pi: Tensor) -> Tensor:
+        return (self.norm(_wide(pi) * self.conv(x)) + _tall(self.beta)).relu()
+
+
+class _Detached(GatedLayer):
+    def output(self, x: Tensor, pi: Tensor) -> Tensor:
+        return super().output(x, pi.detach())
+
+
+class _Switch(GatedLayer):
+    def output(self, x: Tensor, pi: Tensor) -> Tensor:
+        return super().output(x, (pi > 0).to(pi))
+
+
+class _ByMagnitude(GatedLayer):
+    def select(self, predicted: Tensor) -> Tensor:
+        return winner_take_all(predicted, self.density)
+
+
+class _ReluLast(GatedLayer):
+    def select(self, predicted: Tensor) -> Tensor:
+        return winner_take_all(predicted, self.density).relu()
+
+
+class _Signed(GatedLayer):
+    def measure(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3))
+
+
+class _OneForAll(GatedLayer):
+    def measure(self, x: Tensor) -> Tensor:
+        return super().measure(x).mean(dim=0, keepdim=True).expand(len(x), -1)
+
+
+class _BatchAlways(GatedLayer):
+    def output(self, x: Tensor, pi: Tensor) -> Tensor:
+        z = nn.functional.batch_norm(self.conv(x), None, None, training=True)
+        return (_wide(pi) * (z + _tall(self.beta))).relu()
+
+
+class _NoSelection(GatedLayer):
+    def select(self, predicted: Tensor) -> Tensor:
+        return predicted.relu()
+
+
+class _NoRelu(GatedLayer):
+    def output(self, x: Tensor, pi: Tensor) -> Tensor:
+        return _wide(pi) * (self.norm(self.conv(x)) + _tall(self.beta))
+
+
+class _NoBeta(GatedLayer):
+    def output(self, x: Tensor, pi: Tensor) -> Tensor:
+        return (_wide(pi) * self.norm(self.conv(x))).relu()
+
+
+def _state() -> dict[str, Tensor]:
+    """Parts of a layer of 4 inputs and 6 outputs; a third of the predictions is negative."""
+    draw = torch.Generator().manual_seed(7)
+    shapes = {"conv.weight": (6, 4, 3, 3), "beta": (6,), "norm.running_mean": (6,)}
+    shapes |= {"predictor.weight": (6, 4), "predictor.bias": (6,), "norm.running_var": (6,)}
+    state = {n: torch.randn(s, generator=draw, dtype=torch.float64) for n, s in shapes.items()}
+    state["norm.running_var"] = state["norm.running_var"].abs() + 0.5
+    return state
+
+
+def _maps() -> Tensor:
+    draw = torch.Generator().manual_seed(8)
+    size = 1 + torch.arange(5, dtype=torch.float64)[:, None, None, None]
+    return size * torch.randn(5, 4, 6, 6, generator=draw, dtype=torch.float64)
+
+
+def _filled(kind: Callable, density: float, training: bool) -> nn.Module:
+    layer = kind(4, 6, 3, stride=2, padding=1, density=density).double()
+    layer.load_state_dict(_state(), strict=False)
+    return layer.train(training)
+
+
+def _gate_kept(kind: Callable) -> Tensor | str:
+    layer = _filled(kind, 0.5, False)
+    layer(_maps())
+    return getattr(layer, "gate", "no self.gate after forward")
+
+
+def _gradient(kind: Callable) -> Tensor | str:
+    layer = _filled(kind, 0.5, True)
+    layer(_maps()).square().sum().backward()
+    gradient = layer.predictor.weight.grad
+    return "no gradient reaches predictor.weight" if gradient is None else gradient
+
+
+def _parts(kind: Callable) -> str:
+    """What is wrong with the parts of a fresh layer in words, or `PARTS`."""
+    layer = kind(4, 6, 3, stride=2, padding=1, density=0.5)
+    if not isinstance(layer, nn.Module):
+        return f"{type(layer).__name__} instead of a module"
+    shapes = {n: list(v.shape) for n, v in layer.state_dict().items() if "num_b" not in n}
+    learned = dict(layer.named_parameters())
+    if "conv.bias" in shapes:
+        return "a conv with a bias, which norm would subtract again"
+    if "norm.weight" in shapes or "norm.bias" in shapes:
+        return "a norm with a scale and shift of its own: affine=False leaves them out"
+    for name, value in _state().items():
+        if shapes.get(name) != list(value.shape):
+            return f"{name} of shape {shapes.get(name, 'none')}, not {list(value.shape)}"
+    if "beta" not in learned:
+        return "a beta that is not an nn.Parameter, so nobody trains it"
+    if layer.conv.stride != (2, 2) or layer.conv.padding != (1, 1):
+        return "a conv that ignores stride or padding"
+    if not (layer.predictor.bias == 1).all():
+        return "a predictor whose bias does not start at 1"
+    return PARTS
+
+
+PARTS = "conv, norm, beta and predictor"
+ASKED = {
+    "a new layer": _parts,
+    "evaluation, d = 1, x of shape [5, 4, 6, 6]": lambda kind: _filled(kind, 1.0, False)(_maps()),
+    "evaluation, d = 0.5": lambda kind: _filled(kind, 0.5, False)(_maps()),
+    "training, d = 0.5": lambda kind: _filled(kind, 0.5, True)(_maps()),
+    "evaluation, layer.gate": _gate_kept,
+    "the gradient of predictor.weight": _gradient,
+}
+HINTS = {
+    "a new layer": ("which parts has the layer, and which of them learn?", ""),
+    "evaluation, d = 1, x of shape [5, 4, 6, 6]": (
+        "say the equation aloud: what is multiplied by what, and what comes last?",
+        "relu(pi * (norm(conv(x)) + beta)), with pi of shape [N, C, 1, 1] and beta [C, 1, 1]",
+    ),
+    "evaluation, d = 0.5": (
+        "which number decides who wins?",
+        "winner-take-all of relu(predictor(s)), where s is the mean |x| of each image's maps",
+    ),
+    "training, d = 0.5": ("what does norm do in training, and what in evaluation?", ""),
+    "evaluation, layer.gate": ("keep the gate [N, C] as self.gate before you multiply", ""),
+    "the gradient of predictor.weight": ("how does the predictor learn?", ""),
+}
+
+
+def _settings() -> Iterator[Case]:
+    for name, ask in ASKED.items():
+        with torch.random.fork_rng(devices=[]):
+            expected = ask(GatedLayer)
+        hint, more = HINTS[name]
+        axes = ("output", "input") if "gradient" in name else ("image", "channel", "row", "column")
+        asked = lambda kind, question: ASKED[question](kind)  # noqa: E731
+        if isinstance(expected, Tensor):
+            expected = expected.detach()
+        yield Case((name,), expected, hint, more, ask=asked, axes=axes)
+
+
+check_gated_layer = Exercise(
+    "MyGatedConv(in_channels, out_channels, kernel_size, stride, padding, density): a module",
+    _settings,
+    "the whole layer, in training and in evaluation, gate and gradient included.",
     (
+        Mistake(_BetaOutside, "beta stands outside the gate, so that losers are not empty"),
+        Mistake(_GateBeforeNorm, "the gate comes before norm, which undoes it"),
+        Mistake(_Detached, "the gate is detached, and the predictor never learns"),
+        Mistake(_Switch, "the gate is a switch of 0 and 1: how much is lost"),
         Mistake(
-            lambda z, pi, beta: (_wide(pi) * z + _tall(beta)).relu(),
-            "you add beta after the gate, so that losers are not 0",
+            _ByMagnitude, "winners are taken by magnitude: a ReLU before the choice is missing"
         ),
-        Mistake(
-            lambda z, pi, beta: _wide(pi) * (z + _tall(beta)),
-            "you leave the ReLU out",
-        ),
-        Mistake(lambda z, pi, beta: (_wide(pi) * z).relu(), "you leave beta out"),
-        Mistake(lambda z, pi, beta: (z + _tall(beta)).relu(), "you leave the gate out"),
-        Mistake(
-            lambda z, pi, beta: (_wide((pi > 0).float()) * (z + _tall(beta))).relu(),
-            "you use which channels won, and forget how large their gates are",
-        ),
-        Mistake(
-            lambda z, pi, beta: (_wide(pi[:1]) * (z + _tall(beta))).relu(),
-            "you use the first image's gate for all",
-        ),
-        Mistake(
-            lambda z, pi, beta: (pi * (z + beta)).relu(),
-            "you lay pi and beta along the columns of the maps",
-        ),
+        Mistake(_ReluLast, "the ReLU comes after the choice, and negative predictions take places"),
+        Mistake(_Signed, "you measure the mean of x, where positive and negative values cancel"),
+        Mistake(_OneForAll, "the whole batch shares one gate: s is a mean over the images, too"),
+        Mistake(_BatchAlways, "norm uses the batch's statistics also in evaluation"),
+        Mistake(_NoSelection, "nothing is selected: all channels keep their g"),
+        Mistake(_NoRelu, "the last ReLU is missing"),
+        Mistake(_NoBeta, "beta is never added"),
     ),
 )
 
+# Exercise 3: an experiment
+
+GOAL, DENSITY = 0.97, 0.5  # of the held-out images, at this density
+
+
+def _keeps(function: Callable, pi: Tensor) -> str | None:
+    """What is wrong with a coarse gate in words, or `COARSE`."""
+    got = function(pi)
+    if got is None:
+        return None
+    if not isinstance(got, Tensor) or got.shape != pi.shape:
+        return f"{list(got.shape) if isinstance(got, Tensor) else type(got).__name__} for [3, 40]"
+    if not got.is_floating_point() or not got.isfinite().all():
+        return f"gates that are not finite floating-point numbers, {got.dtype}"
+    if (got[pi == 0] != 0).any():
+        return "a loser whose gate is not 0"
+    if (got[pi > 0] <= 0).any():
+        return "a winner whose gate is 0 or negative"
+    return "no fewer values than before" if len(got.unique()) >= len(pi.unique()) else COARSE
+
+
+COARSE = "fewer values, and the same winners"
+
 
 def _gates() -> Iterator[Case]:
+    pi = (4 + 40 * torch.rand(3, 40)) * winner_mask(torch.rand(3, 40), 0.5)
+    who = "who wins should stay as it is, and only the values become coarse"
+    step = "to multiples of a step, at least one step for a winner"
+    yield Case((pi,), COARSE, who, step, ask=_keeps)
+
+
+@cache
+def _held_out() -> tuple[Tensor, Tensor]:
+    images, labels = as_tensors(load_data("digits")[0])
+    _, held_out = stratified_split(labels, 197, seed=0)
+    return images[held_out], labels[held_out]
+
+
+def with_gates(function: Callable) -> tuple[float, int]:
+    """Accuracy with gates changed by ``function``, and the most different values in a layer."""
+    network = copy.deepcopy(set_density(load_pretrained("digits"), DENSITY))
+    for layer in gated_layers(network).values():
+        layer.select = _changed(layer, function)
+    images, labels = _held_out()
+    with torch.no_grad():
+        right = network(images).argmax(dim=1) == labels
+    gates = [layer.gate for layer in gated_layers(network).values()]
+    return right.double().mean().item(), max(len(g[g > 0].unique()) for g in gates)
+
+
+def _changed(layer: GatedConv2d, function: Callable) -> Callable:
+    select = layer.select
+    return lambda g: function(select(g))
+
+
+class _Coarse(Exercise):
+    """An experiment: it says how right the network is with such gates, and how many there are."""
+
+    def __call__(self, function: Callable, hint: int = 1) -> CheckResult:
+        found = super().__call__(function, hint)
+        if not found:
+            return found
+        (right, values), (own, many) = with_gates(function), with_gates(lambda pi: pi)
+        said = (
+            f"{getattr(function, '__name__', 'the function')}: {right:.1%} of the held-out images "
+            f"right with at most {values:,} different gates in a layer.\n"
+            f"  The network's own gates: {own:.1%} with {many:,}."
+        )
+        if right < GOAL:
+            return CheckResult(False, f"{said} At least {GOAL:.0%} is wanted.")
+        return CheckResult(True, said)
+
+
+check_coarse_gate = _Coarse(
+    "coarse_gate(pi): [N, C] -> [N, C], the same winners with as few different values as you can",
+    _gates,
+    "a coarse gate.",
+    (
+        Mistake(lambda pi: pi.clone(), "the gates are as they were"),
+        Mistake(
+            lambda pi: (pi / 16).floor() * 16, "you round down, and the weakest winners become 0"
+        ),
+        Mistake(lambda pi: pi.clamp(min=4), "the losers get a value, too"),
+        Mistake(lambda pi: pi > 0, "you return a mask of True and False, not gates"),
+        Mistake(lambda pi: pi.mean(dim=1), "you return one number per image"),
+    ),
+)
+
+# Exercise 4: a puzzle
+
+
+def _mean_gates() -> Iterator[Case]:
     first = "which comes first, selecting or scaling? The mean of what becomes 1?"
     after = "select first, then divide each row by its own mean over all C channels"
     g = torch.rand(3, 8)
@@ -71,7 +407,7 @@ def _gates() -> Iterator[Case]:
     g = torch.stack([torch.rand(8), torch.zeros(8)])
     pi = winner_take_all(g, 0.25)
     pi[1, :2] = 1.0
-    zeros = "a row of zeros is 0 / 0: what shall its winners have?"
+    zeros = "a row of zeros is 0 / 0: what should its winners have?"
     share = "there its k winners (the lower indices) share: C / k each"
     yield Case((g, 0.25), pi / pi.mean(dim=1, keepdim=True), zeros, share)
 
@@ -80,14 +416,14 @@ def _mean_one(pi: Tensor) -> Tensor:
     return pi / pi.mean(dim=1, keepdim=True)
 
 
-def _filled(g: Tensor, density: float, with_what: Tensor) -> Tensor:
+def _with_equals(g: Tensor, density: float, with_what: Tensor) -> Tensor:
     pi = winner_take_all(g, density)
     return torch.where(pi.sum(dim=1, keepdim=True) > 0, pi, with_what)
 
 
 check_mean_one_gate = Exercise(
     "mean_one_gate(g, density): winner-take-all, then the gates of each image have mean 1",
-    _gates,
+    _mean_gates,
     "mean 1 in every row, a row of zeros included.",
     (
         Mistake(lambda g, d: _mean_one(winner_take_all(g, d)), "a row of zeros becomes 0 / 0, NaN"),
@@ -107,13 +443,13 @@ check_mean_one_gate = Exercise(
         ),
         Mistake(
             lambda g, d: (
-                _filled(g, d, winner_mask(g, d).float())
-                / _filled(g, d, winner_mask(g, d).float()).sum(dim=1, keepdim=True)
+                _with_equals(g, d, winner_mask(g, d).float())
+                / _with_equals(g, d, winner_mask(g, d).float()).sum(dim=1, keepdim=True)
             ),
             "the gates of an image sum to 1, but it is their mean that should be 1",
         ),
         Mistake(
-            lambda g, d: _mean_one(_filled(g, d, winner_mask(g, d).float())) * d,
+            lambda g, d: _mean_one(_with_equals(g, d, winner_mask(g, d).float())) * d,
             "you take the mean over the winners, not over all channels",
         ),
         Mistake(
@@ -121,7 +457,7 @@ check_mean_one_gate = Exercise(
             "you use one mean for the whole batch, and each image should have its own",
         ),
         Mistake(
-            lambda g, d: _mean_one(_filled(g, d, torch.ones_like(g))),
+            lambda g, d: _mean_one(_with_equals(g, d, torch.ones_like(g))),
             "in a row of zeros you let all channels win, not k",
         ),
         Mistake(lambda g, d: winner_take_all(g, d), "you select, and do not scale"),

@@ -1,12 +1,15 @@
 """The exercises of notebook 05, MAC accounting."""
 
-from collections.abc import Callable, Iterator, Sequence
-from math import ceil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
+from torch import Tensor
 
-from ...method.wta import active_channels
-from .engine import Case, Exercise, Mistake
+from ...method.wta import active_channels, winner_mask
+from .engine import Case, CheckResult, Exercise, Mistake
+
+# Exercise 1: groups
 
 
 def _groups() -> Iterator[Case]:
@@ -51,83 +54,288 @@ check_grouped_macs = Exercise(
 )
 
 
-def _chains() -> Iterator[Case]:
-    first = "what does the first layer read?"
-    image = "the image is always complete: the first layer reads all of channels[0]"
-    up = "which way are winners rounded, and whose live inputs are they?"
-    next_one = "winners are rounded up, and those of one layer are the live inputs of the next"
-    slip = "is d * C exact in floating point?"
-    hair = "0.55 * 100 is a little more than 55: use active_channels"
-    for channels, densities, positions, hint, more in [
-        ([3, 8], [0.5], [4], first, image),
-        ([3, 8, 16], [0.5, 0.25], [16, 4], up, next_one),
-        ([1, 10, 10, 7], [0.31, 0.55, 1.0], [9, 9, 4], up, next_one),
-        ([3, 100, 100], [0.55, 0.07], [2, 2], slip, hair),
-    ]:
-        expected = _chain(channels, densities, positions)
-        yield Case((channels, densities, positions), expected, hint, more)
+# Exercise 2: liveness through sums
 
 
-def _chain(
-    channels: Sequence[int],
-    densities: Sequence[float],
-    positions: Sequence[int],
-    count: Callable = active_channels,
+def residual_macs(stem: Tensor, blocks: Sequence, positions: int) -> int:
+    """Active MACs of a chain of residual blocks by gates; see the spec of its exercise."""
+    return _residual(stem, blocks, positions, lambda live, last, stem: live | last)
+
+
+def _residual(
+    stem: Tensor,
+    blocks: Sequence,
+    positions: int,
+    merge: Callable,
+    second: Callable = lambda live, inner: int(inner.sum()),
     taps: int = 9,
-    image_density: float | None = None,
 ) -> int:
-    """Active MACs of a chain; the arguments after the first three make the mistakes."""
-    won = [count(c, d) for c, d in zip(channels[1:], densities, strict=True)]
-    first = channels[0] if image_density is None else count(channels[0], image_density)
-    pairs = zip([first, *won], won, positions, strict=False)
-    return sum(taps * a * b * p for a, b, p in pairs)
+    """``merge(live, last, stem)``: live after a sum; ``second``: inputs of the second layer."""
+    live, total = stem, 0
+    for inner, last in blocks:
+        pairs = int(live.sum()) * int(inner.sum()) + second(live, inner) * int(last.sum())
+        total += taps * pairs * positions
+        live = merge(live, last, stem)
+    return total
 
 
-def _dense_inputs(channels: Sequence[int], densities: Sequence[float], areas: Sequence[int]) -> int:
-    won = [active_channels(c, d) for c, d in zip(channels[1:], densities, strict=True)]
-    return sum(9 * a * b * p for a, b, p in zip(channels, won, areas, strict=False))
+def _residual_chains() -> Iterator[Case]:
+    carried = "what is live after the sum, and who reads it?"
+    either = "the sum is live where the shortcut or the branch is: live = live | last"
+    inside = "the second layer of a block reads the winners of the first"
+    for channels, depth, positions in [(6, 1, 4), (10, 2, 9), (10, 5, 4)]:
+        stem = winner_mask(torch.rand(1, channels), 0.3)[0]  # other counts than those of blocks
+        blocks = [
+            tuple(winner_mask(torch.rand(1, channels), density)[0] for density in (0.5, 0.2))
+            for _ in range(depth)
+        ]
+        more = inside if depth == 1 else either
+        yield Case((stem, blocks, positions), residual_macs(stem, blocks, positions), carried, more)
 
 
-def _own_density_twice(
-    channels: Sequence[int], densities: Sequence[float], areas: Sequence[int]
-) -> int:
-    rows = list(zip(channels, channels[1:], densities, areas, strict=False))
-    live = [channels[0], *(active_channels(c, d) for c, _, d, _ in rows[1:])]
-    triples = zip(live, rows, strict=True)
-    return sum(9 * a * active_channels(c, d) * p for a, (_, c, d, p) in triples)
+class _ByDensity:
+    """Takes the branch's count for the sum: as many as win, whichever they are."""
+
+    def __init__(self, count: Callable):
+        self.count = count
+
+    def __call__(self, stem: Tensor, blocks: Sequence, positions: int) -> int:
+        live, total = int(stem.sum()), 0
+        for inner, last in blocks:
+            pairs = live * int(inner.sum()) + int(inner.sum()) * int(last.sum())
+            total += 9 * pairs * positions
+            live = self.count(live, int(last.sum()), len(stem))
+        return total
 
 
-check_chain_macs = Exercise(
-    "chain_macs(channels, densities, positions): active MACs of a chain of 3x3 layers",
-    _chains,
-    "right for 4 chains, the first layer and rounding included.",
+check_residual_macs = Exercise(
+    "residual_macs(stem, blocks, positions): active MACs by gates of a chain of residual blocks",
+    _residual_chains,
+    "live channels pile up along the shortcut, and your counter sees it.",
     (
         Mistake(
-            lambda c, d, p: _chain(c, d, p, lambda n, share: ceil(n * share)),
-            "a float slip makes one channel too many at 0.55 · 100",
+            lambda s, b, p: _residual(s, b, p, lambda live, last, stem: last),
+            "you forget the shortcut: after a block only its branch is live",
         ),
         Mistake(
-            lambda c, d, p: _chain(c, d, p, lambda n, share: max(1, int(n * share))),
-            "you round the winners down",
+            lambda s, b, p: _residual(s, b, p, lambda live, last, stem: live),
+            "you never add the branch: the stem's channels stay the live ones",
         ),
         Mistake(
-            lambda c, d, p: _chain(c, d, p, lambda n, share: int(n * share)),
-            "you round the winners down",
+            lambda s, b, p: _residual(s, b, p, lambda live, last, stem: live & last),
+            "a channel of your sum is live only where both parts are",
         ),
         Mistake(
-            lambda c, d, p: _chain(c, d, p, lambda n, share: n * share),
-            "you do not round the winners: channels are whole",
+            lambda s, b, p: _residual(s, b, p, lambda live, last, stem: stem | last),
+            "your shortcut starts at the stem each time, and earlier blocks are forgotten",
         ),
-        Mistake(_dense_inputs, "you let each layer read all channels of the one before"),
-        Mistake(_own_density_twice, "you use a layer's own density for its inputs, too"),
         Mistake(
-            lambda c, d, p: _chain(c, d, p, image_density=d[0]),
-            "you gate the image as well, but it is always complete",
+            lambda s, b, p: _residual(s, b, p, lambda live, last, stem: torch.ones_like(live)),
+            "you call every channel live after a sum: that promises too little",
         ),
-        Mistake(lambda c, d, p: _chain(c, d, p, taps=1), "you leave the 3x3 kernel out"),
-        Mistake(lambda c, d, p: _chain(c, d, p, taps=3), "you use one side of the kernel only"),
         Mistake(
-            lambda c, d, p: _chain(c, [1.0] * len(d), p), "you count the dense MACs, without gates"
+            _ByDensity(lambda live, last, channels: min(channels, live + last)),
+            "you add the counts of live channels, and count those twice that both have",
+        ),
+        Mistake(
+            lambda s, b, p: _residual(
+                s, b, p, lambda live, last, stem: live | last, lambda live, a: int(live.sum())
+            ),
+            "the second layer of your blocks reads the shortcut, not the first layer's winners",
+        ),
+        Mistake(
+            lambda s, b, p: _residual(
+                s, b, p, lambda live, last, stem: live | last, lambda live, a: len(a)
+            ),
+            "the second layer of your blocks reads all channels, also those that lost",
+        ),
+        Mistake(
+            lambda s, b, p: _residual(s, b, p, lambda live, last, stem: live | last, taps=1),
+            "you leave the 3x3 kernel out",
+        ),
+    ),
+)
+
+# Exercise 3: an experiment
+
+GOAL, BRANCHES, CHANNELS, SHARE = 0.97, 4, 64, 0.25
+
+
+def _branches() -> Tensor:
+    """Saliencies ``[200, 4, 64]`` of the branches of a sum, half of them in common."""
+    draw = torch.Generator().manual_seed(1)
+    common = torch.randn(200, 1, CHANNELS, generator=draw)
+    own = torch.randn(200, BRANCHES, CHANNELS, generator=draw)
+    return (0.5**0.5 * (common + own) + 0.3).relu()
+
+
+def _alone(g: Tensor, density: float) -> Tensor:
+    return winner_mask(g, density)
+
+
+def _picks(function: Callable, g: Tensor, density: float, near: bool = False) -> str | None:
+    """What is wrong with a joint choice in words, or `AGREED`."""
+    got = function(g, density)
+    if got is None:
+        return None
+    if not isinstance(got, Tensor) or got.shape != g.shape or got.dtype != torch.bool:
+        kind = f"{got.dtype} {list(got.shape)}" if isinstance(got, Tensor) else type(got).__name__
+        return f"{kind} instead of a mask of {list(g.shape)}"
+    k = active_channels(g.shape[1], density)
+    if (got.sum(dim=1) != k).any():
+        return f"{got.sum(dim=1).tolist()} winners instead of {k} in every branch"
+    if near and got.any(dim=0).sum() > k:
+        return "different winners, although one channel would serve every branch"
+    if (g * got).sum() < 0.5 * (g * _alone(g, density)).sum():
+        return "a branch that loses more than half of its saliency"
+    return AGREED
+
+
+AGREED = "the right number of winners, and branches that agree where it costs little"
+
+
+def _sums() -> Iterator[Case]:
+    count = "every branch still has ceil(d * C) winners of its own"
+    rows = "winner_mask selects along the last axis: a row per branch"
+    yield Case((torch.rand(3, 8), 0.5), AGREED, count, rows, ask=_picks)
+    near = torch.tensor([[1.0, 0.9, 0.0, 0.0], [0.2, 1.0, 0.0, 0.0], [0.3, 1.0, 0.0, 0.0]])
+    tie = "what if a branch also hears what the others would like?"
+    bonus = "add a part of the mean over the branches to each row before you select"
+    yield Case((near, 0.25), AGREED, tie, bonus, ask=partial(_picks, near=True))
+    far = torch.tensor([[5.0, 0.0, 2.0, 0.0], [0.0, 5.0, 0.0, 2.0], [0.0, 0.0, 0.1, 4.0]])
+    apart = "where the branches want quite different channels, each should have its own"
+    yield Case((far, 0.25), AGREED, apart, bonus, ask=_picks)
+
+
+def live_and_kept(function: Callable) -> tuple[float, float]:
+    """Share of the sum's channels that are live, and of the saliency that is kept."""
+    g = _branches()
+    masks = torch.stack([function(one, SHARE) for one in g])
+    alone = torch.stack([_alone(one, SHARE) for one in g])
+    return masks.any(dim=1).double().mean().item(), ((g * masks).sum() / (g * alone).sum()).item()
+
+
+class _Agreeing(Exercise):
+    """An experiment: how few channels of a sum are live, and how much saliency that costs."""
+
+    def __call__(self, function: Callable, hint: int = 1) -> CheckResult:
+        found = super().__call__(function, hint)
+        if not found:
+            return found
+        name = getattr(function, "__name__", "the function")
+        (live, kept), (most, _) = live_and_kept(function), live_and_kept(_alone)
+        said = (
+            f"{name}: {live:.1%} of the sum's channels are live, {kept:.1%} of the saliency is "
+            f"kept.\n  Each branch alone: {most:.1%} live. The least possible is {SHARE:.0%}."
+        )
+        if kept < GOAL:
+            return CheckResult(False, f"{said} At least {GOAL:.0%} of the saliency is wanted.")
+        return CheckResult(
+            True, f"{said} The layer after the sum has {live / most:.0%} of the work."
+        )
+
+
+check_agreeing = _Agreeing(
+    "agreeing(g, density): [branches, C] -> mask [branches, C], the branches of one sum",
+    _sums,
+    AGREED,
+    (
+        Mistake(_alone, "every branch chooses alone"),
+        Mistake(
+            lambda g, d: winner_mask(g.mean(dim=0, keepdim=True), d).expand_as(g),
+            "all branches are forced to the same channels, whatever they need",
+        ),
+        Mistake(
+            lambda g, d: winner_mask(g.reshape(1, -1), d).reshape(g.shape),
+            "you select over all branches at once, and some get more winners than others",
+        ),
+        Mistake(
+            lambda g, d: torch.where(_alone(g + g.mean(dim=0), d), g, 0.0),
+            "you return gates, and a mask of True and False was asked for",
+        ),
+        Mistake(
+            lambda g, d: winner_mask(g.T.contiguous(), d).T,
+            "you select among the branches instead of among the channels",
+        ),
+        Mistake(
+            lambda g, d: _alone(g, d).any(dim=0).expand_as(g),
+            "every branch computes whatever any of them wants: that is what the sum pays already",
+        ),
+    ),
+)
+
+# Exercise 4: a puzzle
+
+SIZES = [(64, 30), (64, 30), (128, 15), (128, 15), (128, 15), (192, 8), (192, 8), (192, 8)]
+TABLE = (1.0, 0.8, 0.5, 0.3)
+DENSE_AFTER_DROPOUT, DOWN, FLOPS = "dense after dropout", "rounded down", "FLOPs"
+
+
+def mcifarnet_macs(density: float, winners: Callable = active_channels, dense: tuple = ()) -> int:
+    """MACs of M-CifarNet by gates; the layers with a number in ``dense`` read all channels."""
+    live, total, before = 3, 0, 3
+    for number, (c_out, size) in enumerate(SIZES):
+        won = winners(c_out, density)
+        total += (before if number in dense else live) * won * 9 * size * size
+        live, before = won, c_out
+    return total + 10 * live
+
+
+def _down(channels: int, density: float) -> int:
+    return int(density * channels)
+
+
+COUNTERS = {
+    "right": mcifarnet_macs,
+    DOWN: lambda d: mcifarnet_macs(d, _down),
+    DENSE_AFTER_DROPOUT: lambda d: mcifarnet_macs(d, dense=(4, 7)),
+    FLOPS: lambda d: 2 * mcifarnet_macs(d),
+}
+
+
+def find_slip(table: Mapping[float, int]) -> str:
+    """The counter that gives every row of the table, "none of these" if none does."""
+    return _first_that(table, lambda counter: all(counter(d) == n for d, n in table.items()))
+
+
+def _first_that(table: Mapping, fits: Callable, otherwise: str = "none of these") -> str:
+    return next((name for name, counter in COUNTERS.items() if fits(counter)), otherwise)
+
+
+def _tables() -> Iterator[Case]:
+    some = "which rows could two counters give alike?"
+    every = "at d = 0.5 rounding up and down agree: a counter must give every row of the table"
+    for name, counter in COUNTERS.items():
+        for densities in (TABLE, (0.5, 0.4), (0.8, 0.5)):
+            yield Case(({d: counter(d) for d in densities},), name, some, every)
+    odd = {1.0: mcifarnet_macs(0.97), 0.5: mcifarnet_macs(0.5)}
+    yield Case((odd,), "none of these", "does any counter give both rows?", every)
+
+
+check_find_slip = Exercise(
+    "find_slip(table): which counter made a table {density: MACs} of M-CifarNet",
+    _tables,
+    "every table is traced to its counter.",
+    (
+        Mistake(
+            lambda t: _first_that(t, lambda f: any(f(d) == n for d, n in t.items())),
+            "one row that agrees is enough for you, and two counters can share a row",
+        ),
+        Mistake(
+            lambda t: _first_that(t, lambda f: f(min(t)) == t[min(t)]),
+            "you look at the lowest density alone",
+        ),
+        Mistake(
+            lambda t: _first_that(t, lambda f: f(max(t)) == t[max(t)]),
+            "you look at the highest density alone, where nearly all counters agree",
+        ),
+        Mistake(
+            lambda t: _first_that(t, lambda f: all(f(d) == n for d, n in t.items()), "right"),
+            "a table that no counter gives is right for you",
+        ),
+        Mistake(
+            lambda t: "right" if find_slip(t) == FLOPS else find_slip(t),
+            "FLOPs count as right for you, and they are twice the MACs",
         ),
     ),
 )

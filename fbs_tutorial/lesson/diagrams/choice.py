@@ -84,6 +84,7 @@ def where_choice_pays(panels: Mapping[str, Sequence[Sequence[dict]]]) -> tuple[F
     """
     figure, row = plt.subplots(1, len(panels), figsize=(8.5, 3.5), layout="constrained")
     said = []
+    span = 0.0  # of the axis that needs most; all get as much, so that gaps compare
     for axes, (name, runs) in zip(np.atleast_1d(row), panels.items(), strict=True):
         densities = sorted(r["density"] for r in runs[0])
         own, fixed = (_median(runs, densities, key) for key in ("own_gates", "mean_winners"))
@@ -92,8 +93,11 @@ def where_choice_pays(panels: Mapping[str, Sequence[Sequence[dict]]]) -> tuple[F
         axes.fill_between(densities, fixed, own, color=BLUE, alpha=0.1, linewidth=0)
         axes.set(xlabel="density d", title=name, xticks=densities)
         axes.grid(alpha=0.3)
+        span = max(span, np.ptp(axes.get_ylim()))
         gaps = (own - fixed).tolist()
         said.append(f"{name}: {gaps[0]:.1f} points at d = {densities[0]:g}")
+    for axes in np.atleast_1d(row):
+        axes.set_ylim(axes.get_ylim()[1] - span, axes.get_ylim()[1])
     np.atleast_1d(row)[0].set_ylabel("images that are right (%)")
     figure.suptitle("The choice pays where images are varied and channels are scarce", fontsize=11)
     legend_below(figure, *axes.get_legend_handles_labels(), ncols=2)
@@ -107,10 +111,10 @@ def _median(runs: Sequence[Sequence[dict]], densities: Sequence[float], key: str
 
 ROWS = ("single kernels,\nstripes", "channels,\nfilters", "positions\nof a map", "whole layers")
 STATIC = (
-    ["Stripe pruning\n2020"],
+    ["Kernel masks\n2017", "Stripe pruning\n2020"],
     ["Channel pruning\n2017", "Slimming\n2017", "AMC, NetAdapt\n2018"],
     [],
-    ["Depth by\nsearch"],
+    [],
 )
 DYNAMIC = ([], ["Runtime pruning\n2017", "FBS\n2019"], ["Channel gating\n2019"], ["SkipNet\n2018"])
 

@@ -81,7 +81,7 @@ def shared_by_class(panels: Mapping[str, Tensor], labels: Tensor) -> tuple[Figur
     """
     order, said = labels.argsort(stable=True), []
     ends = labels.bincount().cumsum(0)
-    figure, row = plt.subplots(1, len(panels), figsize=(8.5, 4), layout="constrained")
+    figure, row = plt.subplots(1, len(panels), figsize=(8.5, 4.5), layout="constrained")
     for axes, (name, chosen) in zip(np.atleast_1d(row), panels.items(), strict=True):
         chosen = chosen[order].double()
         common, k = chosen @ chosen.T, int(chosen[0].sum())

@@ -1,15 +1,17 @@
 // The picture on a page: state, events, and one loop that computes once and draws once per frame.
 
 import {
-  activeChannels, assemble, count, forward, fromBase64, gatesOf, meanGates, readNetwork, travelling,
+  activeChannels, assemble, count, forward, fromBase64, gatesOf, meanGates, nothing, predict, readNetwork,
+  travelling,
 } from "./engine.js";
 import { enlarge, imageOf } from "./digits.js";
 import {
-  article, attribute, furnish, hideStill, html, makeLoop, makeSpeaker, percent, text, value,
+  article, attribute, fateWords, forcedWords, furnish, gWords, hideStill, html, makeLoop, makeSpeaker,
+  percent, showForce, text, value,
 } from "./dom.js";
 import { LANE, makeLane } from "./lane.js";
 import {
-  channelGrid, drawChannels, drawCurves, drawInputs, drawKernels, drawMap, drawPad, interpolate,
+  channelGrid, costOf, drawChannels, drawCurves, drawInputs, drawKernels, drawMap, drawPad, interpolate,
   makeBrush, prepare,
 } from "./view.js";
 
@@ -51,6 +53,8 @@ function skeleton(payload) {
       <canvas class="fbs-curves" role="img"></canvas>
       <input type="range" class="fbs-d" min="${payload.densities[0]}" max="1" step="0.01" aria-label="Density of all layers">
       <p class="fbs-readout"></p>
+      <p class="fbs-note">Accuracies are those of the test digits; drawings differ from them, and may be read
+        less well.</p>
       <ul class="fbs-legend">
         <li><i class="fbs-line-own"></i>right with their own gates</li>
         <li><i class="fbs-line-mean"></i>with the mean gate for all</li>
@@ -82,7 +86,9 @@ function skeleton(payload) {
         <li><i class="fbs-blue"></i>computed</li>
         <li><i class="fbs-pale"></i>skipped: its row or its column has lost</li>
         <li><i class="fbs-hatched"></i>a channel that lost, so it has no map</li>
-        <li><i class="fbs-diamond"></i>wins with one of the two compared only</li>
+        <li><i class="fbs-diamond"></i>wins here, but not in the one beside it</li>
+        <li><i class="fbs-diamond fbs-hollow"></i>wins only in the one beside it</li>
+        <li><i class="fbs-before"></i>g as predicted, before you set it</li>
         <li><i class="fbs-triangle"></i>wins with g = 0: computed for nothing</li>
         <li><i class="fbs-forced">on</i>forced by you</li>
       </ul>
@@ -156,9 +162,13 @@ export function mount(root, payload, options = {}) {
   /** The strongest winner of a layer: what is looked at first. */
   const first = (layer) => result.layers[layer].order[0];
 
+  /** Nothing is drawn, or too little to read. */
+  const blank = () => !state.image.some(Boolean);
+
   function compute() {
     result = forward(network, state.image, choices());
     other = beside();
+    if (blank()) [result, other] = [nothing(result), null];
   }
 
   /** What Python is asked instead. */
@@ -172,6 +182,7 @@ export function mount(root, payload, options = {}) {
   function take(answer) {
     result = assemble(network, answer, "own");
     other = state.compare === "none" ? null : assemble(network, answer, "other");
+    if (blank()) [result, other] = [nothing(result), null];
   }
 
   /** The same image with what the reader wants beside it. */
@@ -204,13 +215,16 @@ export function mount(root, payload, options = {}) {
 
   function drawDensity() {
     const width = widthOf(".fbs-density");
-    drawCurves($(".fbs-curves"), width, payload, state.density, brush);
+    const macs = blank() ? costOf(payload.layers, state.k, payload.classes) : result.macs / result.dense;
+    const measured = isOneDensity(payload, state) && !isForced();
+    drawCurves($(".fbs-curves"), width, payload, state.density, { measured, macs }, brush);
     value($(".fbs-d"), state.density);
-    const right = interpolate(payload.densities, payload.accuracy.own, state.density);
-    html($(".fbs-readout"), `At density <b>${state.density.toFixed(2)}</b> the network is right on
-      <b>${percent(right)}</b> of ${payload.tested} test images.`);
-    attribute($(".fbs-curves"), "aria-label", `Accuracy and MACs against density; at
-      ${state.density.toFixed(2)}, ${percent(right)} of the test images are right.`);
+    const right = percent(interpolate(payload.densities, payload.accuracy.own, state.density));
+    const known = measured
+      ? `At density <b>${state.density.toFixed(2)}</b> the network is right on <b>${right}</b> of ${payload.tested} test images.`
+      : "The accuracy of this setting was not measured: only that of one density for all layers, with nothing forced.";
+    html($(".fbs-readout"), `${known} It computes <b>${percent(macs)}</b> of its MACs, because a layer’s cost is inputs kept × outputs kept.`);
+    attribute($(".fbs-curves"), "aria-label", `Accuracy and MACs against density. ${$(".fbs-readout").textContent}`);
   }
 
   function drawAnswer() {
@@ -234,9 +248,9 @@ export function mount(root, payload, options = {}) {
     payload.layers.forEach((layer, i) => {
       const box = $(`[data-layer="${i}"]`);
       const marked = { row: i === state.layer ? state.channel : null, column: i === state.layer + 1 ? state.channel : null };
-      drawKernels(box.querySelector("canvas"), layer, result.layers[i], result.layers[i - 1], unit, state.gathered, marked, other?.layers[i], besideColour(), brush);
+      drawKernels(box.querySelector("canvas"), layer, result.layers[i], result.layers[i - 1], unit, state.gathered, marked, marks(i), besideColour(), brush);
       attribute(box.querySelector(".fbs-open"), "aria-pressed", `${i === state.layer}`);
-      text(box.querySelector(".fbs-k"), `${count(result.layers[i].winners)} of ${layer.outputs} win`);
+      text(box.querySelector(".fbs-k"), blank() ? `${state.k[i]} of ${layer.outputs} will win` : `${count(result.layers[i].winners)} of ${layer.outputs} win`);
       value(box.querySelector("input"), state.k[i]);
     });
   }
@@ -244,7 +258,7 @@ export function mount(root, payload, options = {}) {
   function drawInside() {
     const i = state.layer, layer = payload.layers[i], here = result.layers[i];
     const highest = Math.max(...here.g, 0.01);
-    if (highest > top[i] || highest < 0.6 * top[i]) top[i] = 1.12 * highest;
+    if (!blank() && (highest > top[i] || highest < 0.6 * top[i])) top[i] = 1.12 * highest;
     const grid = channelGrid(layer.outputs, widthOf(".fbs-inside"), coarse);
     lane.lay(`Channels of layer ${i + 1}; arrow keys move, enter forces, plus and minus change g`, layer.outputs, grid, state.channel);
     text($(".fbs-title"), `Look inside layer ${i + 1}`);
@@ -252,59 +266,90 @@ export function mount(root, payload, options = {}) {
     const parts = `; below, what each <em class="fbs-adds">adds</em> to g of channel ${state.channel}
       or <em class="fbs-takes">takes away</em> from it`;
     html($(".fbs-says-s"), `measured: how strong ${inputs} is${network.layers[i].predictorWeight ? parts : ""}`);
-    html($(".fbs-says-g"), `predicted from s: the ${count(here.winners)} channels above the cut win, and only
-      their maps are computed. Click one to force it on or off, drag its bar to change it.`);
+    html($(".fbs-says-g"), `predicted from s: ${winWords(here)} Click one to force it on or off, drag its bar to change it.`);
     drawInputs($(".fbs-s"), widthOf(".fbs-inside"), network.layers[i], here, state.channel, brush);
     attribute($(".fbs-s"), "aria-label", `Measured saliency of ${layer.inputs} inputs, ${count(here.live)} of them computed`);
-    const look = { top: top[i], chosen: state.channel, beside: besideColour() };
-    drawChannels(lane.canvas, layer, here, other?.layers[i], state.forced[i], look, grid, brush);
+    const look = { top: top[i], chosen: state.channel, beside: besideColour(), before: predicted };
+    drawChannels(lane.canvas, layer, here, marks(i), state.forced[i], look, grid, brush);
     attribute(lane.canvas, "aria-label", `Predicted saliency and map of ${layer.outputs} channels, ${count(here.winners)} of them computed`);
     drawOne(here);
     html($(".fbs-dynamic"), dynamicSentence(here));
     $(".fbs-reset").hidden = !isForced();
   }
 
+  /** Who wins, and what becomes of a winner's map. */
+  function winWords(here) {
+    if (blank()) return "nothing yet, for there is nothing to read.";
+    const k = count(here.winners), all = here.g.length, on = state.forced[state.layer].some((how) => how > 0);
+    if (k === 0) return "all channels are forced off, so no map is computed.";
+    if (k === all) return `all ${all} channels win, and the map of each is multiplied by its g.`;
+    const above = on ? "above the cut or forced on" : "above the cut";
+    if (k === 1) return `the one channel ${above} wins. Only its map is computed, and it is multiplied by its g.`;
+    return `the ${k} channels ${above} win. Only their maps are computed, and each is multiplied by its g.`;
+  }
+
+  /** What the layer predicted where the reader has set another g. */
+  function predicted(channel) {
+    const layer = network.layers[state.layer];
+    if (!state.g[state.layer].has(channel) || !layer.predictorWeight || blank()) return undefined;
+    return predict(layer, result.layers[state.layer].s)[channel];
+  }
+
+  /** With all channels beside it every loser would differ: nothing is marked. */
+  const marks = (layer) => (state.compare === "dense" ? null : other?.layers[layer]);
+
   function describe(channel) {
+    if (blank()) return `Channel ${channel}: nothing to read yet`;
     const here = result.layers[state.layer], forced = state.forced[state.layer][channel];
     const fate = here.winners[channel]
       ? here.pi[channel] === 0 ? "wins with gate 0, so its map is empty" : "wins and is computed"
       : "loses and is skipped";
-    const own = state.g[state.layer].has(channel);
-    const why = forced ? `, forced ${forced > 0 ? "on" : "off"}` : own ? ", with your g" : "";
+    const g = gWords(here.g[channel], state.g[state.layer].has(channel), predicted(channel));
     const rank = here.g.filter((g, c) => g > here.g[channel] || (g === here.g[channel] && c < channel)).length + 1;
-    return `Channel ${channel}: g = ${here.g[channel].toFixed(2)}, rank ${rank} of ${here.g.length}; it ${fate}${why}`;
+    return `Channel ${channel}: ${g}, rank ${rank} of ${here.g.length}; ${fateWords(forced, fate)}`;
   }
 
   function drawOne(here) {
-    text($(".fbs-detail"), `${describe(state.channel)}.`);
+    const i = state.layer, swap = blank() ? "" : forcedWords(here.g, state.k[i], state.forced[i], state.channel);
+    text($(".fbs-detail"), `${describe(state.channel)}.${swap}`);
     const slider = $(".fbs-g");
-    slider.max = top[state.layer].toFixed(2);
+    slider.max = top[i].toFixed(2);
     value(slider, here.g[state.channel]);
-    for (const button of root.querySelectorAll("[data-force]")) {
-      attribute(button, "aria-pressed", `${Number(button.dataset.force) === state.forced[state.layer][state.channel]}`);
-    }
+    showForce(root, state.g[i].has(state.channel) ? null : state.forced[i][state.channel]);
   }
 
   /** How far the choice depends on the image: the point of it all. */
   function dynamicSentence(here) {
+    if (blank()) return "";
+    const own = here.winners, k = count(own);
+    if (k === own.length) return `All ${k} channels win, for any image: what the image decides is how strong each g is.`;
+    const only = state.layer === 0 ? "This layer has one input, hence one number to decide by: it always chooses the same." : "";
     if (other === null || state.compare === "dense") {
-      return `A different image would pick other winners: choose “the gates of” another digit to compare.`;
+      return only || "A different image would pick other winners: choose “the gates of” another digit to compare.";
     }
-    const own = here.winners, theirs = other.layers[state.layer].winners;
+    const theirs = other.layers[state.layer].winners;
     const shared = own.reduce((sum, win, c) => sum + (win && theirs[c]), 0);
     const whom = state.compare === "mean" ? "with the mean gate" : `for that ${state.donor}`;
-    const only = state.layer === 0 ? " This layer has one input, hence one number to decide by: it always chooses the same." : "";
-    return `<i class="fbs-diamond"></i>${shared} of its ${count(own)} winners also win ${whom}; the others are marked.${only}`;
+    if (k > 0 && shared === k) return `${k === 1 ? "Its one winner also wins" : `All its ${k} winners also win`} ${whom}. ${only}`;
+    const rest = "filled marks are winners here only, hollow ones there only";
+    return `<i class="fbs-diamond"></i>${shared} of its ${k} winner${k === 1 ? "" : "s"} also win${k === 1 ? "s" : ""} ${whom}; ${rest}. ${only}`;
   }
 
+  const PURPOSE = "For each image the network guesses which channels will matter, and computes only those.";
+
   function say() {
+    if (blank()) {
+      html($(".fbs-headline"), "Draw a digit.");
+      text($(".fbs-sub"), `There is nothing to read yet. ${PURPOSE}`);
+      return speak("Draw a digit.");
+    }
     const sure = percent(result.probabilities[result.prediction]);
     const share = percent(result.macs / result.dense);
     html($(".fbs-headline"), `It reads ${article(result.prediction)} <b>${result.prediction}</b>, and computes <b>${share}</b> of its MACs.`);
     const gates = { other: `the gates of ${article(state.donor)} ${state.donor}`, mean: "the mean gate", dense: "all channels" }[state.compare];
     const same = other?.macs === result.macs ? " at the same cost" : "";
     const beside = other === null ? "" : ` With ${gates} it reads ${article(other.prediction)} ${other.prediction} (${percent(other.probabilities[other.prediction])} sure)${same}.`;
-    text($(".fbs-sub"), `It is ${sure} sure.${beside} For each image the network guesses which channels will matter, and computes only those.`);
+    text($(".fbs-sub"), `It is ${sure} sure.${beside} ${PURPOSE}`);
     speak(`Reads ${result.prediction}, ${sure} sure, ${share} of the MACs.`);
   }
 
@@ -519,10 +564,14 @@ function travels(payload, state) {
   };
 }
 
+/** Every layer has as many winners as the one slider for all says. */
+function isOneDensity(payload, state) {
+  return payload.layers.every((l, i) => state.k[i] === activeChannels(l.outputs, state.density));
+}
+
 /** Names of the layers in the payload, as keys of what travels. */
 function densityOf(payload, state) {
-  const all = payload.layers.every((l, i) => state.k[i] === activeChannels(l.outputs, state.density));
-  if (all) return state.density;
+  if (isOneDensity(payload, state)) return state.density;
   return Object.fromEntries(payload.layers.map((l, i) => [l.name, state.k[i] / l.outputs]));
 }
 

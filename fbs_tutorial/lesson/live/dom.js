@@ -1,4 +1,6 @@
-// What the page and its parts share: writing that changes few elements, and one loop.
+// What the page and its parts share: words, writing that changes few elements, and one loop.
+
+import { rival } from "./engine.js";
 
 /** The words of an element; only what differs is written. */
 export function text(element, wanted) {
@@ -27,6 +29,33 @@ export function article(digit) {
 export function percent(share) {
   const hundred = 100 * share;
   return `${hundred < 9.95 && hundred > 0 ? hundred.toFixed(1) : hundred.toFixed(0)} %`;
+}
+
+/** A prediction, or the value that the reader set in its place. */
+export function gWords(g, own, predicted) {
+  const instead = predicted === undefined ? "" : ` (predicted ${predicted.toFixed(2)})`;
+  return own ? `your g = ${g.toFixed(2)}${instead}` : `g = ${g.toFixed(2)}`;
+}
+
+export function fateWords(forced, fate) {
+  return forced ? `forced ${forced > 0 ? "on" : "off"}, it ${fate}` : `it ${fate}`;
+}
+
+/** The button that holds is lit; none where the reader has set g (`how` is null). */
+export function showForce(root, how) {
+  for (const button of root.querySelectorAll("[data-force]")) {
+    attribute(button, "aria-pressed", `${how !== null && Number(button.dataset.force) === how}`);
+  }
+}
+
+/** Whose place a forced channel takes, or who takes its place: as many win as before. */
+export function forcedWords(g, k, forced, channel) {
+  if (!forced[channel]) return "";
+  const on = forced[channel] > 0, other = rival(g, k, forced, channel);
+  if (other === null) return ` It would have ${on ? "won" : "lost"} anyway.`;
+  if (other === undefined) return on ? " No other had to give way." : " No other was left to take its place.";
+  const swap = on ? "gave way to it" : "took its place";
+  return ` Channel ${other} ${swap}, so as many win as before.`;
 }
 
 /** An empty place becomes a picture, with the colours that Python's plots have. */

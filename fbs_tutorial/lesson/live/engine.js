@@ -119,6 +119,18 @@ export function select(g, k, forced = new Int8Array(g.length)) {
   return { winners, order };
 }
 
+/**
+ * What a force changes: the channel that wins instead of `channel`, or that gives way to it.
+ * @returns {number | null | undefined}  null if nothing changes, undefined if no other is concerned
+ */
+export function rival(g, k, forced, channel) {
+  const free = Int8Array.from(forced);
+  free[channel] = 0;
+  const now = select(g, k, forced).winners, before = select(g, k, free).winners;
+  if (now[channel] === before[channel]) return null;
+  return [...now.keys()].find((c) => c !== channel && now[c] !== before[c]);
+}
+
 /** y = relu(pi (norm(conv(x)) + beta)) of the winners alone, from the inputs that are not empty. */
 export function convolve(layer, maps, pi) {
   const { inputs, outputs, sizeIn, sizeOut, stride } = layer;
@@ -201,6 +213,16 @@ function summed(network, layers, logits) {
     macs: total("macs", count(live)),
     dense: total("dense", inputs),
   };
+}
+
+/** The result of a blank image: nothing is read, nobody wins, nothing is computed. */
+export function nothing(result) {
+  const empty = (values) => values.slice().fill(0);
+  const layers = result.layers.map((layer) => ({
+    ...layer, macs: 0,
+    ...Object.fromEntries(["s", "g", "pi", "winners", "live", "maps"].map((key) => [key, empty(layer[key])])),
+  }));
+  return { ...result, layers, probabilities: empty(result.probabilities), prediction: null, macs: 0 };
 }
 
 /** One layer: `maps` [inputs, sizeIn, sizeIn], of which those that are `live` were computed. */

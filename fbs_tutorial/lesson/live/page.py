@@ -9,6 +9,29 @@ from .payload import text_of
 
 SHARED = ("engine.js", "digits.js", "dom.js", "lane.js", "view.js")
 WHOLE, PART = (*SHARED, "app.js"), (*SHARED, "part.js")  # each uses those before it alone
+NETWORK = "a real, small convolutional network with Feature Boosting and Suppression"
+TITLES = {  # and what stands below; a payload without a part is that of the whole network
+    None: (
+        "A network that chooses its channels",
+        f"This is {NETWORK}. It runs in this page, while you draw. Nothing is sent anywhere.",
+    ),
+    "saliency": (
+        "From the saliency of inputs to that of outputs",
+        f"This is one layer of {NETWORK}. It runs in this page. Nothing is sent anywhere.",
+    ),
+    "selection": (
+        "Which channels win",
+        "This is the selection of Feature Boosting and Suppression, on a few numbers.",
+    ),
+    "layer": (
+        "Inside one layer",
+        f"This is one layer of {NETWORK}. It runs in this page. Nothing is sent anywhere.",
+    ),
+    "donor": (
+        "One image with the gates of another",
+        f"This is {NETWORK}. It runs in this page. Nothing is sent anywhere.",
+    ),
+}
 # Every place that is still empty is filled: two pictures on a page do not fight.
 START = """
 for (const root of document.querySelectorAll("[data-fbs-live]:not(.fbs-live)")) {
@@ -58,7 +81,9 @@ def page(payload: dict) -> str:
     instead = "<p>The picture needs scripts, which are blocked here.</p>"
     names = {"black": style.BLACK, "text": style.TEXT, "panel": style.PANEL}
     colours = " ".join(f"--{name}: {colour};" for name, colour in names.items())
+    title, about = TITLES[payload.get("part")]
     frame = text_of("page.html").replace("/* colours */", f":root {{ {colours} }}")
+    frame = frame.replace("<!-- title -->", title).replace("<!-- about -->", about)
     return frame.replace("<!-- picture -->", snippet(payload, instead))
 
 

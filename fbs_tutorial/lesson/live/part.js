@@ -6,7 +6,8 @@ import {
 } from "./engine.js";
 import { enlarge } from "./digits.js";
 import {
-  article, attribute, furnish, hideStill, html, makeLoop, makeSpeaker, percent, text, value,
+  article, attribute, fateWords, forcedWords, furnish, gWords, hideStill, html, makeLoop, makeSpeaker,
+  percent, showForce, text, value,
 } from "./dom.js";
 import { LANE, makeLane } from "./lane.js";
 import {
@@ -258,7 +259,7 @@ function saliency(host) {
     const ups = changed.filter((d) => d > 1e-6).length, downs = changed.filter((d) => d < -1e-6).length;
     if (state.hand.size === 0) return [payload.question, `Each g is a weighted sum of all ${layer.inputs} values of s, and never below 0.`];
     return [
-      `${ups} outputs rise, ${downs} fall, ${changed.length - ups - downs} do not move.`,
+      `${ups === 1 ? "1 output rises" : `${ups} outputs rise`}, ${downs} fall${downs === 1 ? "s" : ""}, the other ${changed.length - ups - downs} stay.`,
       `${inputWords(state.channel)}. The outlines are g before the change.`,
     ];
   }
@@ -432,9 +433,11 @@ function oneLayer(host) {
   };
   const words = (c) => {
     const fate = result.winners[c] ? (result.pi[c] === 0 ? "wins with gate 0, so its map is empty" : `wins with gate ${result.pi[c].toFixed(2)}`) : "loses and is skipped";
-    const why = state.forced[c] ? `, forced ${state.forced[c] > 0 ? "on" : "off"}` : state.hand.has(c) ? ", with your g" : "";
-    return `Output ${c}: g = ${result.g[c].toFixed(2)}; it ${fate}${why}`;
+    const g = gWords(result.g[c], state.hand.has(c), predicted(c));
+    return `Output ${c}: ${g}; ${fateWords(state.forced[c], fate)}`;
   };
+  /** What was predicted where the reader has set another g. */
+  const predicted = (c) => (state.hand.has(c) ? predict(layer, result.s)[c] : undefined);
   const inputWords = (i) => `Input ${i}: s = ${result.s[i].toFixed(2)}${inputs.live[i] ? "" : ", skipped by the layer before"}`;
 
   function draw() {
@@ -450,10 +453,12 @@ function oneLayer(host) {
     drawInputLane(gridOf(layer.inputs, room, 40, true));
     const grid = gridOf(layer.outputs, room, 48, true);
     lanes.g.lay(`Outputs of layer ${name}; arrow keys move, enter forces, plus and minus change g`, layer.outputs, grid, state.channel);
-    drawChannels(lanes.g.canvas, layer, result, null, state.forced, { top: tops.g, chosen: state.channel }, grid, brush);
+    drawChannels(lanes.g.canvas, layer, result, null, state.forced, { top: tops.g, chosen: state.channel, before: predicted }, grid, brush);
     attribute(lanes.g.canvas, "aria-label", `Predicted saliency and map of ${layer.outputs} outputs`);
     attribute($(".fbs-kernel"), "aria-label", `Kernels: ${count(result.winners)} of ${layer.outputs} rows and ${count(inputs.live)} of ${layer.inputs} columns are computed`);
-    showOne(host, `${words(state.channel)}.`, result.g[state.channel], tops.g);
+    const swap = forcedWords(result.g, choice().k, state.forced, state.channel);
+    showOne(host, `${words(state.channel)}.${swap}`, result.g[state.channel], tops.g);
+    showForce(host.root, state.hand.has(state.channel) ? null : state.forced[state.channel]);
   }
 
   function drawInputLane(grid) {
@@ -465,7 +470,7 @@ function oneLayer(host) {
   }
 
   function said() {
-    const headline = `${count(result.winners)} of ${layer.outputs} outputs win, from ${count(inputs.live)} of ${layer.inputs} inputs: <b>${percent(result.macs / result.dense)}</b> of this layer’s MACs.`;
+    const headline = `${count(result.winners)} of ${layer.outputs} outputs win, from ${count(inputs.live)} of ${layer.inputs} inputs: <b>${percent(result.macs / result.dense)}</b> of this layer’s MACs, because its cost is inputs kept × outputs kept.`;
     return [headline, payload.python ? `Your own layer computed this, in Python. ${payload.question}` : payload.question];
   }
 
@@ -584,7 +589,8 @@ function donors(host) {
   return {
     markup: `<div class="fbs-controls">${thumbs("digit", "Image")}${thumbs("donor", "Donor of the gates")}${DENSITY}
       <label>gates replaced in <select class="fbs-where"><option value="0">all layers</option>${places}</select></label></div>
-      <div class="fbs-three">${WHOSE.map(column).join("")}</div>`,
+      <div class="fbs-three">${WHOSE.map(column).join("")}</div>
+      <p class="fbs-step">The map of a winner is multiplied by its gate. So even at density 1, where all channels win, gates of another image differ in strength.</p>`,
     listen() {
       on($(".fbs-where"), "change", (event) => {
         change({ where: Number(event.target.value) });

@@ -83,8 +83,11 @@ function drawStrokes(context, strokes, brush, side) {
   }
 }
 
-/** Accuracy and MACs against density, above the slider that shares its axis. */
-export function drawCurves(canvas, width, payload, density, brush) {
+/**
+ * Accuracy and MACs against density, above the slider that shares its axis.
+ * @param {{measured: boolean, macs: number}} setting  whether its accuracy is known, and its cost
+ */
+export function drawCurves(canvas, width, payload, density, setting, brush) {
   const height = 150, edge = 9, top = 14, base = height - 4;
   const context = prepare(canvas, width, height);
   const [first, last] = [payload.densities[0], payload.densities.at(-1)];
@@ -97,15 +100,15 @@ export function drawCurves(canvas, width, payload, density, brush) {
   for (const [name, colour, dash] of looks) {
     line(context, payload.densities.map(x), payload.accuracy[name].map(y), brush.colours[colour], dash, 2.2);
   }
-  context.strokeStyle = brush.colours.black;
+  context.strokeStyle = setting.measured ? brush.colours.black : brush.colours.grey;
   context.lineWidth = 1;
   context.setLineDash([]);
   context.beginPath();
   context.moveTo(x(density), top - 6);
   context.lineTo(x(density), height);
   context.stroke();
-  dot(context, x(density), y(interpolate(payload.densities, payload.accuracy.own, density)), brush.colours.blue, brush);
-  dot(context, x(density), y(macShare(payload.layers, density, payload.classes)), brush.colours.darkGrey, brush);
+  dot(context, x(density), y(interpolate(payload.densities, payload.accuracy.own, density)), setting.measured ? brush.colours.blue : brush.colours.grey, brush);
+  dot(context, x(density), y(setting.macs), brush.colours.darkGrey, brush);
 }
 
 function drawLevels(context, width, y, brush) {
@@ -150,9 +153,14 @@ function dot(context, x, y, colour, brush) {
 
 /** The MACs of all layers at one density, as a share of the dense ones. */
 export function macShare(layers, density, classes) {
+  return costOf(layers, layers.map((layer) => activeChannels(layer.outputs, density)), classes);
+}
+
+/** The same with k winners in each layer. */
+export function costOf(layers, ks, classes) {
   let live = 1, inputs = 1, macs = 0, dense = 0;
-  for (const layer of layers) {
-    const k = activeChannels(layer.outputs, density), positions = 9 * layer.sizeOut ** 2;
+  for (const [i, layer] of layers.entries()) {
+    const k = ks[i], positions = 9 * layer.sizeOut ** 2;
     macs += live * k * positions;
     dense += inputs * layer.outputs * positions;
     [live, inputs] = [k, layer.outputs];
@@ -171,7 +179,8 @@ export function interpolate(xs, ys, x) {
  * @param {number} unit    pixels per unit of length; a kernel of a 16 x 16 map is 16 units wide
  * @param {number} gathered  from 0, in place, to 1, the winners moved together
  * @param {{row: number | null, column: number | null}} marked  the chosen channel
- * @param {LayerResult} [other]  beside it: rows that win in one of the two only are marked
+ * @param {LayerResult} [other]  beside it: rows that win in one of the two only are marked,
+ *                               with a frame that is filled where they win without it
  * @param {string} [beside]      the colour of `other`
  */
 export function drawKernels(canvas, layer, result, before, unit, gathered, marked, other, beside, brush) {
@@ -187,8 +196,10 @@ export function drawKernels(canvas, layer, result, before, unit, gathered, marke
       context.fillRect(columns[i] * side, rows[o] * side, side - gap, side - gap);
     }
     if (other && other.winners[o] !== result.winners[o]) {
-      context.fillStyle = beside;
-      context.fillRect(layer.inputs * side + 2, rows[o] * side, 4, Math.max(1.5, side - gap));
+      const here = [layer.inputs * side + 2, rows[o] * side, 4, Math.max(1.5, side - gap)];
+      [context.fillStyle, context.strokeStyle, context.lineWidth] = [beside, beside, 1];
+      if (result.winners[o]) context.fillRect(...here);
+      else context.strokeRect(here[0] + 0.5, here[1] + 0.5, 3, Math.max(0.5, here[3] - 1));
     }
   }
   outline(context, layer, marked, rows, columns, side, brush);
@@ -231,7 +242,7 @@ export function channelGrid(channels, width, coarse, largest = 44) {
  * @property {Float32Array} [map]    under the bar; without, a frame that is hatched
  * @property {number} [before]       an outline: the value as it was
  * @property {boolean} [empty]       it wins with gate 0
- * @property {boolean} [differs]     it wins in one of the two compared only
+ * @property {"own" | "other"} [only]  it wins in this one of the two compared
  * @property {string} [note]         over the bar, such as "on" or "tie"
  * @property {string} [foot]         under the bar, where there is no map
  *
@@ -250,7 +261,7 @@ export function drawLane(canvas, grid, items, lane, brush) {
   items.forEach((item, o) => {
     const x = (o % grid.columns) * grid.cell, y = Math.floor(o / grid.columns) * grid.height;
     drawBar(context, x, y, item, lane.top, grid, brush);
-    if (item.differs) mark(context, x + grid.cell - 8, y + 7, lane.beside);
+    if (item.only) mark(context, x + grid.cell - 8, y + 7, lane.beside, item.only === "other");
     if (grid.map) drawTile(context, x + 1, y + grid.bar + 2, item, lane, grid, brush);
     if (item.foot) write(context, item.foot, x + grid.cell / 2 - 1, y + grid.bar + 13, "", brush);
     if (item.note) write(context, item.note, x + grid.cell / 2 - 1, y + 10, "bold", brush);
@@ -266,7 +277,10 @@ function write(context, words, x, y, weight, brush) {
   context.fillText(words, x, y);
 }
 
-/** The predicted saliency of every output as a bar, the cut, and under each bar its map. */
+/**
+ * The predicted saliency of every output as a bar, the cut, and under each bar its map.
+ * `lane.before(channel)` is its prediction where the reader has set another value.
+ */
 export function drawChannels(canvas, layer, result, other, forced, lane, grid, brush) {
   const size = layer.sizeOut;
   const items = [...result.g].map((value, o) => ({
@@ -274,7 +288,8 @@ export function drawChannels(canvas, layer, result, other, forced, lane, grid, b
     look: result.winners[o] ? "won" : "lost",
     map: result.winners[o] ? result.maps.subarray(o * size * size, (o + 1) * size * size) : undefined,
     empty: result.winners[o] && result.pi[o] === 0,
-    differs: other && other.winners[o] !== result.winners[o],
+    only: !other || other.winners[o] === result.winners[o] ? undefined : result.winners[o] ? "own" : "other",
+    before: lane.before?.(o),
     note: { 1: "on", "-1": "off" }[forced[o]],
   }));
   const brightest = Math.max(...result.maps);
@@ -321,14 +336,17 @@ function frame(context, x, y, grid, brush) {
   context.strokeRect(x, y + 1, grid.cell - 2, grid.height - 9);
 }
 
-function mark(context, x, y, colour) {
-  context.fillStyle = colour;
+function mark(context, x, y, colour, hollow) {
+  [context.fillStyle, context.strokeStyle, context.lineWidth] = [colour, colour, 1.5];
+  context.setLineDash([]);
   context.beginPath();
   context.moveTo(x, y - 4.5);
   context.lineTo(x + 4.5, y);
   context.lineTo(x, y + 4.5);
   context.lineTo(x - 4.5, y);
-  context.fill();
+  context.closePath();
+  if (hollow) context.stroke();
+  else context.fill();
 }
 
 function triangle(context, x, y, colour) {

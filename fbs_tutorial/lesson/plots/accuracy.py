@@ -169,9 +169,9 @@ def accuracy_lines(
         values = curve(axes, densities, runs, name, look)
         said.append(f"{name} {values[near]:.1f} %")
     axes.set(xlabel="density d (share of channels that win)", ylabel="accuracy (%)", title=title)
-    axes.set(xlim=(max(densities) + 0.04, min(densities) - 0.04), ylim=(0, 104), xticks=densities)
+    axes.set(xlim=(min(densities) - 0.04, max(densities) + 0.04), ylim=(0, 104), xticks=densities)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=9, frameon=False, loc="lower left")
+    legend_below(figure, ncols=2)
     return figure, f"Right at density {densities[near]:g}: {'; '.join(said)}."
 
 
@@ -239,7 +239,6 @@ def accuracy_over_macs(
 
     Args:
         lines: ``{name: rows}``, up to seven, with ``"macs"`` and ``"test_accuracy"`` in each row.
-            The longest names the MACs on the axis.
         published: the same of other people, drawn with open markers and no line.
     """
     figure, axes = plt.subplots(figsize=(8, 4.4), layout="constrained")
@@ -253,7 +252,10 @@ def accuracy_over_macs(
         style = {"color": ORANGE, "marker": "o", "markerfacecolor": "white"}
         _over_macs(axes, rows, f"published: {name}", "", **style)
     axes.set_xscale("log")
-    ticks = [row["macs"] for row in max(lines.values(), key=len)]
+    ticks: list[float] = []  # of all points, those that leave room for their numbers
+    for tick in sorted(row["macs"] for rows in lines.values() for row in rows):
+        if not ticks or tick > 1.2 * ticks[-1]:
+            ticks.append(tick)
     axes.set_xticks(ticks, [f"{tick / 1e6:.0f} M" for tick in ticks])
     axes.minorticks_off()
     axes.set(xlabel="MACs per image, predictors included", ylabel="test accuracy (%)")

@@ -19,6 +19,7 @@ def layer_bars(
     ylabel: str = "",
     top: float | None = None,
     digits: int = 0,
+    colours: Sequence[str] = (BLUE, ORANGE, GREEN, PURPLE),
 ) -> tuple[Figure, str]:
     """A group of bars per layer, a bar per series, and the panels side by side.
 
@@ -26,6 +27,7 @@ def layer_bars(
         panels: ``{title: {series: one value per layer}}``, up to four series.
         level: a dashed line across each group, one value per layer.
         top: upper end of the axis. digits: after the point, in the sentence.
+        colours: one for each series.
     """
     figure, row = plt.subplots(
         1, len(panels), figsize=(7.5, 3.2), sharey=True, squeeze=False, layout="constrained"
@@ -33,7 +35,7 @@ def layer_bars(
     middle, sentences = np.arange(len(layers)), []
     for axes, (title, series) in zip(row[0], panels.items(), strict=True):
         width, said = 0.8 / len(series), []
-        styles = zip((BLUE, ORANGE, GREEN, PURPLE), ("", "///", "...", "xx"), strict=True)
+        styles = zip(colours, ("", "///", "...", "xx"))  # noqa: B905
         for i, ((name, values), (colour, hatch)) in enumerate(zip(series.items(), styles)):  # noqa: B905
             left = middle - 0.4 + (i + 0.5) * width
             bars = axes.bar(
@@ -79,7 +81,7 @@ def depth_lines(panels: dict[str, dict[str, Sequence[float]]], ylabel: str) -> t
                 said.append(f"{panel}, {name}: {values[-1]:.2g} at the end")
         axes.set(title=panel, xlabel="block", ylabel=ylabel)
         axes.grid(alpha=0.3)
-    np.atleast_1d(row)[0].legend(fontsize=8, frameon=False, loc="upper left")
+    legend_below(figure, *np.atleast_1d(row)[0].get_legend_handles_labels(), ncols=len(styles))
     return figure, ".\n".join(said) + "."
 
 

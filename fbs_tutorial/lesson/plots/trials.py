@@ -89,7 +89,20 @@ def said_of_gates(results: dict) -> str:
         if over:
             steps = sorted({row["diverged"] for row in over})
             part += f", from update {steps[0]} on" if len(steps) > 1 else f", at update {steps[0]}"
-            if all(row["where"]["weights"] for row in over):
-                part += ", where the update before has already broken weights"
+            part += _where_it_began([row["where"] for row in over])
         said.append(part)
     return f"{'; '.join(said)}."
+
+
+def _where_it_began(places: Sequence[dict]) -> str:
+    """Whether the weights were still finite, and which block was the first to overflow."""
+    if any(place["weights"] for place in places):
+        return ", where the update before has already broken weights"
+    if not all(place["module"] for place in places):
+        return ", where the weights are still finite"
+    blocks = sorted({place["module"]["place"] + 1 for place in places})
+    named = " or ".join(map(str, blocks))
+    return (
+        f", where the weights are still finite and block {named} of {places[0]['module']['of']} "
+        "is the first whose output is not"
+    )
