@@ -174,7 +174,7 @@ def _picture(drawn: tuple, out: Path) -> str:
 
 
 def _plan(kind: type, options: argparse.Namespace) -> object:
-    """A plan of the options that were given; it has its own defaults for the others."""
+    """A plan with the options that were given, and its own defaults for the others."""
     given = {entry.name: getattr(options, entry.name) for entry in fields(kind)}
     return kind(**{name: value for name, value in given.items() if value is not None})
 
@@ -352,7 +352,9 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
 
 def _add_choice(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
-        "choice", help="does choice pay: let the pool of channels grow, with as many winners"
+        "choice",
+        help="does choosing channels per image pay? More channels to choose from, the same number "
+        "of winners",
     )
     add = command.add_argument
     shares = numbers(float)

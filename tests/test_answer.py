@@ -159,11 +159,13 @@ def test_the_stored_budget_has_a_picture_and_others_are_missed():
         budget_picture("nothing")
 
 
-def test_without_the_course_the_folder_is_asked_for(tmp_path, monkeypatch):
+def test_the_package_alone_has_what_the_course_has(tmp_path, monkeypatch, found):
+    assert matches(ROOT / "benchmarks") == found
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stored, "__file__", str(tmp_path / "a" / "b" / "c.py"))
+    assert matches() == found and stored_budget("cifar10")["looks"]
     with pytest.raises(FileNotFoundError, match="bring the course along"):
-        matches()
+        stored_budget("nothing")
 
 
 def test_a_file_without_static_networks_of_several_sizes_is_left_out(tmp_path):

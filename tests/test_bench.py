@@ -1,11 +1,16 @@
-"""What the benchmark runs, counts and writes. No test asserts on how long anything took."""
+"""What the benchmark runs, counts and writes. No test asserts on how long anything took,
+but those of the peak, by a wide margin.
+"""
 
 import itertools
 import json
+import os
 import re
 import sys
+import time
 from functools import partial
 from pathlib import Path
+from threading import Semaphore
 from unittest.mock import patch
 
 import pytest
@@ -323,11 +328,35 @@ def test_single_layers_time_the_kernel_itself_and_networks_what_is_chosen(case, 
     assert convs and all(conv.chooses is chooses for conv in convs)
 
 
+class Cores:
+    """A library on a machine of so many cores, of which each does 0.1 GMAC/s."""
+
+    def __init__(self, count):
+        self.free = Semaphore(count)
+
+    def lanes(self):
+        return 8
+
+    def peak(self, rounds):
+        with self.free:
+            time.sleep(12 * 8 * rounds / 1e8)
+
+
+@pytest.mark.parametrize(("threads", "cores"), [(1, 1), (2, 2), (4, 2), (4, 1)])
+def test_the_peak_is_of_all_threads_that_have_a_core(monkeypatch, threads, cores):
+    lib = Cores(cores)
+    monkeypatch.setattr(native, "library", lambda: lib)
+    monkeypatch.setattr(native, "EACH", 10_000)
+    share = native.peak(threads, 0.3) / (0.1 * min(threads, cores))
+    assert 0.3 < share < 1.2
+
+
 @pytest.mark.needs(compiler=bool(native.compilers()))
-def test_the_peak_is_of_all_threads(monkeypatch):
+def test_more_threads_than_cores_do_not_do_more():
     assert native.peak(2, 0.0) > 0
-    monkeypatch.setattr(native, "_peak_of_a_core", lambda end: 1.5)
-    assert native.peak(3) == 4.5
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    pairs = ((native.peak(2 * cores), native.peak(cores)) for _ in range(5))
+    assert any(twice < 1.3 * once for twice, once in pairs)  # others may be busy meanwhile
 
 
 def test_a_layer_can_run_on_maps_alone_as_a_graph_needs():

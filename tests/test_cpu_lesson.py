@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import cache
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from fbs_tutorial.execution import native
+from fbs_tutorial.lesson import compiled as module
 from fbs_tutorial.lesson.compiled import SPARE, compiled, in_planes
 from fbs_tutorial.lesson.diagrams import cpu, draw
 
@@ -120,6 +122,11 @@ def pairs(c_out, c_in):
     return torch.arange(0, c_out, 2), torch.arange(1, c_in, 3)
 
 
+@cache
+def compiled_loop():
+    return compiled(loop())
+
+
 @needs_a_compiler
 @pytest.mark.parametrize("size", ["J = 1, P = 1", "J = 4, P = 3", "J = 16, P = 1", "J = 3, P = 16"])
 def test_the_loop_of_the_notebook_convolves_with_tiles_of_every_size(size):
@@ -149,6 +156,76 @@ def test_a_mistake_in_the_source_is_told_in_the_compilers_words(capsys):
     said = capsys.readouterr().out
     assert said.startswith("The compiler does not take it:\nconvolve.cpp:1:") and "error" in said
     assert compiled("int other;") is None and "convolve" in capsys.readouterr().out
+
+
+def refusing(folder, name, refused, then):
+    """A compiler that does not know some flags, and with others does what a shell command says."""
+    script = folder / name
+    script.write_text(
+        f'#!/bin/sh\ncase "$*" in *{refused}*) echo "error: unknown option {refused}" >&2; exit 1;;'
+        f"esac\n{then}\n"
+    )
+    script.chmod(0o755)
+    return str(script)
+
+
+@needs_a_compiler
+def test_a_flag_that_a_compiler_refuses_does_not_hide_the_readers_mistake(
+    monkeypatch, capsys, tmp_path
+):
+    real = native.compilers()[0]
+    then = f'for a; do shift; [ "$a" = -mcpu=native ] || set -- "$@" "$a"; done; exec {real} "$@"'
+    picky = refusing(tmp_path, "picky", "-march=native", then)
+    monkeypatch.setattr(module, "compilers", lambda: [picky])
+    assert compiled("int x = ;") is None
+    assert capsys.readouterr().out.startswith("The compiler does not take it:\nconvolve.cpp:1:")
+    assert compiled(loop()) is not None and capsys.readouterr().out == ""
+
+
+@needs_a_compiler
+def test_another_compiler_is_tried(monkeypatch, capsys, tmp_path):
+    useless = refusing(tmp_path, "useless", "native", "exit 1")
+    monkeypatch.setattr(module, "compilers", lambda: [useless])
+    assert compiled(loop()) is None
+    assert "unknown option native" in capsys.readouterr().out
+    monkeypatch.setattr(module, "compilers", lambda: [useless, *native.compilers()])
+    assert compiled(loop()) is not None and capsys.readouterr().out == ""
+
+
+def test_a_compiler_that_takes_too_long_is_stopped(monkeypatch, capsys, tmp_path):
+    slow = refusing(tmp_path, "slow", "nothing", "echo some words >&2; exec sleep 60")
+    monkeypatch.setattr(module, "compilers", lambda: [slow])
+    monkeypatch.setattr(module, "TIME_LIMIT", 0.2)
+    assert compiled("") is None
+    assert capsys.readouterr().out == "The compiler was stopped after 0.2 seconds.\n"
+
+
+@needs_a_compiler
+def test_a_function_that_cannot_be_called_from_outside_is_named(capsys):
+    assert compiled(loop().replace('extern "C" ', "")) is None
+    said = capsys.readouterr().out
+    assert said.startswith("convolve.cpp: it compiles, but") and 'extern "C" void convolve(' in said
+
+
+@needs_a_compiler
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"planes": lambda t: t.double()}, r"planes must be a .*float32 .*, got torch.float64"),
+        ({"planes": lambda t: t[:, :-1]}, r"planes must be .* \[20, 38\], got .* \[20, 37\]"),
+        ({"weight": lambda t: t.mT}, r"weight must be a contiguous .* not contiguous"),
+        ({"weight": lambda t: t[:, 1:]}, r"weight must be .* \[16, 20, 3, 3\], got .*, 19, 3, 3"),
+        ({"live": lambda t: t.int()}, r"live must be .*int64 tensor \[5\], got torch.int32"),
+        ({"winners": lambda t: t.repeat(2)[::2]}, r"winners must be .* not contiguous"),
+        ({"winners": lambda t: t.bool()}, r"winners must be .*int64 .*, got torch.bool"),
+    ],
+)
+def test_tensors_that_the_loop_cannot_read_are_refused(change, message):
+    given = {"planes": in_planes(torch.randn(20, 4, 5)), "weight": WEIGHT}
+    given |= {"live": LIVE, "winners": WINNERS}
+    given |= {name: spoil(given[name]) for name, spoil in change.items()}
+    with pytest.raises(ValueError, match=message):
+        compiled_loop()(*given.values(), 4, 5)
 
 
 def test_without_a_compiler_words_take_its_place(monkeypatch, capsys, tmp_path):

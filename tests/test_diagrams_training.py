@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fbs_tutorial import winner_take_all
+from fbs_tutorial.bench.answer import NAMES
 from fbs_tutorial.lesson import diagrams
 from fbs_tutorial.lesson.diagrams import draw, gates
 from fbs_tutorial.lesson.results import FOLDER, result
@@ -37,7 +38,14 @@ def test_results_for_the_notebooks_are_those_of_the_benchmarks(name, source):
 
 def test_every_result_is_known_and_others_are_refused_by_name():
     names = {path.stem for path in FOLDER.glob("*.json")}
-    assert names == {"ablation", "budget-cifar10", "gains", "stability-digits", "tiny-imagenet-50"}
+    compared = {
+        f"{place}-{path.stem}"
+        for place in ("budget", "compare", "choice")
+        for path in (ROOT / "benchmarks" / place).glob("*.json")
+        if path.stem in NAMES
+    }
+    others = {"ablation", "cpu", "gains", "stability-digits", "tiny-imagenet-50"}
+    assert names == others | compared
     with pytest.raises(ValueError, match=r"name must be one of ablation, .*, got 'speed'"):
         result("speed")
 

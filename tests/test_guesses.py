@@ -2,7 +2,10 @@
 
 import json
 import os
+from fractions import Fraction
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fbs_tutorial.lesson import guesses, widgets
@@ -60,8 +63,8 @@ def test_the_answer_waits_for_the_guess(shown, capsys):
     bundle = shown[-1]
     line, button = view_of(bundle).children
     assert line.value == guesses.FIRST and button.description == "show me"
-    assert bundle["text/plain"] == "The answer is 32.0 %."  # what is saved
-    assert bundle["text/plain"] in bundle["text/html"]
+    assert bundle["text/plain"] == f"{guesses.CLOSED}\nThe answer is 32.0 %."  # what is saved
+    assert bundle["text/html"] == f"{guesses.CLOSED}\n<pre>The answer is 32.0 %.</pre>"
     box.value = "40"
     assert "You guessed 40 %: 8.0 points too high." in line.value
     assert button.layout.display == "none"
@@ -149,6 +152,71 @@ def test_a_file_of_something_else_is_no_obstacle(content, capsys):
     assert len(guesses.kept_guesses()) == 1
 
 
+OLD = Path("guesses.json.old")
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "\xff"])
+def test_a_file_that_cannot_be_read_is_set_aside(content):
+    FILE.write_bytes(content.encode("latin-1"))
+    widgets.predict("How many?", 0, 10, guess=3)
+    assert OLD.read_bytes() == content.encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"note": "mine"},
+        {"question": ["?"]},
+        {"unit": 1},
+        {"low": "0"},
+        {"high": 0},
+        {"step": 0},
+        {"guess": None},
+        {"guess": float("nan")},
+        {"truth": "4"},
+        {"truth": 10**400},
+    ],
+)
+def test_one_entry_that_is_no_guess_costs_none_of_the_others(change, capsys):
+    widgets.predict("How many?", 0, 10, guess=3).reveal(4)
+    (entry,) = json.loads(FILE.read_text())
+    FILE.write_text(json.dumps([{"question": "?"} | change, entry | change, entry, 1]))
+    assert guesses.kept_guesses() == [entry]
+    widgets.show_guesses()
+    widgets.predict("What share?", 0, 100, guess=7).reveal(9)
+    assert [kept["question"] for kept in guesses.kept_guesses()] == ["How many?", "What share?"]
+    assert not OLD.exists()
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64, np.uint8, Fraction])
+def test_numbers_of_numpy_are_numbers(kind, shown, capsys):
+    widgets.predict("How many?", kind(0), kind(10), guess=kind(3), step=kind(1)).reveal(kind(4))
+    assert "You guessed 3" in capsys.readouterr().out
+    (kept,) = guesses.kept_guesses()
+    assert (kept["guess"], kept["truth"], kept["low"], kept["high"]) == (3, 4, 0, 10)
+    prediction, box, _ = asked(shown, 0, 1)
+    prediction.reveal(kind(1))  # before the guess
+    box.value = "0,5"
+    assert guesses.kept_guesses()[0]["truth"] == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "high", "guess"),
+    [
+        ("1,200", 2000, 1200),
+        ("1,200", 10, 1.2),
+        ("1,234,567.5", 1e7, 1234567.5),
+        ("12,5", 2000, 12.5),
+        ("0,500", 2000, 0.5),
+        ("1,200", 1, None),
+    ],
+)
+def test_a_comma_is_of_thousands_where_that_fits_the_range(shown, typed, high, guess):
+    prediction, box, _ = asked(shown, 0, high)
+    box.value = typed
+    assert prediction.guess == guess
+
+
 def test_a_folder_that_cannot_be_written_is_no_obstacle(monkeypatch):
     def refuse(path, content):
         raise PermissionError(13, "Permission denied")
@@ -168,12 +236,23 @@ def test_guess_as_a_plain_argument(capsys):
     ("arguments", "error", "message"),
     [
         ((0, 0), ValueError, "high must be above low, got 0 and 0"),
-        ((5, 1), ValueError, "high must be a number from 5 to inf, got 1"),
+        ((5, 1), ValueError, "high must be a finite number from 5, got 1"),
+        ((float("-inf"), 1), ValueError, "low must be a finite number, got -inf"),
+        ((0, float("inf")), ValueError, "high must be a finite number from 0, got inf"),
+        (
+            (0, 1, "", None, float("inf")),
+            ValueError,
+            "step must be a finite number from .* got inf",
+        ),
         (("0", 1), TypeError, "low must be a number, got '0'"),
-        ((0, 10, "", 11), ValueError, "guess must be a number from 0 to 10, got 11"),
+        ((0, 10, "", 11), ValueError, "guess must be a finite number from 0 to 10, got 11"),
         ((0, 10, "", True), TypeError, "guess must be a number, got True"),
-        ((0, 10, "", float("nan")), ValueError, "guess must be a number from 0 to 10, got nan"),
-        ((0, 10, "", 1, 0), ValueError, "step must be a number from .* got 0"),
+        (
+            (0, 10, "", float("nan")),
+            ValueError,
+            "guess must be a finite number from 0 to 10, got nan",
+        ),
+        ((0, 10, "", 1, 0), ValueError, "step must be a finite number from .* got 0"),
     ],
 )
 def test_bad_predictions_are_refused(arguments, error, message):
@@ -181,7 +260,15 @@ def test_bad_predictions_are_refused(arguments, error, message):
         widgets.predict("How many?", *arguments)
 
 
-@pytest.mark.parametrize(("truth", "error"), [(None, TypeError), (float("nan"), ValueError)])
+@pytest.mark.parametrize(
+    ("truth", "error"),
+    [
+        (None, TypeError),
+        (float("nan"), ValueError),
+        (float("inf"), ValueError),
+        (float("-inf"), ValueError),
+    ],
+)
 def test_bad_truth_is_refused(truth, error):
-    with pytest.raises(error, match="truth must be a number"):
+    with pytest.raises(error, match=r"truth must be a (finite )?number"):
         widgets.predict("How many?", 0, 1, guess=1).reveal(truth)

@@ -21,7 +21,7 @@ from fbs_tutorial.lesson.live import (
     save_page,
     snippet,
 )
-from fbs_tutorial.lesson.live.base import reply
+from fbs_tutorial.lesson.live.base import _is_library, reply
 from fbs_tutorial.lesson.live.page import PART, WHOLE, script
 from fbs_tutorial.lesson.live.page import page as page_of
 from fbs_tutorial.lesson.live.payload import text_of
@@ -245,10 +245,84 @@ def test_bad_arguments_are_refused(make, message):
         make()
 
 
-@pytest.mark.parametrize("own", [{8: 1.0}, {0: -1.0}, {0: "up"}, {"x": 1.0}])
-def test_bad_own_values_are_refused(own):
-    with pytest.raises(TraitError):
-        live_selection().own = own
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({64: 1.0}, "there is no channel 64"),
+        ({"x": 1.0}, "there is no channel x"),
+        ({0: -1.0}, "a channel takes a finite number of at least 0, got -1.0"),
+        ({0: "up"}, "a channel takes a finite number of at least 0, got 'up'"),
+        ({0: "on"}, "a channel takes a finite number of at least 0, got 'on'"),
+        ({0: float("inf")}, "a channel takes a finite number of at least 0, got inf"),
+        ({0: float("nan")}, "a channel takes a finite number of at least 0, got nan"),
+        ({0: torch.ones(2)}, "a channel takes a finite number of at least 0, got tensor"),
+        (3, r"own must be a dict \{channel: value\}, got 3"),
+    ],
+)
+@pytest.mark.parametrize("part", ["saliency", "selection"])
+def test_bad_own_values_are_refused(made, part, own, message):
+    with pytest.raises(TraitError, match=message):
+        made[part].own = own
+    assert made[part].own == {} and made[part].error == ""
+
+
+def test_words_are_for_a_layer_of_which_numbers_are_finite(made):
+    with pytest.raises(TraitError, match="takes 'on', 'off' or a finite number of at least 0, got"):
+        made["layer"].own = {0: float("inf")}
+
+
+def test_nothing_is_forced_in_a_layer_of_the_readers_own(network):
+    live = live_layer("conv3", compute=Own(network.conv3))
+    with pytest.raises(TraitError, match="own must stay empty where `compute` is the layer"):
+        live.own = {0: "on"}
+    assert live.own == {} and live.error == ""
+
+
+def test_an_own_layer_keeps_its_density_also_after_an_error(network):
+    mine = Own(network.conv3)
+    mine.density = 0.7
+    live = live_layer("conv3", compute=mine, density=0.3)
+    assert mine.density == 0.7 and int((live.gate != 0).sum()) == 10
+    mine.conv = nn.Conv2d(1, 1, 1)
+    live.density = 0.4
+    assert "RuntimeError" in live.error and mine.density == 0.7
+    bare = nn.Conv2d(32, 32, 3, padding=1)
+    live_layer("conv3", compute=bare)
+    assert not hasattr(bare, "density")
+
+
+def test_a_winner_of_an_own_layer_may_have_gate_0(network):
+    def none(x, density):
+        g = torch.zeros(1, 32)
+        return g, g, network.conv3(x)
+
+    def other(x, density):
+        g, pi = torch.zeros(1, 32), torch.zeros(1, 32)
+        pi[0, 31] = 1
+        return g, pi, network.conv3(x)
+
+    assert live_layer("conv3", compute=none, density=0.25).winners.nonzero().flatten().tolist() == [
+        *range(8)
+    ]
+    winners = live_layer("conv3", compute=other, density=0.25).winners
+    assert winners.nonzero().flatten().tolist() == [*range(8), 31]
+
+
+@pytest.mark.parametrize(
+    ("filename", "library"),
+    [
+        ("/usr/lib/python3/dist-packages/torch/nn/functional.py", True),
+        ("/opt/env/lib/python3/site-packages/numpy/core.py", True),
+        (json.__file__, True),
+        (live_layer.__code__.co_filename, True),
+        ("<frozen importlib._bootstrap>", True),
+        ("/tmp/ipykernel_7/1.py", False),
+        ("<ipython-input-3>", False),
+        (__file__, False),
+    ],
+)
+def test_the_line_that_is_shown_is_the_readers(filename, library):
+    assert _is_library(filename) == library
 
 
 # In a browser.

@@ -5,6 +5,7 @@ The pages are README.md and benchmarks/README.md, the results. The marks of NAME
 """
 
 import re
+import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -15,6 +16,12 @@ RESULTS = ROOT / "benchmarks" / "README.md"
 def show(name: str, text: str) -> None:
     """Put ``text`` between the marks of ``name`` on the page of results."""
     RESULTS.write_text(between_marks(RESULTS.read_text(), name, text))
+
+
+def copy_for_lessons(path: Path) -> None:
+    """Put a copy of a file in benchmarks/ where the package's lessons read it."""
+    name = "-".join(path.relative_to(RESULTS.parent).parts)
+    shutil.copyfile(path, ROOT / "fbs_tutorial" / "assets" / "lesson" / name)
 
 
 def between_marks(page: str, name: str, text: str) -> str:

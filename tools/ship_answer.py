@@ -22,7 +22,7 @@ ABOUT = (
 
 
 def main() -> None:
-    found = matches()
+    found = matches(STORED)
     figure, said = answer_picture(found, "Where does dynamic pruning win?")
     figure.savefig(STORED / "answer.png", dpi=130)
     page = ["# Where does dynamic pruning win?", said, ABOUT, summary(found), table(found)]

@@ -4,12 +4,13 @@ All rows of benchmarks/cpu.json go to benchmarks/cpu.md; those of whole networks
 of results between the marks of ``bench cpu``. The same with ``cuda``, whose marks are put after
 the others when there is a first result. What one H100 measured of whole networks, `stored`,
 stands between those of ``h100``. The README has the shortest table, between those of ``speed``.
+The notebooks read a copy of cpu.json in the package.
 """
 
 import json
 from pathlib import Path
 
-from readme import README, RESULTS, ROOT, between_marks, with_marks
+from readme import README, RESULTS, ROOT, between_marks, copy_for_lessons, with_marks
 
 from fbs_tutorial.bench.report import find, tables
 from fbs_tutorial.bench.stored import stored
@@ -23,6 +24,7 @@ def main() -> None:
         if set(results.get("missing", ())) - results.get("left_out", {}).keys():
             raise SystemExit(f"{path} is not finished; its command goes on: {results['command']}")
         path.with_suffix(".md").write_text(f"{provenance(results)}\n\n{tables(results)}\n")
+    copy_for_lessons(ROOT / "benchmarks" / "cpu.json")
     RESULTS.write_text(with_h100(with_tables(RESULTS.read_text())))
     README.write_text(with_speed(README.read_text()))
 

@@ -1,12 +1,13 @@
 """Show the results in benchmarks/budget: python tools/ship_budget.py, after `make budget`.
 
 Of each result all curves go to a .md beside it, with the picture; of CIFAR-10 what is best within
-a few budgets stands in the README, between the marks of ``budget cifar10``.
+a few budgets stands in the README, between the marks of ``budget cifar10``. The notebooks read
+copies in the package.
 """
 
 import json
 
-from readme import ROOT, show
+from readme import ROOT, copy_for_lessons, show
 
 from fbs_tutorial.bench.budget import HEAD, cells, curves, report, stored_bytes, within
 from fbs_tutorial.lesson.plots import budget_curves
@@ -25,6 +26,7 @@ def main() -> None:
         figure, sentence = budget_curves(curves(results), TITLES[path.stem])
         figure.savefig(path.with_suffix(".png"), dpi=130)
         path.with_suffix(".md").write_text(f"{report(results)}\n")
+        copy_for_lessons(path)
         print(sentence)
     show("budget cifar10", table())
 

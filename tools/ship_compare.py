@@ -2,14 +2,15 @@
 
 Each gets a picture beside its file. Tables, with the settings that were tried and the published
 figures for CIFAR-10, stand in benchmarks/compare/README.md; the table of the digits, and those of
-the other data sets if there are any, on the page of results as well.
+the other data sets if there are any, on the page of results as well. The notebooks read copies in
+the package.
 """
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from readme import RESULTS, ROOT, between_marks
+from readme import RESULTS, ROOT, between_marks, copy_for_lessons
 
 from fbs_tutorial.bench.compared import choices_table, provenance, table
 from fbs_tutorial.lesson.plots import compared
@@ -23,6 +24,7 @@ def main() -> None:
     for name, results in comparisons():
         figure, sentence = compared(results, title_of(name, results))
         figure.savefig(FOLDER / f"{name}.png", dpi=130)
+        copy_for_lessons(FOLDER / f"{name}.json")
         print(sentence)
     (FOLDER / "README.md").write_text(page())
     RESULTS.write_text(with_tables(RESULTS.read_text()))

@@ -1,12 +1,13 @@
 """Show the trials: python tools/ship_trials.py, after `choice`, `stability`, tools/any_density.py.
 
 What is stored in benchmarks/choice, stability and any-density goes to the page of results, between
-the marks of each, with a picture beside every file.
+the marks of each, with a picture beside every file. The notebooks read copies, of
+stability that of the digits, in the package.
 """
 
 import json
 
-from readme import RESULTS, ROOT, show, with_marks
+from readme import RESULTS, ROOT, copy_for_lessons, show, with_marks
 
 from fbs_tutorial.bench.choice import report
 from fbs_tutorial.bench.stability import origin, table
@@ -41,6 +42,7 @@ def main() -> None:
 
 
 def pool_section(path) -> str:
+    copy_for_lessons(path)
     results = json.loads(path.read_text())
     plan = results["plan"]
     title = f"{TITLES[path.stem]}, {plan['model']}, {len(plan['seeds'])} seeds"
@@ -50,6 +52,8 @@ def pool_section(path) -> str:
 
 
 def loss_section(path) -> str:
+    if path.stem == "digits":
+        copy_for_lessons(path)
     results = json.loads(path.read_text())
     figure, sentence = losses_of_gates(results, f"{TITLES[path.stem]}, {results['plan']['model']}")
     figure.savefig(path.with_suffix(".png"), dpi=130)

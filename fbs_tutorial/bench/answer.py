@@ -15,7 +15,7 @@ from statistics import mean, stdev
 
 from ..tables import markdown
 from . import budget, choice, compared
-from .stored import course_file
+from .stored import LESSON, benchmark_file
 from .timing import three_digits
 
 COSTS = {"macs": "MACs", "bytes": "bytes", "ms": "milliseconds"}
@@ -78,55 +78,43 @@ def matches(folder: Path | None = None) -> list[Match]:
     """Every comparison that the stored results allow.
 
     Args:
-        folder: ``benchmarks`` of the course; the one around here when None.
-
-    Raises:
-        FileNotFoundError: it is not around here.
+        folder: ``benchmarks`` of the course; what the package holds of it when None.
     """
-    folder = folder or benchmarks()
     found = []
-    for path, entrants, images in _contests(folder):
-        data = path.stem
+    for place, data, entrants, images in _contests(folder):
         if sum(entrant.kind == STATIC for entrant in entrants) < 2:
             continue  # nobody to lose to: rivals come in several sizes
         for question, (kind, rivals) in QUESTIONS.items():
             for cost in COSTS:
                 pairs = _pairs(entrants, kind, rivals, cost)
-                facts = question, data, str(path.relative_to(folder)), cost
+                facts = question, data, f"{place}/{data}.json", cost
                 found += [Match(*facts, *pair, *_difference(*pair, images)) for pair in pairs]
     return found
-
-
-def benchmarks() -> Path:
-    """The folder of the stored results, beside the package or around the current folder.
-
-    Raises:
-        FileNotFoundError: the folder of the course is not around here.
-    """
-    found = course_file("benchmarks", "budget", "cifar10.json", remedy="bring the course along")
-    return found.parents[1]
 
 
 def stored_budget(name: str) -> dict:
     """What is stored of `budget` on a data set: ``"cifar10"`` or ``"digits"``.
 
     Raises:
-        FileNotFoundError: the folder of the course is not around here, or has no such file.
+        FileNotFoundError: neither the package nor the folder of the course has such a file.
     """
-    return json.loads((benchmarks() / "budget" / f"{name}.json").read_text())
+    file = benchmark_file("budget", f"{name}.json", remedy="bring the course along")
+    return json.loads(file.read_text())
 
 
 # Who takes part
 
 
-def _contests(folder: Path) -> Iterator[tuple[Path, list[Entrant], int]]:
-    """For each stored file that has both sides, who is in it, and the number of test images."""
+def _contests(folder: Path | None) -> Iterator[tuple[str, str, list[Entrant], int]]:
+    """For each stored file: its place in ``benchmarks``, the data set, who is in it, and the number
+    of test images."""
     for place, read in (("budget", _lookers), ("compare", _pruned), ("choice", _pools)):
-        for path in sorted((folder / place).glob("*.json")):
-            if path.stem in NAMES:
+        for name in sorted(NAMES):
+            path = folder / place / f"{name}.json" if folder else LESSON / f"{place}-{name}.json"
+            if path.is_file():
                 results = json.loads(path.read_text())
-                images = results.get("test_images", TEST_IMAGES.get(path.stem, 10_000))
-                yield path, read(results), images
+                images = results.get("test_images", TEST_IMAGES.get(name, 10_000))
+                yield place, name, read(results), images
 
 
 def _lookers(results: dict) -> list[Entrant]:

@@ -9,7 +9,7 @@ from ..files import check_writable, damaged, write_atomically
 from ..tables import markdown
 from ..training.settings import SMALLEST, RunError, Takes, number, whole
 from .record import SAME_MACHINE
-from .stored import course_file
+from .stored import benchmark_file
 from .timing import machine, three_digits
 
 LABELS = {  # of the methods, in the order in which they are trained and shown
@@ -214,12 +214,12 @@ def table(results: dict) -> str:
 
 
 def recorded(name: str) -> dict:
-    """What is stored of a comparison on this data set, in ``benchmarks/compare`` of the course.
+    """What is stored of a comparison on this data set: ``benchmarks/compare`` of the course.
 
     Raises:
-        FileNotFoundError: the folder of the course is not around here, or has no such file.
+        FileNotFoundError: neither the package nor the folder of the course has such a file.
     """
-    return _read(course_file("benchmarks", "compare", f"{name}.json", remedy="run `compare` first"))
+    return _read(benchmark_file("compare", f"{name}.json", remedy="run `compare` first"))
 
 
 def mean_accuracy(results: dict, level: float | None, method: str) -> float:

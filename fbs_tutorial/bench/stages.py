@@ -25,10 +25,11 @@ def stages(
 ) -> dict[str, dict[str, float]]:
     """Microseconds of every stage of a gated layer, masked and accelerated.
 
-    Every stage is timed alone, with what it reads ready; so is the whole layer. Of a stage's time
-    its calls are taken off: as many as it makes of PyTorch, each at the price of adding two single
-    numbers, or one of the C++ kernel, at the price of one that does nothing. ``"calls"`` is what
-    the whole layer takes beyond all that: those calls, and the Python between them.
+    Every stage is timed alone, with what it reads ready; so is the whole layer. From a
+    stage's time the cost of its calls is subtracted: for each call of PyTorch what adding two
+    single numbers takes, or for one of the C++ kernel what a call that does nothing takes.
+    ``"calls"`` is what the whole layer takes beyond all that: those calls, and the Python between
+    them.
 
     Args:
         model: a gated network in eval mode. image: ``[N, C, H, W]``, what it reads.

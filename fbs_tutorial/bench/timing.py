@@ -206,7 +206,7 @@ def machine(device: str = "cpu") -> dict:
 
 
 def busy(device: str = "cpu", meanwhile: Callable[[], object] | None = None) -> str | None:
-    """Why times measured now would say little, or None; takes half a second to find out.
+    """Why timings taken now would be unreliable, or None; takes half a second to find out.
 
     On Linux others are busy if they use more than a tenth of all cores; elsewhere a load average
     over a tenth of the cores counts. A GPU is busy if more than a tenth of the time it works.

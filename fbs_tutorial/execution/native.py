@@ -19,6 +19,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
 from pathlib import Path
+from threading import Barrier
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,7 @@ REMEDY = (
     "install a C++ compiler (Debian and Ubuntu: apt install g++; Fedora: dnf install gcc-c++; "
     "macOS: xcode-select --install)"
 )
+EACH = 200_000  # rounds of `peak` between two looks at the clock
 INT, POINTER = ctypes.c_int64, ctypes.c_void_p
 
 
@@ -205,18 +207,27 @@ def require() -> None:
 
 
 def peak(threads: int = 1, seconds: float = 0.2) -> float:
-    """Billions of multiply-adds a second that so many cores do when they do nothing else."""
+    """Billions of multiply-adds a second that so many threads do together, and nothing else.
+
+    They start at a time; all that they did counts, over the time until the last has ended. So more
+    threads than cores do not do more.
+    """
+    began = []
+    start = Barrier(threads, action=lambda: began.append(time.perf_counter()))
     with ThreadPoolExecutor(threads) as pool:
-        return sum(pool.map(_peak_of_a_core, [time.perf_counter() + seconds] * threads))
+        done = list(pool.map(lambda _: _rounds(start, began, seconds), range(threads)))
+    took = max(end for _, end in done) - began[0]
+    return 12 * library().lanes() * sum(rounds for rounds, _ in done) / took / 1e9
 
 
-def _peak_of_a_core(end: float) -> float:
-    lib, best, rounds = library(), 0.0, 200_000
-    while best == 0 or time.perf_counter() < end:
-        began = time.perf_counter()
-        lib.peak(rounds)
-        best = max(best, 12 * lib.lanes() * rounds / (time.perf_counter() - began) / 1e9)
-    return best
+def _rounds(start: Barrier, began: list[float], seconds: float) -> tuple[int, float]:
+    """How many rounds one thread did, at least ``EACH``, and when it ended."""
+    lib, rounds, now = library(), 0, 0.0
+    start.wait()
+    while rounds == 0 or now < began[0] + seconds:
+        lib.peak(EACH)
+        rounds, now = rounds + EACH, time.perf_counter()
+    return rounds, now
 
 
 def fastest(dtypes: set[torch.dtype]) -> str:

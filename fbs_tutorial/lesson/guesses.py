@@ -7,10 +7,11 @@ import html
 import json
 import math
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 
 import ipywidgets as w
@@ -45,7 +46,7 @@ class Prediction:
 
     def take(self, guess: float) -> None:
         """Keep a guess, and show the answer where it was asked for already."""
-        self.guess = guess
+        self.guess = plain_number(guess)
         self.keep()
         for tell in self.waiting:
             tell()
@@ -58,6 +59,7 @@ class Prediction:
         kept[self.question] = {name: getattr(self, name) for name in KEPT}
         content = json.dumps(list(kept.values()), indent=1, ensure_ascii=False) + "\n"
         with suppress(OSError):  # a folder that cannot be written
+            set_aside()
             write_atomically(FILE.absolute(), content.encode())
 
     def reveal(self, truth: float, *, anyway: bool = False) -> None:
@@ -72,8 +74,8 @@ class Prediction:
         Raises:
             TypeError, ValueError: ``truth`` is no number, or not finite.
         """
-        check_number("truth", truth, -math.inf, math.inf)
-        self.truth = truth
+        check_number("truth", truth)
+        self.truth = plain_number(truth)
         self.keep()
         if self.guess is not None or anyway:
             print(self.verdict())
@@ -154,21 +156,21 @@ def predict(
         step: how fine a guess is meant to be; the answer is rounded to a tenth of it.
 
     Raises:
-        TypeError, ValueError: ``low < high`` does not hold, ``step`` is not above 0, or ``guess``
-            is not between them.
+        TypeError, ValueError: a number is not finite, ``low < high`` does not hold, ``step`` is not
+            above 0, or ``guess`` is not from ``low`` to ``high``.
     """
-    check_number("low", low, -math.inf, math.inf)
-    check_number("high", high, low, math.inf)
+    check_number("low", low)
+    check_number("high", high, low)
     if low == high:
         raise ValueError(f"high must be above low, got {low} and {high}")
-    check_number("step", step, math.ulp(0.0), math.inf)
-    prediction = Prediction(question, low, high, unit, step)
+    check_number("step", step, math.ulp(0.0))
+    prediction = Prediction(question, *map(plain_number, (low, high)), unit, plain_number(step))
     if guess is None:
         print(question)
         display(_entry(prediction))
         return prediction
     check_number("guess", guess, low, high)
-    print(f"{question} Your guess: {guess:g} {unit}".rstrip())
+    print(f"{question} Your guess: {plain_number(guess):g} {unit}".rstrip())
     prediction.take(guess)
     return prediction
 
@@ -184,8 +186,9 @@ def _entry(prediction: Prediction) -> w.HBox:
     said = w.Label("Enter keeps it")
 
     def record(change: dict) -> None:
-        guess = read_number(change["new"], prediction.unit)
-        if guess is None or not prediction.low <= guess <= prediction.high:
+        read = read_numbers(change["new"], prediction.unit)
+        guess = next((n for n in read if prediction.low <= n <= prediction.high), None)
+        if guess is None:
             said.value = f"a number from {range_}, please"
             return
         said.value = f"kept: {guess:g} {prediction.unit}".rstrip()
@@ -195,25 +198,65 @@ def _entry(prediction: Prediction) -> w.HBox:
     return w.HBox([box, said])
 
 
-def read_number(text: str, unit: str = "") -> float | None:
-    """``"80"``, ``"80 %"`` or ``"0,5"`` as a number; None for anything else."""
-    text = text.strip().removesuffix(unit).strip().replace(",", ".")
-    with suppress(ValueError):
-        number = float(text)
-        return int(number) if number.is_integer() else number
-    return None
+def read_numbers(text: str, unit: str = "") -> list[float]:
+    """What ``"80"``, ``"80 %"`` or ``"0,5"`` may mean, the likeliest first; nothing otherwise.
+
+    ``"1,200"`` is 1200 before it is 1.2.
+    """
+    text = text.strip().removesuffix(unit).strip()
+    thousands = re.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?", text)
+    found = []
+    for written in [text.replace(",", "")] * bool(thousands) + [text.replace(",", ".")]:
+        with suppress(ValueError):
+            number = float(written)
+            found.append(int(number) if number.is_integer() else number)
+    return found
 
 
 def kept_guesses(file: Path = FILE) -> list[dict]:
-    """What is in ``guesses.json``, oldest first; nothing where there is no such file."""
+    """What is in ``guesses.json``, oldest first, without entries that are no guess."""
+    with suppress(OSError, ValueError):
+        return [entry for entry in _entries(file) if _is_guess(entry)]
+    return []
+
+
+def set_aside(file: Path = FILE) -> None:
+    """Rename a file that cannot be read to ``guesses.json.old``, so that nothing is overwritten.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
     try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
+        _entries(file)
+    except FileNotFoundError:
+        return
     except (OSError, ValueError):
-        return []
-    whole = isinstance(kept, list) and all(
-        isinstance(g, dict) and set(g) == set(KEPT) for g in kept
-    )
-    return kept if whole else []
+        os.replace(file, f"{file}.old")
+
+
+def _entries(file: Path) -> list:
+    entries = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(entries, list):
+        raise ValueError(f"{file} must hold a list, got {type(entries).__name__}")
+    return entries
+
+
+def _is_guess(entry: object) -> bool:
+    """Whether an entry is one that `Prediction.keep` may have written."""
+    if not isinstance(entry, dict) or set(entry) != set(KEPT):
+        return False
+    if not isinstance(entry["question"], str) or not isinstance(entry["unit"], str):
+        return False
+    try:
+        check_number("low", entry["low"])
+        check_number("high", entry["high"], math.nextafter(entry["low"], math.inf))
+        check_number("step", entry["step"], math.ulp(0.0))
+        check_number("guess", entry["guess"])
+        if entry["truth"] is not None:
+            check_number("truth", entry["truth"])
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def show_guesses() -> None:
@@ -233,9 +276,15 @@ def show_guesses() -> None:
     print(f"{count}; {near} of them within a tenth of the range.")
 
 
-def check_number(name: str, value: float, low: float, high: float) -> None:
-    """Raise unless ``value`` is a number from ``low`` to ``high``."""
+def check_number(name: str, value: float, low: float = -math.inf, high: float = math.inf) -> None:
+    """Raise unless ``value`` is a finite number from ``low`` to ``high``."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
+    if not low <= value <= high or not math.isfinite(value):
+        ends = f" from {low:g}" * (low > -math.inf) + f" to {high:g}" * (high < math.inf)
+        raise ValueError(f"{name} must be a finite number{ends}, got {value!r}")
+
+
+def plain_number(value: float) -> float:
+    """An int or a float, such as JSON takes, of any number, such as NumPy's."""
+    return int(value) if isinstance(value, Integral) else float(value)

@@ -2,9 +2,7 @@
 
 import json
 
-from ..checkpoints import ASSETS
-
-FOLDER = ASSETS / "lesson"  # copies of files in benchmarks/, but for gains.json; a test compares
+from ..bench.stored import LESSON as FOLDER
 
 
 def result(name: str) -> dict | list:
@@ -13,7 +11,8 @@ def result(name: str) -> dict | list:
     Args:
         name: ``"ablation"`` (`tools/ablation.py`), ``"budget-cifar10"`` (the command ``budget``),
             ``"gains"`` (`tools/gains.py`), ``"stability-digits"`` (the command ``stability``) or
-            ``"tiny-imagenet-50"`` (the command ``train``).
+            ``"tiny-imagenet-50"`` (the command ``train``). Those that functions of `bench` read are
+            here, too.
 
     Raises:
         ValueError: there is no result of this name.

@@ -1,6 +1,8 @@
 """What all living pictures have in Python: traits that the hand moves, a still, a widget."""
 
 import linecache
+import math
+import sysconfig
 import traceback
 from collections.abc import Mapping
 from numbers import Real
@@ -16,6 +18,7 @@ from .page import modules_for, snippet, widget_script
 from .payload import text_of
 
 PACKAGE = Path(__file__).parents[2]
+STANDARD = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
 RUN = "<p>Run this cell, or open the page on the web, and the picture above comes to life.</p>"
 
 
@@ -41,11 +44,22 @@ class DensityTrait(TraitType):
 
 
 class OwnTrait(TraitType):
-    """``{channel: "on", "off", or a number}`` for a layer of ``live.channels`` channels."""
+    """``{channel: a number}`` for a layer of ``live.channels`` channels.
 
-    def validate(self, live: HasTraits, own: Mapping) -> dict[int, str | float]:
+    Args:
+        words: whether "on" and "off" may stand for a number.
+    """
+
+    def __init__(self, default: Mapping, words: bool = False):
+        super().__init__(default)
+        self.words = words
+
+    def validate(self, live: HasTraits, own: object) -> dict[int, str | float]:
+        if not isinstance(own, Mapping):
+            raise TraitError(f"own must be a dict {{channel: value}}, got {own!r}")
         return {
-            check_channel(channel, live.channels): check_how(how) for channel, how in own.items()
+            check_channel(channel, live.channels): check_how(how, self.words)
+            for channel, how in own.items()
         }
 
 
@@ -60,11 +74,18 @@ def check_channel(channel: int | str, channels: int, name: str = "this layer") -
     return int(channel)
 
 
-def check_how(how: str | float) -> str | float:
-    """What may be asked of a channel: "on", "off", or a value of at least 0."""
-    if how in ("on", "off") or (isinstance(how, Real) and not isinstance(how, bool) and how >= 0):
+def check_how(how: str | float, words: bool = True) -> str | float:
+    """What may be asked of a channel: a finite value of at least 0, or with ``words`` "on", "off".
+
+    Raises:
+        TraitError: it is something else.
+    """
+    if isinstance(how, str) and words and how in ("on", "off"):
         return how
-    raise TraitError(f"a channel takes 'on', 'off' or a number of at least 0, got {how!r}")
+    if isinstance(how, Real) and not isinstance(how, bool) and 0 <= how < math.inf:
+        return how
+    takes = "'on', 'off' or " * words + "a finite number of at least 0"
+    raise TraitError(f"a channel takes {takes}, got {how!r}")
 
 
 def _image_to_json(image: Tensor, _: object) -> list[float]:
@@ -118,8 +139,11 @@ def complaint(error: Exception) -> str:
 
 
 def _is_library(filename: str) -> bool:
+    """Whether a frame's file is the package's, an installed one or of Python itself."""
     path = Path(filename)
-    return PACKAGE in path.parents or "site-packages" in path.parts
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    ours = any(folder in path.parents for folder in (PACKAGE, *STANDARD))
+    return bool(installed) or ours or filename.startswith("<frozen ")
 
 
 class Live(HasTraits):

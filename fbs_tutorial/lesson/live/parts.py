@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from traitlets import Any, Dict, Int
+from traitlets import Any, Dict, Int, TraitError, validate
 
 from ...checkpoints import load_pretrained
 from ...method.gated import Gated, evaluating, gated_layers, set_density
 from ...method.saliency import channel_saliency, reduce_channels
-from ...method.wta import check_density, winner_take_all
+from ...method.wta import check_density, winner_mask, winner_take_all
 from .base import (
     DensityTrait,
     ImageTrait,
@@ -28,6 +28,7 @@ from .widget import first_image, forced_of
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4")
 MOST = 64  # channels of a selection
+MISSING = object()  # in place of an attribute that there is not
 NOBODY = [0.9, 0.4, 0.0, 1.3, 0.4, 0.7, 0.0, 0.4]  # a selection to play with: a tie, two zeros
 
 Reduction = Callable[[Tensor], Tensor]
@@ -151,14 +152,15 @@ class LiveLayer(LivePart):
 
     Attributes:
         image: tensor ``[1, 16, 16]``. density: of this layer and those before, in ``(0, 1]``.
-        own: ``{output channel: "on", "off", or a number that replaces its g}``.
+        own: ``{output channel: "on", "off", or a number that replaces its g}``; not with a layer
+            of the reader's own, which could not be made to follow.
         s: ``[C_in]``. g, gate: ``[C_out]``. winners: bool ``[C_out]``.
         y: the output maps ``[C_out, H', W']``.
     """
 
     image = ImageTrait()
     density = DensityTrait(0.3).tag(sync=True)
-    own = OwnTrait({}).tag(sync=True)
+    own = OwnTrait({}, words=True).tag(sync=True)
     s, g, gate, winners, y = Any(), Any(), Any(), Any(), Any()
     moves = ("image", "density", "own")
 
@@ -170,6 +172,14 @@ class LiveLayer(LivePart):
     def channels(self) -> int:
         """Those that can be forced: the outputs."""
         return self.layer.out_channels
+
+    @validate("own")
+    def _not_with_another_layer(self, proposal: dict) -> dict:
+        if proposal["value"] and self.compute is not None:
+            raise TraitError(
+                f"own must stay empty where `compute` is the layer, got {proposal['value']!r}"
+            )
+        return proposal["value"]
 
     def run(self, image: Tensor, density: float, own: dict) -> LayerRun:
         """The layer's run of the image, or that of the reader's own layer."""
@@ -218,7 +228,8 @@ def run_of(layer: Layer, x: Tensor, density: float, like: Gated) -> LayerRun:
     g = checked("g", g, 1, like.out_channels)[0]
     pi = checked("pi", pi, 1, like.out_channels)[0]
     y = checked("y", y, 1, like.out_channels, size, size)[0]
-    return LayerRun(x[0], s[0], g, pi, pi != 0, y)
+    winners = winner_mask(g[None], density)[0] | (pi != 0)  # also where a winner's gate is 0
+    return LayerRun(x[0], s[0], g, pi, winners, y)
 
 
 def _three(answer: object) -> Sequence[Tensor]:
@@ -233,12 +244,17 @@ def _module_run(
     layer: nn.Module, x: Tensor, s: Tensor, density: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """g, pi and y of a module: its ``gate``, and its ``saliency`` or what its predictor says."""
-    layer.density = density
+    kept = getattr(layer, "density", MISSING)
     modes = layer.training
+    layer.density = density
     try:
         y = layer.eval()(x)
     finally:
         layer.train(modes)
+        if kept is MISSING:
+            del layer.density
+        else:
+            layer.density = kept
     pi = getattr(layer, "gate", None)
     if pi is None:
         raise WrongAnswerError(f"{type(layer).__name__} must keep its gate as self.gate in forward")

@@ -126,9 +126,6 @@ def answer_picture(found: Sequence[Match] | None = None, title: str = "") -> tup
 
     Args:
         found: as from `matches`; those of the stored results when None.
-
-    Raises:
-        FileNotFoundError: None, and the folder of the course is not around here.
     """
     found = matches() if found is None else found
     rows = [
