@@ -4,6 +4,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
+from chromium import CHROMIUM, FLAGS
 from hypothesis import settings
 from PIL import Image
 
@@ -69,3 +70,14 @@ def photographs():
         return folder
 
     return make
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window; pages are opened in it."""
+    from playwright.sync_api import sync_playwright  # a machine without it runs the other tests
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()

@@ -10,12 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from chromium import CHROMIUM, FLAGS
 from playwright.sync_api import expect, sync_playwright
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("chromium", "chromium-browser", "chrome", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync")
 
 pytestmark = [
     pytest.mark.slow,
@@ -87,7 +85,7 @@ def run_in_new_cell(page, code):
 def test_make_lab_serves_notebook_00_and_python_reads_what_the_hand_did(lab):
     assert "00_start_here.ipynb" in lab
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1200, "height": 1000})
         errors = []
         page.on("pageerror", lambda error: errors.append(str(error)))

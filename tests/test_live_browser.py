@@ -3,14 +3,14 @@
 import base64
 import json
 import math
-import shutil
 from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect, sync_playwright
+from chromium import CHROMIUM
+from playwright.sync_api import expect
 
 from fbs_tutorial import count_macs, load_data, load_pretrained, set_density, winner_take_all
 from fbs_tutorial.data import as_tensors
@@ -20,22 +20,11 @@ from fbs_tutorial.lesson.live.payload import DENSITIES, mean_gates, payload, shr
 from fbs_tutorial.lesson.live.widget import first_image
 from fbs_tutorial.method.gated import evaluating, forced_gates, gated_layers
 
-NAMES = ("chromium", "chromium-browser", "chrome", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 DRAWINGS = json.loads((Path(__file__).parent / "data" / "strokes.json").read_text())
 MOST_CHANGES = 60  # elements that one frame changes, of more than 300
 AGREE = [1.0, 0.7, 0.5, 0.3, 0.2]  # densities
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs(chromium=CHROMIUM)]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,13 @@
 """The small living pictures: what Python computes for them, and what they do in a real browser."""
 
 import json
-import shutil
 import sys
 
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect, sync_playwright
+from chromium import CHROMIUM
+from playwright.sync_api import expect
 from torch import nn
 from traitlets import TraitError
 
@@ -29,9 +29,6 @@ from fbs_tutorial.lesson.live.widget import first_image
 from fbs_tutorial.method.gated import evaluating, forced_gates
 from fbs_tutorial.method.wta import winner_mask
 
-NAMES = ("chromium", "chromium-browser", "chrome", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 IN_A_BROWSER = [pytest.mark.slow, pytest.mark.needs(chromium=CHROMIUM)]
 MAKE = {
     "saliency": live_saliency,
@@ -326,14 +323,6 @@ def test_the_line_that_is_shown_is_the_readers(filename, library):
 
 
 # In a browser.
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -70,7 +70,7 @@ class Exercise:
     mistakes: Sequence[Mistake] = field(default=(), repr=False)
 
     def __call__(self, function: Callable, hint: int = 1) -> CheckResult:
-        name = getattr(function, "__name__", "the function")
+        name = _name(function)
         with torch.random.fork_rng(devices=[]):  # the notebook's random numbers are left alone
             torch.default_generator.manual_seed(2019)  # a GPU has one of its own
             cases = list(self.cases())
@@ -89,6 +89,30 @@ class Exercise:
             if all(_same(answer, _outcome(mistake.function, case)) for answer, case in pairs):
                 return mistake.says
         return ""
+
+
+@dataclass(frozen=True)
+class Experiment(Exercise):
+    """An exercise without one right answer.
+
+    An answer that passes its cases goes to ``judge(function)``, which tells whether it is good
+    enough, and in words how far it comes.
+    """
+
+    judge: Callable[..., tuple[bool, str]] = field(kw_only=True, repr=False)
+
+    def __call__(self, function: Callable, hint: int = 1, **options: object) -> CheckResult:
+        found = super().__call__(function, hint)
+        if not found:
+            return found
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(2019)
+            passed, said = self.judge(function, **options)
+        return CheckResult(passed, f"{_name(function)}: {said}")
+
+
+def _name(function: Callable) -> str:
+    return getattr(function, "__name__", "the function")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ...data import as_tensors, load_data, stratified_split
 from ...method.gated import set_density
 from ...method.macs import count_macs
 from ...method.wta import active_channels
-from .engine import Case, CheckResult, Exercise, Mistake
+from .engine import Case, Exercise, Experiment, Mistake
 
 
 def _layers() -> Iterator[Case]:
@@ -180,26 +180,20 @@ def _uniform() -> tuple[float, float, float]:
     )
 
 
-class _Cheapest(Exercise):
-    """An experiment: it says how cheap the network is with these densities, and how good."""
-
-    def __call__(self, function: Callable, hint: int = 1) -> CheckResult:
-        found = super().__call__(function, hint)
-        if not found:
-            return found
-        name = getattr(function, "__name__", "the function")
-        right, macs = _at(load_pretrained("digits"), function())
-        uniform, uniform_right, uniform_macs = _uniform()
-        said = (
-            f"{right:.1%} of the held-out images right with {macs / 1000:,.0f} k MACs.\n"
-            f"  One density for all, d = {uniform:g}: {uniform_right:.1%} with "
-            f"{uniform_macs / 1000:,.0f} k."
-        )
-        if right < GOAL:
-            return CheckResult(False, f"{name}: {said} At least {GOAL:.0%} is wanted.")
-        if macs >= uniform_macs:
-            return CheckResult(False, f"{name}: {said} Good enough, but not cheaper.")
-        return CheckResult(True, f"{name}: {said} You need {macs / uniform_macs:.0%} of its MACs.")
+def _how_cheap(function: Callable) -> tuple[bool, str]:
+    """How good the network is with these densities, and how cheap."""
+    right, macs = _at(load_pretrained("digits"), function())
+    uniform, uniform_right, uniform_macs = _uniform()
+    said = (
+        f"{right:.1%} of the held-out images right with {macs / 1000:,.0f} k MACs.\n"
+        f"  One density for all, d = {uniform:g}: {uniform_right:.1%} with "
+        f"{uniform_macs / 1000:,.0f} k."
+    )
+    if right < GOAL:
+        return False, f"{said} At least {GOAL:.0%} is wanted."
+    if macs >= uniform_macs:
+        return False, f"{said} Good enough, but not cheaper."
+    return True, f"{said} You need {macs / uniform_macs:.0%} of its MACs."
 
 
 def _fits(function: Callable) -> str | None:
@@ -218,7 +212,7 @@ def _fits(function: Callable) -> str | None:
 
 FITS = "a density in (0, 1] for each of conv1 to conv4"
 
-check_cheapest = _Cheapest(
+check_cheapest = Experiment(
     "my_densities(): {layer: density}, with at least 97 % right and as few MACs as you can",
     lambda: iter([Case((), FITS, "return a dict of four numbers", ask=_fits)]),
     "densities that fit.",
@@ -234,4 +228,5 @@ check_cheapest = _Cheapest(
             "you give percent: a density is a share, 0.3 and not 30",
         ),
     ),
+    judge=_how_cheap,
 )

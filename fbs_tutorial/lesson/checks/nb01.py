@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from ...checkpoints import load_pretrained
 from ...data import load_data, stratified_split
 from ...method.wta import winner_mask
-from .engine import Case, CheckResult, Exercise, Mistake
+from .engine import Case, Exercise, Experiment, Mistake
 
 # Exercise 1: how few channels can be in common
 
@@ -202,29 +202,21 @@ def _scored() -> Iterator[Case]:
     yield Case((), SCORES, hint, more, ask=_behaves)
 
 
-class _Cut(Exercise):
-    """No single right answer: it says how many digits are right after the reader's cut."""
-
-    def __call__(self, function: Callable, hint: int = 1) -> CheckResult:
-        found = super().__call__(function, hint)
-        if not found:
-            return found
-        (activity, labels), _, classifier = _parts()
-        scores = function(activity.clone(), labels.clone(), classifier.weight.detach().clone())
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
-            rivals = {"yours": scores, "busiest on average": activity.mean(dim=0)}
-            rivals["drawn by lot"] = torch.rand(64)
-            lines = [
-                f"{after_cut(s, False):5.1f} %  {after_cut(s, True):5.1f} %   {name}"
-                for name, s in rivals.items()
-            ]
-        name = getattr(function, "__name__", "the function")
-        head = f"{name}: held-out digits right with {KEPT} channels, at once and trained again:"
-        return CheckResult(True, "\n  ".join([head, *lines]))
+def _after_the_cut(function: Callable) -> tuple[bool, str]:
+    """How many digits are right after the reader's cut, and after two others."""
+    (activity, labels), _, classifier = _parts()
+    scores = function(activity.clone(), labels.clone(), classifier.weight.detach().clone())
+    rivals = {"yours": scores, "busiest on average": activity.mean(dim=0)}
+    rivals["drawn by lot"] = torch.rand(64, generator=torch.Generator().manual_seed(0))
+    lines = [
+        f"{after_cut(s, False):5.1f} %  {after_cut(s, True):5.1f} %   {name}"
+        for name, s in rivals.items()
+    ]
+    head = f"held-out digits right with {KEPT} channels, at once and trained again:"
+    return True, "\n  ".join([head, *lines])
 
 
-check_channel_scores = _Cut(
+check_channel_scores = Experiment(
     "channel_scores(activity, labels, weight): [64], which channels a static cut should keep",
     _scored,
     "a score for each channel.",
@@ -238,4 +230,5 @@ check_channel_scores = _Cut(
         ),
         Mistake(lambda a, y, w: a * 1, "you return a score for each image and channel"),
     ),
+    judge=_after_the_cut,
 )

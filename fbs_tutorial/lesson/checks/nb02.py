@@ -11,7 +11,7 @@ from ...checkpoints import load_pretrained
 from ...data import as_tensors, load_data, stratified_split
 from ...method.saliency import channel_saliency
 from ...method.wta import winner_take_all
-from .engine import Case, CheckResult, Exercise, Mistake
+from .engine import Case, Exercise, Experiment, Mistake
 
 
 def _gradient(function: Callable, x: Tensor) -> Tensor:
@@ -195,29 +195,23 @@ def _reductions() -> Iterator[Case]:
     yield Case((torch.rand(3, 2, 16, 16),), "a reduction", hint, more, ask=_is_reduction)
 
 
-class _Frugal(Exercise):
-    """An experiment: it says how many positions are read, and what can be told from them."""
-
-    def __call__(self, function: Callable, hint: int = 1) -> CheckResult:
-        found = super().__call__(function, hint)
-        if not found:
-            return found
-        name = getattr(function, "__name__", "the function")
-        maps, *rest = _inner_maps()
-        right, count = read_digits(function(maps), *rest), positions_read(function)
-        all_of_it = read_digits(channel_saliency(maps), *rest)
-        said = (
-            f"{right:.1%} of the held-out digits, reading {count} of 256 positions.\n"
-            f"  l1, which reads them all: {all_of_it:.1%}."
-        )
-        if right < GOAL:
-            return CheckResult(False, f"{name}: {said} At least {GOAL:.0%} is wanted.")
-        if count > MANY:
-            return CheckResult(False, f"{name}: {said} Good enough, but more than {MANY} are read.")
-        return CheckResult(True, f"{name}: {said} Can you do with fewer?")
+def _told_from_few(function: Callable) -> tuple[bool, str]:
+    """How many positions are read, and how many digits can be told from them."""
+    maps, *rest = _inner_maps()
+    right, count = read_digits(function(maps), *rest), positions_read(function)
+    all_of_it = read_digits(channel_saliency(maps), *rest)
+    said = (
+        f"{right:.1%} of the held-out digits, reading {count} of 256 positions.\n"
+        f"  l1, which reads them all: {all_of_it:.1%}."
+    )
+    if right < GOAL:
+        return False, f"{said} At least {GOAL:.0%} is wanted."
+    if count > MANY:
+        return False, f"{said} Good enough, but more than {MANY} are read."
+    return True, f"{said} Can you do with fewer?"
 
 
-check_frugal = _Frugal(
+check_frugal = Experiment(
     "frugal(x): [N, C, 16, 16] -> [N, C] from few positions, good enough to tell digits",
     _reductions,
     "a reduction.",
@@ -227,4 +221,5 @@ check_frugal = _Frugal(
         Mistake(lambda x: x[:, :, ::2, ::2].mean(dim=(1, 2, 3)), "you average over channels, too"),
         Mistake(lambda x: x[:, :, ::2].mean(dim=2), "you average over rows only"),
     ),
+    judge=_told_from_few,
 )

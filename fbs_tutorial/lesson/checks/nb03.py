@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...method.wta import winner_mask, winner_take_all
-from .engine import Case, CheckResult, Exercise, Mistake
+from .engine import Case, Exercise, Experiment, Mistake
 
 
 class _UnstableSorts(TorchDispatchMode):
@@ -238,28 +238,22 @@ def _schedules() -> Iterator[Case]:
     yield Case(([0.0, 0.1, 0.5, 0.9],), "densities", hint, more, ask=_is_schedule)
 
 
-class _Schedule(Exercise):
-    """An experiment: it trains three small layers, and says what they found at what cost."""
-
-    def __call__(self, function: Callable, hint: int = 1) -> CheckResult:
-        result = super().__call__(function, hint)
-        if not result:
-            return result
-        name = getattr(function, "__name__", "the function")
-        (found, cost), (flat, least) = _tried(function), _from_the_start()
-        total = SEEDS * CHANNELS
-        said = (
-            f"{found} of {total} channels found at a mean density of {cost:.2f}.\n"
-            f"  Two winners from the first step on: {flat} of {total} at {least:.2f}."
-        )
-        if found < total:
-            return CheckResult(False, f"{name}: {said} Who never got a chance?")
-        if cost > CHEAP:
-            return CheckResult(False, f"{name}: {said} All found. Now with a mean below {CHEAP}!")
-        return CheckResult(True, f"{name}: {said} How low can you go?")
+def _how_many_found(function: Callable) -> tuple[bool, str]:
+    """What three small layers find with this schedule, and at what density."""
+    (found, cost), (flat, least) = _tried(function), _from_the_start()
+    total = SEEDS * CHANNELS
+    said = (
+        f"{found} of {total} channels found at a mean density of {cost:.2f}.\n"
+        f"  Two winners from the first step on: {flat} of {total} at {least:.2f}."
+    )
+    if found < total:
+        return False, f"{said} Who never got a chance?"
+    if cost > CHEAP:
+        return False, f"{said} All found. Now with a mean below {CHEAP}!"
+    return True, f"{said} How low can you go?"
 
 
-check_my_schedule = _Schedule(
+check_my_schedule = Experiment(
     "my_schedule(progress): the density at this point of the training, from 0 to 1",
     _schedules,
     "a schedule.",
@@ -271,6 +265,7 @@ check_my_schedule = _Schedule(
         ),
         Mistake(lambda progress: torch.tensor(0.5), "you return a tensor, not a number"),
     ),
+    judge=_how_many_found,
 )
 
 

@@ -11,7 +11,7 @@ from ...checkpoints import load_pretrained
 from ...data import as_tensors, load_data, stratified_split
 from ...method.gated import GatedConv2d, gated_layers, set_density
 from ...method.wta import winner_mask, winner_take_all
-from .engine import Case, CheckResult, Exercise, Mistake
+from .engine import Case, Exercise, Experiment, Mistake
 
 # Exercise 1: the parts of a neutral layer
 
@@ -361,25 +361,20 @@ def _changed(layer: GatedConv2d, function: Callable) -> Callable:
     return lambda g: function(select(g))
 
 
-class _Coarse(Exercise):
-    """An experiment: it says how right the network is with such gates, and how many there are."""
-
-    def __call__(self, function: Callable, hint: int = 1) -> CheckResult:
-        found = super().__call__(function, hint)
-        if not found:
-            return found
-        (right, values), (own, many) = with_gates(function), with_gates(lambda pi: pi)
-        said = (
-            f"{getattr(function, '__name__', 'the function')}: {right:.1%} of the held-out images "
-            f"right with at most {values:,} different gates in a layer.\n"
-            f"  The network's own gates: {own:.1%} with {many:,}."
-        )
-        if right < GOAL:
-            return CheckResult(False, f"{said} At least {GOAL:.0%} is wanted.")
-        return CheckResult(True, said)
+def _how_right(function: Callable) -> tuple[bool, str]:
+    """How right the network is with such gates, and how many there are."""
+    (right, values), (own, many) = with_gates(function), with_gates(lambda pi: pi)
+    said = (
+        f"{right:.1%} of the held-out images "
+        f"right with at most {values:,} different gates in a layer.\n"
+        f"  The network's own gates: {own:.1%} with {many:,}."
+    )
+    if right < GOAL:
+        return False, f"{said} At least {GOAL:.0%} is wanted."
+    return True, said
 
 
-check_coarse_gate = _Coarse(
+check_coarse_gate = Experiment(
     "coarse_gate(pi): [N, C] -> [N, C], the same winners with as few different values as you can",
     _gates,
     "a coarse gate.",
@@ -392,6 +387,7 @@ check_coarse_gate = _Coarse(
         Mistake(lambda pi: pi > 0, "you return a mask of True and False, not gates"),
         Mistake(lambda pi: pi.mean(dim=1), "you return one number per image"),
     ),
+    judge=_how_right,
 )
 
 # Exercise 4: a puzzle

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ...method.wta import active_channels, winner_mask
-from .engine import Case, CheckResult, Exercise, Mistake
+from .engine import Case, Exercise, Experiment, Mistake
 
 # Exercise 1: groups
 
@@ -215,27 +215,19 @@ def live_and_kept(function: Callable) -> tuple[float, float]:
     return masks.any(dim=1).double().mean().item(), ((g * masks).sum() / (g * alone).sum()).item()
 
 
-class _Agreeing(Exercise):
-    """An experiment: how few channels of a sum are live, and how much saliency that costs."""
-
-    def __call__(self, function: Callable, hint: int = 1) -> CheckResult:
-        found = super().__call__(function, hint)
-        if not found:
-            return found
-        name = getattr(function, "__name__", "the function")
-        (live, kept), (most, _) = live_and_kept(function), live_and_kept(_alone)
-        said = (
-            f"{name}: {live:.1%} of the sum's channels are live, {kept:.1%} of the saliency is "
-            f"kept.\n  Each branch alone: {most:.1%} live. The least possible is {SHARE:.0%}."
-        )
-        if kept < GOAL:
-            return CheckResult(False, f"{said} At least {GOAL:.0%} of the saliency is wanted.")
-        return CheckResult(
-            True, f"{said} The layer after the sum has {live / most:.0%} of the work."
-        )
+def _how_few_live(function: Callable) -> tuple[bool, str]:
+    """How few channels of a sum are live, and how much saliency that costs."""
+    (live, kept), (most, _) = live_and_kept(function), live_and_kept(_alone)
+    said = (
+        f"{live:.1%} of the sum's channels are live, {kept:.1%} of the saliency is "
+        f"kept.\n  Each branch alone: {most:.1%} live. The least possible is {SHARE:.0%}."
+    )
+    if kept < GOAL:
+        return False, f"{said} At least {GOAL:.0%} of the saliency is wanted."
+    return True, f"{said} The layer after the sum has {live / most:.0%} of the work."
 
 
-check_agreeing = _Agreeing(
+check_agreeing = Experiment(
     "agreeing(g, density): [branches, C] -> mask [branches, C], the branches of one sum",
     _sums,
     AGREED,
@@ -262,6 +254,7 @@ check_agreeing = _Agreeing(
             "every branch computes whatever any of them wants: that is what the sum pays already",
         ),
     ),
+    judge=_how_few_live,
 )
 
 # Exercise 4: a puzzle

@@ -15,7 +15,7 @@ from ...method.gated import GatedConv2d, gated_layers, saliency_penalty, set_den
 from ...training.loop import accuracy, fit
 from ...training.losses import distillation_loss
 from ...training.recipes import RECIPES, Step
-from .engine import Case, CheckResult, Exercise, Mistake
+from .engine import Case, Exercise, Experiment, Mistake
 
 # Exercise 1: the staircase
 
@@ -236,24 +236,18 @@ def _trained(changes: tuple) -> float:
     return accuracy(network, *validation)
 
 
-class _Experiment(Exercise):
-    """An exercise without one right answer: it trains, and says how far the recipe comes."""
-
-    def __call__(self, function: Callable, hint: int = 1) -> CheckResult:
-        found = super().__call__(function, hint)
-        if not found:
-            return found
-        name = getattr(function, "__name__", "the function")
-        try:
-            yours = _trained(tuple(sorted(function().items())))
-        except FloatingPointError as error:
-            return CheckResult(False, f"{name}: the training broke: {error}")
-        said = f"{100 * yours:.1f} % of the 197 validation images at d = {DENSITY} after {EPOCHS}"
-        usual = f"the course's recipe, as short, has {100 * _trained(()):.1f} %"
-        return CheckResult(True, f"{name}: {said} epochs; {usual}.")
+def _how_far(function: Callable) -> tuple[bool, str]:
+    """How far the recipe comes in a short training."""
+    try:
+        yours = _trained(tuple(sorted(function().items())))
+    except FloatingPointError as error:
+        return False, f"the training broke: {error}"
+    said = f"{100 * yours:.1f} % of the 197 validation images at d = {DENSITY} after {EPOCHS}"
+    usual = f"the course's recipe, as short, has {100 * _trained(()):.1f} %"
+    return True, f"{said} epochs; {usual}."
 
 
-check_my_recipe = _Experiment(
+check_my_recipe = Experiment(
     f"my_recipe(): {TAKES}",
     _recipes,
     "a recipe.",
@@ -263,6 +257,7 @@ check_my_recipe = _Experiment(
         Mistake(lambda: [5.0, 0.3], "you return values without their names"),
         Mistake(lambda: {"ramp": 30}, "you give a share in percent"),
     ),
+    judge=_how_far,
 )
 
 # Exercise 4: densities for every budget

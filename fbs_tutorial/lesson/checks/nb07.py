@@ -10,7 +10,7 @@ from ...checkpoints import load_pretrained
 from ...data import as_tensors, load_data, stratified_split
 from ...method.budgets import Look, confidence, look_once
 from ...method.wta import winner_mask
-from .engine import Case, CheckResult, Exercise, Mistake
+from .engine import Case, Exercise, Experiment, Mistake
 
 # Exercise 1: who looks again
 
@@ -177,29 +177,21 @@ def mean_accuracy(sureness: Tensor, first: Tensor, second: Tensor) -> float:
     return total / len(SHARES)
 
 
-class _Experiment(Exercise):
-    """An exercise without one right answer: it says how far the reader's measure comes."""
-
-    def __call__(self, function: Callable, hint: int = 1, test: bool = False) -> CheckResult:
-        found = super().__call__(function, hint)
-        if not found:
-            return found
-        part = "test" if test else "validation"
-        first, second, labels = _looks(part)
-        right = [look.argmax(dim=1) == labels for look in (first, second)]
-        best = right[0].double() - right[1].double()  # the oracle: who gains goes first
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
-            chance = torch.rand(len(labels))
-        scores = {"yours": function(first.clone()), "the largest probability": confidence(first)}
-        scores |= {"by chance": chance, "who knows the labels": best}
-        said = [f"{100 * mean_accuracy(s, *right):6.2f} %  {name}" for name, s in scores.items()]
-        name = getattr(function, "__name__", "the function")
-        head = f"{name}: {part} images right, mean over six shares that look again:"
-        return CheckResult(True, "\n  ".join([head, *said]))
+def _how_right(function: Callable, test: bool = False) -> tuple[bool, str]:
+    """How right the second looks are that this measure chooses, beside three others."""
+    part = "test" if test else "validation"
+    first, second, labels = _looks(part)
+    right = [look.argmax(dim=1) == labels for look in (first, second)]
+    best = right[0].double() - right[1].double()  # the oracle: who gains goes first
+    chance = torch.rand(len(labels), generator=torch.Generator().manual_seed(0))
+    scores = {"yours": function(first.clone()), "the largest probability": confidence(first)}
+    scores |= {"by chance": chance, "who knows the labels": best}
+    said = [f"{100 * mean_accuracy(s, *right):6.2f} %  {name}" for name, s in scores.items()]
+    head = f"{part} images right, mean over six shares that look again:"
+    return True, "\n  ".join([head, *said])
 
 
-check_sureness = _Experiment(
+check_sureness = Experiment(
     "sureness(logits): [N], higher for the images that need no second look",
     _clear_cases,
     "a measure of sureness.",
@@ -216,6 +208,7 @@ check_sureness = _Experiment(
             "you take the logarithm of a probability that may be 0",
         ),
     ),
+    judge=_how_right,
 )
 
 # Exercise 4: a dial

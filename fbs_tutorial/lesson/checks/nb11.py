@@ -15,7 +15,7 @@ from ...method.gated import ChannelPruning, forced_gates, gated_layers, is_gated
 from ...method.liveness import winners
 from ...method.macs import count_macs
 from ...method.wta import active_channels, winner_mask
-from .engine import Case, CheckResult, Exercise, Mistake
+from .engine import Case, Exercise, Experiment, Mistake
 
 
 def _branches() -> Iterator[Case]:
@@ -295,25 +295,20 @@ def _networks() -> Iterator[Case]:
     yield Case((), FITS, hint, more, ask=_verdict)
 
 
-class _MyNetworks(Exercise):
-    """An experiment: it says how many MACs and how much time the reader's network needs."""
-
-    def __call__(self, function: Callable, hint: int = 1) -> CheckResult:
-        found = super().__call__(function, hint)
-        if not found:
-            return found
-        plain, gated = function()
-        x = torch.rand(1, 3, 64, 64)
-        with torch.no_grad():
-            fast, dense = accelerate(gated), _merged(plain)
-            timings = race({"plain": lambda: dense(x), "gated": lambda: fast(x)}, 0.3, rounds=5)
-        slow, quick = (1000 * timings[name].median for name in ("plain", "gated"))
-        said = (
-            f"{len(gated_layers(gated))} gated layers, {_share(gated, x):.1%} of the MACs with "
-            f"predictors.\n  Plain {slow:.2f} ms, accelerated {quick:.2f} ms: {quick / slow:.0%} "
-            "of the time on this computer."
-        )
-        return CheckResult(True, f"{getattr(function, '__name__', 'the function')}: {said}")
+def _how_quick(function: Callable) -> tuple[bool, str]:
+    """How many MACs and how much time the reader's network needs."""
+    plain, gated = function()
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        fast, dense = accelerate(gated), _merged(plain)
+        timings = race({"plain": lambda: dense(x), "gated": lambda: fast(x)}, 0.3, rounds=5)
+    slow, quick = (1000 * timings[name].median for name in ("plain", "gated"))
+    said = (
+        f"{len(gated_layers(gated))} gated layers, {_share(gated, x):.1%} of the MACs with "
+        f"predictors.\n  Plain {slow:.2f} ms, accelerated {quick:.2f} ms: {quick / slow:.0%} "
+        "of the time on this computer."
+    )
+    return True, said
 
 
 def _merged(plain: nn.Module) -> nn.Module:
@@ -338,7 +333,7 @@ def small_networks(
     return plain, convert(plain, density, gates=gates).eval()
 
 
-check_my_networks = _MyNetworks(
+check_my_networks = Experiment(
     "my_networks(): a plain network for [N, 3, 64, 64] and its gated twin, both in eval mode",
     _networks,
     "",
@@ -353,4 +348,5 @@ check_my_networks = _MyNetworks(
             "you leave a network in training mode",
         ),
     ),
+    judge=_how_quick,
 )

@@ -9,7 +9,7 @@ from ...method.convert import convert
 from ...method.gated import gated_layers
 from ...method.macs import count_macs
 from ..project import CRITERIA, faults, margin
-from .engine import Case, CheckResult, Exercise, Mistake
+from .engine import Case, CheckResult, Exercise, Experiment, Mistake
 
 # Exercise 1: the width of the fair opponent
 
@@ -180,22 +180,18 @@ def _widths() -> Iterator[Case]:
         yield Case((width,), RIGHT, hint, more, ask=_built)
 
 
-class _Mine(Exercise):
-    """No single right answer: it says what gates would make of the network."""
+GATABLE = "it can be gated, and made narrower."
 
-    def __call__(self, function: Callable, hint: int = 1) -> CheckResult:
-        found = super().__call__(function, hint)
-        if not found:
-            return found
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(2019)
-            network, images = function(1.0).eval(), torch.rand(20, 1, 16, 16)
-            gated = convert(network, 0.3, gates="random").eval()
-            macs = count_macs(gated, images)
-        share = macs.active.double().mean().item() / macs.dense
-        said = [f"{macs.dense:,} MACs per image", f"{len(gated_layers(gated))} gated layers"]
-        said.append(f"at d = 0.3 {share:.0%} are left, and {macs.overhead:,} for the predictors")
-        return CheckResult(True, f"{found.message}\n  " + "; ".join(said))
+
+def _with_gates(function: Callable) -> tuple[bool, str]:
+    """What gates would make of the network."""
+    network, images = function(1.0).eval(), torch.rand(20, 1, 16, 16)
+    gated = convert(network, 0.3, gates="random").eval()
+    macs = count_macs(gated, images)
+    share = macs.active.double().mean().item() / macs.dense
+    said = [f"{macs.dense:,} MACs per image", f"{len(gated_layers(gated))} gated layers"]
+    said.append(f"at d = 0.3 {share:.0%} are left, and {macs.overhead:,} for the predictors")
+    return True, f"{GATABLE}\n  " + "; ".join(said)
 
 
 class _Net(nn.Module):
@@ -219,10 +215,10 @@ class _Net(nn.Module):
 
 my_network = _Net
 
-check_my_network = _Mine(
+check_my_network = Experiment(
     "my_network(width): nn.Module, [N, 1, 16, 16] -> [N, 10], with a sum or a depthwise layer",
     _widths,
-    "it can be gated, and made narrower.",
+    GATABLE,
     (
         Mistake(lambda w: _Net(w, norm=False), "there is no batch norm, so nothing to gate"),
         Mistake(lambda w: _Net(w, soft=True), "it returns probabilities instead of logits"),
@@ -231,6 +227,7 @@ check_my_network = _Mine(
         Mistake(lambda w: _Net(w, classes=2), "it answers with a wrong number of classes"),
         Mistake(lambda w: _Net(w, wide=16), "it is too large to train in a lesson"),
     ),
+    judge=_with_gates,
 )
 
 # The report
