@@ -4,6 +4,7 @@ PORT ?= 8888
 IP ?= localhost
 SECONDS ?= 360
 ONLY ?= tests,bench,train,notebooks
+SEED ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
@@ -15,7 +16,7 @@ CIFAR := fbs_tutorial/assets/cifar10
 CORE := calibrate contract convert dynamics errors execution gated graph losses macs packaging saliency tables wta
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test quick lint unit nbval test-gpu test-native-asan run notebooks digits bench bench-gpu budget gpu ablation trials bench-live compare clean
+.PHONY: help setup lab test quick lint unit nbval test-gpu test-native-asan run notebooks digits bench bench-gpu budget gpu ablation trials bench-live compare course course-two course-all clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +64,18 @@ run: setup ## execute every notebook headless; the executed copies go to build/
 
 notebooks: setup ## refresh the committed outputs of the notebooks
 	$(BIN)/python tools/run_notebooks.py $(NOTEBOOKS)
+
+course: setup ## editions for students and teachers, and a folder for nbgrader, in build/course (SEED=1)
+	$(BIN)/python tools/course.py --seed $(SEED)
+
+course-two course-all: $(VENV)/nbgrader
+	$(BIN)/python tools/course.py --seed $(SEED) --nbgrader $(if $(filter %two,$@),notebooks/03*.ipynb notebooks/09*.ipynb)
+
+course-all: ## let nbgrader release and grade all of it; course-two: two notebooks
+
+$(VENV)/nbgrader: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[course]'
+	@touch $@
 
 digits: setup ## train the shipped digits networks again, three seeds (2 minutes on 2 cores)
 	$(BIN)/python tools/ship_digits.py

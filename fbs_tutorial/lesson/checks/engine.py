@@ -5,10 +5,13 @@ typical of the exercise; each of them is kept as code, and runs on the same inpu
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 
 import torch
 from torch import Tensor
+
+from ...data import as_tensors, load_data, stratified_split
 
 
 @dataclass(frozen=True)
@@ -65,14 +68,19 @@ class Exercise:
     """
 
     spec: str
-    cases: Callable[[], Iterator[Case]]
+    cases: Callable[..., Iterator[Case]]
     praise: str
     mistakes: Sequence[Mistake] = field(default=(), repr=False)
+    seed: int = field(default=2019, repr=False)  # of the cases that are drawn
+
+    def other(self, seed: int, /, *inputs: object) -> "Exercise":
+        """The exercise with other cases: drawn anew, and made of ``inputs`` where none is drawn."""
+        return replace(self, seed=seed, cases=partial(self.cases, *inputs))
 
     def __call__(self, function: Callable, hint: int = 1) -> CheckResult:
         name = _name(function)
         with torch.random.fork_rng(devices=[]):  # the notebook's random numbers are left alone
-            torch.default_generator.manual_seed(2019)  # a GPU has one of its own
+            torch.default_generator.manual_seed(self.seed)  # a GPU has one of its own
             cases = list(self.cases())
             for case in cases:
                 wrong = _wrong(function, case)
@@ -101,12 +109,16 @@ class Experiment(Exercise):
 
     judge: Callable[..., tuple[bool, str]] = field(kw_only=True, repr=False)
 
+    def other(self, seed: int, /, *inputs: object, **options: object) -> "Experiment":
+        """The same with other cases, and judged with ``options``."""
+        return replace(super().other(seed, *inputs), judge=partial(self.judge, **options))
+
     def __call__(self, function: Callable, hint: int = 1, **options: object) -> CheckResult:
         found = super().__call__(function, hint)
         if not found:
             return found
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(2019)
+            torch.default_generator.manual_seed(self.seed)
             passed, said = self.judge(function, **options)
         return CheckResult(passed, f"{_name(function)}: {said}")
 
@@ -239,3 +251,13 @@ def _rounded(value: object) -> object:
 def draw(low: int, high: int) -> list[int]:
     """Twenty random whole numbers from ``low`` to below ``high``."""
     return torch.randint(low, high, (20,)).tolist()
+
+
+@cache
+def digits_to_judge(test: bool = False) -> tuple[Tensor, Tensor]:
+    """197 images and labels held out of the training digits, or the 500 for testing."""
+    images, labels = as_tensors(load_data("digits")[test])
+    if test:
+        return images, labels
+    _, held_out = stratified_split(labels, 197, seed=0)
+    return images[held_out], labels[held_out]

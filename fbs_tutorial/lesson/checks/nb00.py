@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ...checkpoints import load_pretrained
-from ...data import as_tensors, load_data, stratified_split
 from ...method.gated import set_density
 from ...method.macs import count_macs
 from ...method.wta import active_channels
-from .engine import Case, Exercise, Experiment, Mistake
+from .engine import Case, Exercise, Experiment, Mistake, digits_to_judge
 
 
 def _layers() -> Iterator[Case]:
@@ -62,15 +61,18 @@ def network_share(channels: Sequence[int], positions: Sequence[int], density: fl
     return macs(kept) / macs(channels)
 
 
-def _networks() -> Iterator[Case]:
+CHAINS = (  # channels, positions, density
+    ([1, 16, 32, 32, 64], [256, 64, 64, 16], 0.5),
+    ([3, 10, 21, 33], [1024, 256, 64], 0.3),
+    ([2, 7, 5], [9, 4], 0.55),
+    ([1, 100, 20], [16, 4], 0.55),
+)
+
+
+def _networks(chains: Sequence[tuple] = CHAINS) -> Iterator[Case]:
     inputs = "which channels does the first layer read, and can they be skipped?"
     more = "count every layer twice, with all channels and with those that are left, then divide"
-    for channels, positions, density in [
-        ([1, 16, 32, 32, 64], [256, 64, 64, 16], 0.5),
-        ([3, 10, 21, 33], [1024, 256, 64], 0.3),
-        ([2, 7, 5], [9, 4], 0.55),
-        ([1, 100, 20], [16, 4], 0.55),
-    ]:
+    for channels, positions, density in chains:
         share = round(network_share(channels, positions, density), 6)
         yield Case((channels, positions, density), share, inputs, more, ask=_rounded)
 
@@ -154,16 +156,9 @@ check_network_share = Exercise(
 GOAL = 0.97  # of the 197 held-out training images
 
 
-@cache
-def _held_out() -> tuple[Tensor, Tensor]:
-    images, labels = as_tensors(load_data("digits")[0])
-    _, held_out = stratified_split(labels, 197, seed=0)
-    return images[held_out], labels[held_out]
-
-
-def _at(network: nn.Module, density: float | dict) -> tuple[float, float]:
-    """Accuracy on the held-out images, and MACs per image."""
-    images, labels = _held_out()
+def _at(network: nn.Module, density: float | dict, test: bool = False) -> tuple[float, float]:
+    """Accuracy on the held-out images, or on those for testing, and MACs per image."""
+    images, labels = digits_to_judge(test)
     with torch.no_grad():
         right = set_density(network, density)(images).argmax(dim=1) == labels
     return right.double().mean().item(), count_macs(network, images).active.double().mean().item()
@@ -180,17 +175,18 @@ def _uniform() -> tuple[float, float, float]:
     )
 
 
-def _how_cheap(function: Callable) -> tuple[bool, str]:
+def _how_cheap(function: Callable, goal: float = GOAL, test: bool = False) -> tuple[bool, str]:
     """How good the network is with these densities, and how cheap."""
-    right, macs = _at(load_pretrained("digits"), function())
+    right, macs = _at(load_pretrained("digits"), function(), test)
     uniform, uniform_right, uniform_macs = _uniform()
     said = (
-        f"{right:.1%} of the held-out images right with {macs / 1000:,.0f} k MACs.\n"
+        f"{right:.1%} of the {'test' if test else 'held-out'} images right "
+        f"with {macs / 1000:,.0f} k MACs.\n"
         f"  One density for all, d = {uniform:g}: {uniform_right:.1%} with "
         f"{uniform_macs / 1000:,.0f} k."
     )
-    if right < GOAL:
-        return False, f"{said} At least {GOAL:.0%} is wanted."
+    if right < goal:
+        return False, f"{said} At least {goal:.0%} is wanted."
     if macs >= uniform_macs:
         return False, f"{said} Good enough, but not cheaper."
     return True, f"{said} You need {macs / uniform_macs:.0%} of its MACs."

@@ -1,6 +1,6 @@
 """The exercises of notebook 02, Saliency."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 import torch
@@ -11,7 +11,7 @@ from ...checkpoints import load_pretrained
 from ...data import as_tensors, load_data, stratified_split
 from ...method.saliency import channel_saliency
 from ...method.wta import winner_take_all
-from .engine import Case, Exercise, Experiment, Mistake
+from .engine import Case, Exercise, Experiment, Mistake, digits_to_judge
 
 
 def _gradient(function: Callable, x: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def _winner(function: Callable, s: Tensor) -> str:
     return OUTPUTS[int(pi.argmax())] if pi.any() else "none, because every g is 0"
 
 
-def _pairs() -> Iterator[Case]:
+def _pairs(points: Sequence[tuple[float, float, str]] = POINTS) -> Iterator[Case]:
     hints = {
         "flat": "which g should grow with horizontal strokes only?",
         "upright": "which g should grow with vertical strokes only?",
@@ -119,7 +119,7 @@ def _pairs() -> Iterator[Case]:
         "quiet": "g of quiet is its bias alone: 0.5 wins as long as both others are below it",
         "busy": "s0 + s1 + bias > s0 means s1 > -bias: so the bias must be -1",
     }
-    for a, b, name in POINTS:
+    for a, b, name in points:
         yield Case((torch.tensor([a, b]),), name, hints[name], more[name], ask=_winner)
 
 
@@ -151,10 +151,17 @@ GOAL, MANY = 0.80, 64  # of the held-out images right; positions of 256
 
 
 @cache
-def _inner_maps() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Maps after the plain network's first layer, labels, and which images fit and test."""
+def _inner_maps(test: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Maps after the plain network's first layer, labels, and which images fit and judge.
+
+    ``test``: the 500 images for testing are there too, and judge.
+    """
     images, labels = as_tensors(load_data("digits")[0])
     rest, held_out = stratified_split(labels, 197, seed=0)
+    if test:
+        pairs = zip((images, labels), digits_to_judge(test=True), strict=True)
+        held_out = torch.arange(len(labels), len(labels) + 500)
+        images, labels = (torch.cat(pair) for pair in pairs)
     plain = load_pretrained("digits", "plain")
     with torch.no_grad():
         maps = torch.relu(plain.norm1(plain.conv1(plain.normalize(images))))
@@ -195,17 +202,18 @@ def _reductions() -> Iterator[Case]:
     yield Case((torch.rand(3, 2, 16, 16),), "a reduction", hint, more, ask=_is_reduction)
 
 
-def _told_from_few(function: Callable) -> tuple[bool, str]:
+def _told_from_few(function: Callable, goal: float = GOAL, test: bool = False) -> tuple[bool, str]:
     """How many positions are read, and how many digits can be told from them."""
-    maps, *rest = _inner_maps()
+    maps, *rest = _inner_maps(test)
     right, count = read_digits(function(maps), *rest), positions_read(function)
     all_of_it = read_digits(channel_saliency(maps), *rest)
     said = (
-        f"{right:.1%} of the held-out digits, reading {count} of 256 positions.\n"
+        f"{right:.1%} of the {'test' if test else 'held-out'} digits, "
+        f"reading {count} of 256 positions.\n"
         f"  l1, which reads them all: {all_of_it:.1%}."
     )
-    if right < GOAL:
-        return False, f"{said} At least {GOAL:.0%} is wanted."
+    if right < goal:
+        return False, f"{said} At least {goal:.0%} is wanted."
     if count > MANY:
         return False, f"{said} Good enough, but more than {MANY} are read."
     return True, f"{said} Can you do with fewer?"

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from ...checkpoints import load_pretrained
-from ...data import as_tensors, load_data, stratified_split
 from ...method.budgets import Look, confidence, look_once
 from ...method.wta import winner_mask
-from .engine import Case, Exercise, Experiment, Mistake
+from .engine import Case, Exercise, Experiment, Mistake, digits_to_judge
 
 # Exercise 1: who looks again
 
@@ -139,14 +138,14 @@ def _behaves(function: Callable, logits: Tensor) -> str:
 GOOD = "one finite number per image, higher for the surer"
 
 
-def _clear_cases() -> Iterator[Case]:
+def _clear_cases(top: float = 8.0, near: float = 1.9, far: float = 200.0) -> Iterator[Case]:
     shape = "what comes out for one row of logits?"
     sure = "the first image's answer is clear, the second's is not: which should get more?"
     clear, torn = torch.zeros(10), torch.zeros(10)
-    clear[3], torn[3], torn[5] = 8.0, 2.0, 1.9
+    clear[3], torn[3], torn[5] = top, 2.0, near
     yield Case((torch.stack([clear, torn]),), GOOD, shape, sure, ask=_behaves)
-    clear, torn = torch.full((10,), -200.0), torch.zeros(10)
-    clear[0] = 200.0
+    clear, torn = torch.full((10,), -far), torch.zeros(10)
+    clear[0] = far
     extreme = "logits may be large: 0 times the logarithm of 0 is NaN"
     yield Case((torch.stack([clear, torn]),), GOOD, extreme, "log_softmax is finite", ask=_behaves)
 
@@ -154,11 +153,7 @@ def _clear_cases() -> Iterator[Case]:
 @cache
 def _looks(part: str) -> tuple[Tensor, Tensor, Tensor]:
     """Logits of both looks ``[N, 10]`` and labels, of "validation" or "test" digits."""
-    train, test = load_data("digits")
-    images, labels = as_tensors(test if part == "test" else train)
-    if part == "validation":
-        _, held_out = stratified_split(labels, 197, seed=0)
-        images, labels = images[held_out], labels[held_out]
+    images, labels = digits_to_judge(test=part == "test")
     network = load_pretrained("digits")
     logits = [look_once(Look(network, d), images, counted=False)[0] for d in (FIRST, SECOND)]
     return *logits, labels

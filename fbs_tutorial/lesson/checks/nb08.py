@@ -1,7 +1,7 @@
 """The exercises of notebook 08, Skipping for real, on a CPU."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -172,19 +172,24 @@ def _wanted(clock: _Clock) -> str:
     return f"{clock.even:.2f}, give or take 0.02, in at most {CALLS} measurements"
 
 
-def _clocks() -> Iterator[Case]:
+CLOCKS = (  # a layer, its fixed time, the part that grows with the density, and as which power
+    ("a layer on large maps", 0.08, 1.05),
+    ("a layer on small maps", 0.5, 0.9),
+    ("a layer whose time grows evenly", 0.3, 1.2, 1.0),
+    ("a layer that never pays", 1.4, 0.5),
+    ("a layer that always pays", 0.1, 0.7),
+)
+
+
+def _clocks(clocks: Sequence[tuple] = CLOCKS) -> Iterator[Case]:
     halve = "after one measurement in the middle, where can the break-even still be?"
     middle = "keep two ends, measure between them, and move the end that is on the same side"
     shape = "does your search assume how time grows with density?"
     never = "what if skipping is slower at every density, or never?"
     ends = "the answers are then 0 and 1: the ends that you began with are never moved"
-    for clock, hint, more in [
-        (_Clock("a layer on large maps", 0.08, 1.05), halve, middle),
-        (_Clock("a layer on small maps", 0.5, 0.9), halve, middle),
-        (_Clock("a layer whose time grows evenly", 0.3, 1.2, 1.0), shape, middle),
-        (_Clock("a layer that never pays", 1.4, 0.5), never, ends),
-        (_Clock("a layer that always pays", 0.1, 0.7), never, ends),
-    ]:
+    for clock in (_Clock(*parts) for parts in clocks):
+        hint, more = (halve, middle) if 0 < clock.even < 1 else (never, ends)
+        hint = shape if clock.power != 2 else hint
         yield Case((clock,), _wanted(clock), hint, more, ask=_search)
 
 

@@ -5,7 +5,7 @@ outside of a tensor does no harm and shows. Typical mistakes are kernels, too.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
 import torch
@@ -240,7 +240,7 @@ def read_digits(kernel: Callable | None, images: Tensor) -> Tensor:
     return network(images).argmax(1)
 
 
-def _ends() -> Iterator[Case]:
+def _ends(some: slice = slice(20)) -> Iterator[Case]:
     hint = "in which order, and where do the j-th winner's shift and image n's gates lie?"
     more = "load shift + out and pi + n * k_out + j, each as a row [None, :]; add, multiply, ReLU"
     for n, pixels, k, sign in [(1, 20, 6, 1), (3, 40, 20, 1), (2, 16, 16, -1)]:
@@ -250,7 +250,7 @@ def _ends() -> Iterator[Case]:
         expected = torch.cat([y, torch.full((512,), UNTOUCHED)])
         arguments = sums, shift, winners, pi
         yield Case(arguments, expected, hint, more, ask=finished, axes=("place from y",))
-    images = load_data("digits")[1].tensors[0][:20]
+    images = load_data("digits")[1].tensors[0][some]
     yield Case((images,), read_digits(None, images), hint, more, ask=read_digits, axes=("digit",))
 
 
@@ -287,10 +287,12 @@ check_finish_kernel = Exercise(
 )
 
 
-TILE_LAYERS = [  # d = 0.5; images, winners and inputs, channels, taps, pixels
-    Layer(64, k, k, 2 * k, 2 * k, 9, side * side, side * side)
-    for k, side in ((32, 56), (64, 28), (128, 14), (256, 7))
-]
+def tile_layers(images: int, sizes: Sequence[tuple[int, int]]) -> list[Layer]:
+    """3×3 layers at d = 0.5 of ``(winners, side of the maps)``."""
+    return [Layer(images, k, k, 2 * k, 2 * k, 9, side * side, side * side) for k, side in sizes]
+
+
+TILE_LAYERS = tile_layers(64, ((32, 56), (64, 28), (128, 14), (256, 7)))
 NEAR = "at most 5 % slower than the best"
 
 
@@ -319,8 +321,8 @@ def judged(function: Callable, layer: Layer) -> str:
     return NEAR if slower <= 0.05 else f"{100 * slower:.0f} % slower than the best"
 
 
-def _tiles() -> Iterator[Case]:
-    for layer in TILE_LAYERS:
+def _tiles(layers: Sequence[Layer] = TILE_LAYERS) -> Iterator[Case]:
+    for layer in layers:
         hint = f"how many of the places of your tiles are empty: {layer.pixels} pixels, "
         hint += f"{layer.k_out} winners?"
         more = (

@@ -20,15 +20,13 @@ def queue(kernels: Sequence[int], launch: int, asks: Sequence[bool] = ()) -> int
     return free
 
 
-def _queues() -> Iterator[Case]:
+QUEUES = (([20, 30, 40], 8), ([3, 3, 3, 3], 8), ([50, 2, 2, 2, 2], 8), ([2, 50], 8))
+
+
+def _queues(queues: Sequence[tuple[list[int], int]] = QUEUES) -> Iterator[Case]:
     hint = "a kernel begins when it has been launched and the one before it is done"
     more = "keep two clocks, now of the CPU and free of the GPU: free = max(now, free) + kernel"
-    for kernels, launch in [
-        ([20, 30, 40], 8),
-        ([3, 3, 3, 3], 8),
-        ([50, 2, 2, 2, 2], 8),
-        ([2, 50], 8),
-    ]:
+    for kernels, launch in queues:
         yield Case((kernels, launch), queue(kernels, launch), hint, more, unit=" µs")
 
 
@@ -94,12 +92,12 @@ def by_clock(gpu: ToyGpu, call: Callable, repeats: int, wait: bool) -> float:
     return median(times)
 
 
-def _measurements() -> Iterator[Case]:
+def _measurements(toys: Sequence[tuple] = TOYS) -> Iterator[Case]:
     hint = "warm up, then events around each call, one wait at the end, and a median"
     more = (
         "start = gpu.record(); call(); end = gpu.record(), and gpu.elapsed(start, end) after wait"
     )
-    for toy in TOYS:
+    for toy in toys:
         yield Case(toy, measured(by_events, *toy), hint, more, ask=measured, unit=" µs")
 
 
@@ -136,15 +134,18 @@ check_measure = Exercise(
 )
 
 
-def _questions() -> Iterator[Case]:
+ASKED = (  # kernels, launch, after which of them the CPU asks
+    ([20, 30, 40, 20], 8, [False] * 4),
+    ([20, 30, 40, 20], 8, [True, False, True, False]),
+    ([3, 3, 3, 3], 8, [True] * 4),
+    ([60, 2, 2, 9], 8, [True, False, False, True]),
+)
+
+
+def _questions(asked: Sequence[tuple] = ASKED) -> Iterator[Case]:
     hint = "a question stops the CPU until the kernel just launched is done"
     more = "as in exercise 1; after a kernel with a question, now = free"
-    for kernels, launch, asks in [
-        ([20, 30, 40, 20], 8, [False] * 4),
-        ([20, 30, 40, 20], 8, [True, False, True, False]),
-        ([3, 3, 3, 3], 8, [True] * 4),
-        ([60, 2, 2, 9], 8, [True, False, False, True]),
-    ]:
+    for kernels, launch, asks in asked:
         expected = queue(kernels, launch, asks)
         yield Case((kernels, launch, asks), expected, hint, more, unit=" µs")
 

@@ -1,7 +1,7 @@
 """The exercises of notebook 11, Real networks."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,10 @@ check_live_in_sum = Exercise(
 )
 
 
-def _blocks() -> Iterator[Case]:
+BILLS = ((8, 4, 16, 1.0), (16, 6, 49, 0.5), (10, 3, 9, 0.25))  # the last one rounds
+
+
+def _blocks(bills: Sequence[tuple[int, int, int, float]] = BILLS) -> Iterator[Case]:
     dense = "which pairs of channels does each of the three convolutions have?"
     full = "at d = 1: C·tC·P, 9·tC·P and tC·C·P, with t = expansion and P = positions"
     half = "how many inputs does a depthwise output read?"
@@ -69,11 +72,8 @@ def _blocks() -> Iterator[Case]:
     up = "how are winners rounded?"
     rounded = "round up: the winners are active_channels(C, d) and active_channels(t·C, d)"
     order = "; the list is [expansion, depthwise, projection, predictors]"
-    for channels, expansion, positions, density, hint, more in [
-        (8, 4, 16, 1.0, dense, full),
-        (16, 6, 49, 0.5, half, own),
-        (10, 3, 9, 0.25, up, rounded),
-    ]:
+    words = ((dense, full), (half, own), (up, rounded))
+    for (channels, expansion, positions, density), (hint, more) in zip(bills, words, strict=True):
         expected = _bill(channels, expansion, positions, density)
         arguments = (channels, expansion, positions, density)
         yield Case(arguments, expected, hint + order, more + order)
@@ -156,7 +156,10 @@ def _look(function: Callable, kind: str, density: float, question: str) -> objec
 UNCHANGED = "the block that you were given is as it was"
 
 
-def _questions() -> Iterator[Case]:
+KINDS = ("8 -> 8 stride 1", "8 -> 16 stride 2")
+
+
+def _questions(kinds: Sequence[str] = KINDS, share: float = 0.5) -> Iterator[Case]:
     names = "which modules belong together in one ChannelPruning?"
     one = "one ChannelPruning per convolution, with its batch norm"
     own = "can the first convolution skip anything?"
@@ -165,20 +168,20 @@ def _questions() -> Iterator[Case]:
     once = "with gates of 1 nothing may change: does something run twice, or at another place?"
     twice = "run each batch norm once (put nn.Identity() in its old place), and leave ReLU and the "
     twice += "sum where they are"
-    for kind, count in (("8 -> 8 stride 1", 2), ("8 -> 16 stride 2", 3)):
+    for kind, count in zip(kinds, (2, 3), strict=True):
         more = ", and one for the convolution of block.downsample" if count == 3 else ""
         c_in, c_out, stride = _numbers(kind)
-        k, positions = active_channels(c_out, 0.5), (6 // stride) ** 2
+        k, positions = active_channels(c_out, share), (6 // stride) ** 2
         macs = (9 * c_in * k + 9 * k * k + (count == 3) * c_in * k) * positions
-        asked = (kind, 0.5, "how many gates")
+        asked = (kind, share, "how many gates")
         yield Case(asked, count, names + more, one + more, ask=_look, unit=" gates")
         block, x = _basic_block(kind)
         with torch.no_grad():
-            asked = (kind, 0.5, "the output with gates of 1")
+            asked = (kind, share, "the output with gates of 1")
             yield Case(asked, block(x), once, twice, ask=_look)
-        asked = (kind, 0.5, "active MACs")
+        asked = (kind, share, "active MACs")
         yield Case(asked, macs, own, density, ask=_look, unit=" active MACs")
-        asked = (kind, 0.5, "was the block changed")
+        asked = (kind, share, "was the block changed")
         hint = "work on copy.deepcopy(block): the reader of this function may need the old one"
         yield Case(asked, UNCHANGED, hint, ask=_look)
 

@@ -1,6 +1,6 @@
 """The exercises of notebook 13, Your project, and the check of the reader's own report."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -24,19 +24,22 @@ def _rounded(function: Callable, *arguments: float) -> float:
     return round(float(function(*arguments)), 4)
 
 
-def _costs() -> Iterator[Case]:
+COSTS = (  # first, rest, gated, predictors; the last costs more than the plain network
+    (20_000, 1_000_000, 150_000, 4_000),
+    (300_000, 700_000, 200_000, 10_000),
+    (50_000, 400_000, 90_000, 0),
+    (20_000, 100_000, 118_000, 9_000),
+)
+
+
+def _costs(all_costs: Sequence[tuple[int, int, int, int]] = COSTS) -> Iterator[Case]:
     grows = "how do the first layer's MACs grow with w, and how those of the others?"
     quadratic = "first * w + rest * w² = gated + predictors is a quadratic equation"
-    for first, rest, gated, predictors in [
-        (20_000, 1_000_000, 150_000, 4_000),
-        (300_000, 700_000, 200_000, 10_000),
-        (50_000, 400_000, 90_000, 0),
-    ]:
-        costs = (first, rest, gated, predictors)
-        yield Case(costs, _rounded(fair_width, *costs), grows, quadratic, ask=_rounded)
-    costs = (20_000, 100_000, 118_000, 9_000)
+    *costs, dear = all_costs
+    for each in costs:
+        yield Case(each, _rounded(fair_width, *each), grows, quadratic, ask=_rounded)
     wide = "with its predictors this gated network costs more than the plain one"
-    yield Case(costs, 1.0, wide, "no opponent is wider than the plain network", ask=_rounded)
+    yield Case(dear, 1.0, wide, "no opponent is wider than the plain network", ask=_rounded)
 
 
 def _capped(width: float) -> float:
@@ -173,10 +176,10 @@ def _has_sum(network: nn.Module, images: torch.Tensor) -> bool:
     return any(event.name in ("aten::add", "aten::add_") for event in seen.events())
 
 
-def _widths() -> Iterator[Case]:
+def _widths(widths: Sequence[float] = (1.0, SMALL)) -> Iterator[Case]:
     hint = "what does it take, and what does it return? It is run on four images [4, 1, 16, 16]"
     more = "convolution, batch norm, ReLU; a sum or groups=channels; a mean over the map; a Linear"
-    for width in (1.0, SMALL):
+    for width in widths:
         yield Case((width,), RIGHT, hint, more, ask=_built)
 
 
