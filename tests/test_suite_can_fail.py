@@ -516,6 +516,12 @@ FAULTS = {  # what: file, text, fault, tests that must notice
         "return record",
         "test_training.py::test_an_option_is_one_field",
     ),
+    "hidden tests ask what the visible ones ask": (
+        "lesson/checks/engine.py",
+        "cases=partial(self.cases, *inputs)",
+        "cases=self.cases",
+        "test_course.py::test_hidden_tests_ask_something_else[10_timing_on_a_gpu]",
+    ),
 }
 
 

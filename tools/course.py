@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
 from nbformat import NotebookNode
@@ -185,8 +186,14 @@ def put_wheel(folder: Path) -> None:
     """The package, where the first cell of a notebook finds it."""
     for old in folder.glob("*.whl"):
         old.unlink()
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--wheel-dir", str(folder), str(ROOT)], check=True)
+    with TemporaryDirectory() as copied:  # what an earlier build left cannot get into it
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy2(ROOT / name, copied)
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "fbs_tutorial", Path(copied, "fbs_tutorial"), ignore=ignored)
+        pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index"]
+        pip += ["--disable-pip-version-check", "--no-build-isolation", "--wheel-dir", str(folder)]
+        subprocess.run([*pip, copied], check=True)
 
 
 def write(notebook: NotebookNode, path: Path) -> None:
