@@ -197,6 +197,8 @@ def test_the_page_for_teachers_has_the_table_of_points():
     page = (ROOT / "docs" / "course.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([\w-]+) \| (\d+) \| (\d+) \|$", page, re.M)
     assert {kind: (int(a), int(b)) for kind, a, b in rows} == grading.POINTS
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert all(f"\n{name}" in makefile for name in re.findall(r"`make (course[\w-]*)", page))
     assert {f"check_{name}" for name in re.findall(r"`(\w+)` and `(\w+)`\)", page)[0]} == set(
         grading.SAME
     )

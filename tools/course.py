@@ -5,7 +5,7 @@
 ``student/`` has no solutions, and guesses and exercises are unanswered; in ``solution/`` every stub
 is filled in and every cell was run; ``nbgrader/`` is a course folder of Jupyter's nbgrader, with
 points and hidden tests. The first two are also packed as zip files. ``--seed`` is what hidden tests
-draw their inputs with: whoever has read this repository does not know the inputs of another seed.
+draw their inputs with.
 ``--quick`` runs no notebook and packs no wheel.
 
     python tools/course.py --nbgrader NOTEBOOK ...

@@ -136,8 +136,8 @@ def marked(grade_id: str, **what: object) -> NotebookNode:
 
 def test_of(task: object, number: str, seed: int) -> str:
     lines = [f"from fbs_tutorial.lesson.checks import nb{number}"]
-    lines += [f"result = {hidden(number, task.check, seed)}({task.function})"]
-    return "\n".join([*lines, "assert result, result"])
+    lines += [f"_graded = {hidden(number, task.check, seed)}({task.function})"]
+    return "\n".join([*lines, "assert _graded, _graded"])
 
 
 def report(task: object, points: int) -> NotebookNode:
