@@ -347,7 +347,7 @@ function drawTile(context, x, y, item, lane, grid, brush) {
 function frame(context, x, y, grid, brush) {
   context.strokeStyle = brush.colours.black;
   context.lineWidth = 2;
-  context.strokeRect(x, y + 1, grid.cell - 2, grid.height - 9);
+  context.strokeRect(x, y + 1, grid.cell - 2, grid.height - 3);
 }
 
 function mark(context, x, y, colour, hollow) {
