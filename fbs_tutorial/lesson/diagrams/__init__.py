@@ -15,10 +15,10 @@ from .gates import (
 from .gpu import (
     bytes_per_image,
     fused_traffic,
-    mask_of_a_block,
     nine_taps,
     own_weights,
     program_tiles,
+    rows_of_a_copy,
     timeline,
 )
 from .layer import the_layer
@@ -49,7 +49,6 @@ __all__ = [
     "live_sum",
     "loss_curves",
     "maps_and_numbers",
-    "mask_of_a_block",
     "nine_taps",
     "own_weights",
     "predictor",
@@ -59,6 +58,7 @@ __all__ = [
     "rank_dots",
     "related_work",
     "residual_block",
+    "rows_of_a_copy",
     "selections",
     "shared_by_class",
     "soft_answers",
