@@ -55,6 +55,7 @@ KERNELS = [("select", 4.0), ("gather", 30.0), ("convolve", 2.0)]
 CHANNELS, WINNERS = torch.arange(0, 16, 2), torch.arange(1, 24, 2)
 PICTURES = {
     "timeline": (KERNELS, 10.0),
+    "three_clocks": ([("select", 30.0), ("gather", 50.0), ("convolve", 120.0)], 7.7, 30.0),
     "nine_taps": (),
     "program_tiles": (64, 12, (32, 16)),
     "rows_of_a_copy": (5, 11, 12, (8, 16)),
@@ -85,6 +86,19 @@ def test_a_timeline_waits_for_launches_and_for_the_kernel_before():
     unit = 80 / 52
     gather = [box for box in figure.axes[0].patches if box.get_width() == pytest.approx(30 * unit)]
     assert [(round((b.get_x() - 15) / unit), b.get_y()) for b in gather] == [(20, 12), (14, 28)]
+
+
+def test_three_clocks_read_what_the_toy_shows():
+    toy = ToyGpu(10.0)
+    start = toy.record()
+    for kernel in KERNELS:
+        toy.launch(*kernel)
+    at_once, end = toy.now, toy.record()
+    toy.wait()
+    sentence = diagrams.three_clocks(KERNELS, 10.0, WAKING)[1]
+    assert "The GPU works 36 µs." in sentence
+    for reading in at_once, toy.now, toy.elapsed(start, end):
+        assert f" {reading:.1f}" in sentence
 
 
 def test_a_copy_has_weights_zeros_at_the_end_of_rows_and_nothing_more():

@@ -19,6 +19,7 @@ from .gpu import (
     own_weights,
     program_tiles,
     rows_of_a_copy,
+    three_clocks,
     timeline,
 )
 from .layer import the_layer
@@ -65,6 +66,7 @@ __all__ = [
     "surest_and_least",
     "the_dial",
     "the_layer",
+    "three_clocks",
     "timeline",
     "two_looks",
     "what_a_cut_keeps",

@@ -59,6 +59,45 @@ def _kernel(axes: Axes, x: float, y: float, width: float, name: str) -> None:
         draw.label(axes, x + width / 2, y + 1.8, name, color=colour, fontsize=8)
 
 
+def three_clocks(
+    kernels: Sequence[tuple[str, float]], launch: float, waking: float
+) -> tuple[Figure, str]:
+    """One call: what the CPU's clock says at once and after waiting, and what two events say.
+
+    Args:
+        kernels: names and microseconds. launch: what the CPU takes for each.
+        waking: from the end of the GPU's work until the CPU goes on.
+    """
+    gpu = ToyGpu(launch)
+    for name, microseconds in kernels:
+        gpu.launch(name, microseconds)
+    seen = gpu.free + waking
+    unit, left = 66 / seen, 24
+    figure, axes = draw.canvas(31)
+    draw.title(axes, 2, 2.4, "One call, read on three clocks")
+    for y, words in (6, "CPU"), (11, "GPU"):
+        draw.label(axes, left - 1, y + 1.8, words, ha="right", weight="bold")
+    wait = left + gpu.now * unit
+    draw.frame(axes, wait, 6, (seen - gpu.now) * unit, 3.6, facecolor=PALE, edgecolor="white")
+    draw.label(axes, wait + (seen - gpu.now) * unit / 2, 7.8, "waits, if it is told to", fontsize=8)
+    for name, launched, begin, stop in gpu.log:
+        at = left + (launched - launch) * unit
+        draw.frame(axes, at, 6, launch * unit, 3.6, facecolor=GREY, edgecolor="white")
+        _kernel(axes, left + begin * unit, 11, (stop - begin) * unit, name)
+    readings = {"CPU's clock, at once": gpu.now, "two events": gpu.free}
+    readings["CPU's clock, after waiting"] = seen
+    for i, (words, stop) in enumerate(readings.items()):
+        y = 17.6 + 4 * i
+        draw.label(axes, left - 1, y, words, ha="right", fontsize=8)
+        draw.frame(axes, left, y - 0.5, stop * unit, 1, facecolor=BLUE if i == 1 else DARK_GREY)
+        draw.label(axes, left + stop * unit + 1, y, f"{stop:.1f} µs", ha="left", fontsize=8)
+    busy = sum(microseconds for _, microseconds in kernels)
+    return figure, (
+        f"The GPU works {busy:.0f} µs. The CPU's clock says {gpu.now:.1f} if it is read at once "
+        f"and {seen:.1f} after waiting; two events say {gpu.free:.1f}."
+    )
+
+
 def nine_taps(size: int = 6, pixel: tuple[int, int] = (2, 3)) -> tuple[Figure, str]:
     """A 3×3 convolution as nine products: what one output pixel reads at each tap.
 
