@@ -124,7 +124,7 @@ SHEETS = {  # by compute capability; NVIDIA's white papers of the Turing, Ampere
     (7, 5): Sheet(0.32, 8.1, 0, 65, 4, 0.15),  # T4
     (8, 0): Sheet(2.04, 19.5, 156, 312, 40, 0.55),  # A100, 80 GB
     (8, 6): Sheet(0.94, 35.6, 35.6, 71, 6, 0.3),  # RTX 3090
-    (8, 9): Sheet(1.01, 82.6, 82.6, 165, 72, 0.5),  # RTX 4090
+    (8, 9): Sheet(1.01, 82.6, 82.6, 165, 72, 0.7),  # RTX 4090
     (9, 0): Sheet(3.35, 67, 495, 989, 50, 1),  # H100, SXM
 }
 

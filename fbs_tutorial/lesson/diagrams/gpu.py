@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ...execution.roofline import SHEETS
 from ..plots.style import BLACK, BLUE, DARK_GREY, FAINT, GREY, ORANGE, PALE
 from ..toy_gpu import ToyGpu
 from . import draw
@@ -311,7 +312,7 @@ def _headings(axes: Axes) -> None:
         draw.note(axes, x + 0.4, 6.6, words, ha="left")
 
 
-L2 = 50.0  # megabytes of the H100's second-level cache, by its data sheet
+L2 = SHEETS[9, 0].megabytes  # of the H100's second-level cache
 WAYS = {
     "dense": ("dense: all weights,\nshared by the batch", GREY),
     "scattered": ("one kernel: looked up\nwhile multiplying", ORANGE),
