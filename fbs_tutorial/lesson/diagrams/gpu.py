@@ -199,7 +199,7 @@ def rows_of_a_copy(
     """
     rows, columns = blocks
     cell = min(26 / rows, 40 / columns)
-    figure, axes = draw.canvas(13 + rows * cell)
+    figure, axes = draw.canvas(10.6 + rows * cell)
     draw.title(
         axes, 2, 2.4, f"A block of {rows} × {columns}, and the {k_in} × {width} places of own"
     )
