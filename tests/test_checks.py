@@ -235,16 +235,19 @@ RIGHT = {
     "check_weight_addresses": lambda tap, i, o, c_in, c_out: (
         (tap * c_in * c_out + i * c_out).unsqueeze(1) + o
     ),
-    "check_gather_kernel": nb09.kernel_with(nb09.GATHER, "both = columns[None, :] & rows[:, None]"),
+    "check_gather_kernel": nb09.kernel_with(
+        nb09.GATHER,
+        nb09.places(read="(j < k_out)[None, :] & (i >= 0)[:, None]"),  # in row 0, and not stored
+    ),
     "check_finish_kernel": nb09.kernel_with(
-        nb09.FINISH, "total = tl.maximum((total + b) * g, 0.0)"
+        nb09.FINISH, f"total = tl.maximum((total + {nb09.SHIFTS}) * {nb09.GATES}, 0.0)"
     ),
     "check_tile": nb09.best_tile,
     "check_round_kernel": nb09.kernel_with(nb09.ROUND, "bits = (bits + 0x1000) & ~0x1FFF"),
     "check_finish_time": nb10.queue,
     "check_measure": nb10.by_events,
     "check_asking_time": nb10.queue,
-    "check_torn_layer": lambda: (512, 8, 4),
+    "check_torn_layer": lambda: (128, 28, 4),
     "check_live_in_sum": lambda branches: (sum(b.int() for b in branches) > 0).sum(1),
     "check_inverted_macs": inverted_macs,
     "check_gate_block": gate_block,
@@ -354,13 +357,25 @@ def test_checks_never_raise(name, junk):
         (
             checks.check_gather_kernel,
             nb09.GATHER,
-            "both = (i < 9)[:, None] & columns[None, :]",
-            "55",
+            nb09.places(write="(i < 9)[:, None] & (j < width)[None, :]"),
+            "place from own 60: expected -99",
         ),
-        (checks.check_gather_kernel, nb09.GATHER, "both = rows", "first wrong value|raised"),
+        (checks.check_gather_kernel, nb09.GATHER, nb09.places(read="i < k_in"), "wrong|raised"),
         (checks.check_gather_kernel, nb09.GATHER, "raise NotImplementedError", "not written yet"),
-        (checks.check_gather_kernel, nb09.GATHER, "both = undefined", "'undefined' is not def"),
-        (checks.check_finish_kernel, nb09.FINISH, "total = total * 2 + b", "place from y 0: exp"),
+        (checks.check_gather_kernel, nb09.GATHER, "where = undefined", "'undefined' is not def"),
+        (
+            checks.check_gather_kernel,
+            nb09.GATHER,
+            nb09.places(where="(row * 1000)[:, None] + out[None, :]", read="(i >= 0)[:, None]"),
+            "raised IndexError: a load reads [0-9]+ numbers that lie outside",
+        ),
+        (
+            checks.check_gather_kernel,
+            nb09.GATHER,
+            nb09.places(place="i[:, None] * 100000 + j[None, :]"),
+            "raised IndexError: a store writes [0-9]+ numbers far outside",
+        ),
+        (checks.check_finish_kernel, nb09.FINISH, "total = total * 2", "place from y 0: exp"),
         (checks.check_finish_kernel, nb09.FINISH, "raise NotImplementedError", "not written yet"),
         (
             checks.check_finish_kernel,
@@ -376,7 +391,7 @@ def test_kernels_run_between_guards_and_errors_inside_them_are_told(check, sourc
 
 def test_without_triton_kernels_are_not_run_and_the_check_says_so(monkeypatch):
     right = RIGHT["check_gather_kernel"]
-    monkeypatch.setattr(nb09, "InterpretedFunction", None)
+    monkeypatch.setattr(nb09, "interpreter", None)
     assert "there is no Triton here" in repr(checks.check_gather_kernel(right))
 
 
@@ -423,6 +438,10 @@ def test_environment_says_what_to_do_about_a_missing_package(monkeypatch):
         ),
         (checks.check_my_schedule, lambda progress: 1, "36 of 36 .* Now with a mean below 0.4"),
         (checks.check_my_schedule, lambda progress: 1 / 6, "23 of 36 .* Who never got a chance"),
+        (checks.check_tile, lambda layer: (64, 128), "28|10 % slower .*153 µs, best 139 µs"),
+        (checks.check_tile, lambda layer: (256, 64), "% slower than the best tile"),
+        (checks.check_torn_layer, lambda: (64, 8, 1), "more arithmetic to skip"),
+        (checks.check_torn_layer, lambda: (512, 28, 32), "with fewer images"),
     ],
 )
 def test_experiments_say_how_far_one_came(check, function, message):
