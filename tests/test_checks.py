@@ -403,7 +403,7 @@ def test_environment_says_what_to_do_about_a_missing_package(monkeypatch):
         (checks.check_frugal, lambda x: x[:, :, 0, 0], "reading 1 of 256 .* At least 80%"),
         (checks.check_my_schedule, lambda progress: 1, "36 of 36 .* Now with a mean below 0.4"),
         (checks.check_my_schedule, lambda progress: 1 / 6, "23 of 36 .* Who never got a chance"),
-        (checks.check_my_recipe, lambda: {"gain": 0.2}, "static in disguise: below 5 points"),
+        (checks.check_my_recipe, lambda: {"gain": 1.0}, "static in disguise: below 5 points"),
         (checks.check_my_recipe, lambda: {"ramp": 0.0}, "is not above its best: it could be luck"),
         (checks.check_my_dial, lambda: nb07.RIVAL, r"saves 0.0% of the MACs: 5% are wanted"),
         (checks.check_my_dial, lambda: nb07.RIVAL | {"share": 0.0}, "Fewer images are right"),
