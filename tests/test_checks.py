@@ -18,7 +18,7 @@ from fbs_tutorial import (
     winner_take_all,
 )
 from fbs_tutorial.lesson import checks
-from fbs_tutorial.lesson.checks import engine, first_cell, nb00, nb05, nb09, nb10, nb11, nb13
+from fbs_tutorial.lesson.checks import engine, first_cell, nb00, nb05, nb07, nb09, nb10, nb11, nb13
 from fbs_tutorial.method.wta import winner_mask
 
 EXERCISES = {
@@ -144,9 +144,11 @@ def prune_block(block, keep):
 def training_step(network, teacher, optimizer, x, labels, density):
     optimizer.zero_grad()
     student, answers = set_density(network, density)(x), teacher(x).detach()
-    soft = -((answers / 4).softmax(1) * (student / 4).log_softmax(1)).sum(1).mean()
+    says, hears = ((z / 4).softmax(1) for z in (answers, student))
+    soft = (says * (says.log() - hears.log())).sum(1).mean()
     loss = 0.3 * F.cross_entropy(student, labels) + 0.7 * 16 * soft
-    (loss + 0.01 * saliency_penalty(network)).backward()
+    loss = loss + 0.01 * saliency_penalty(network)
+    loss.backward()
     optimizer.step()
     return loss.item()
 
@@ -212,11 +214,15 @@ RIGHT = {
         round(a - i * s, 6) for i in range(round((a - b) / s) + 1)
     ],
     "check_training_step": training_step,
-    "check_my_recipe": lambda: {"ramp": 0.5},
+    "check_my_recipe": lambda: {"gain": 2.0},
     "check_uniform_in_macs": lambda u, low: ((1 - low**2) * u + low**2) ** 0.5,
     "check_unsure": lambda logits, t: ~(logits.softmax(1) >= t).any(dim=1),
     "check_choice_only": lambda own, ref: own.bool() * ref.sum(0) / ref.bool().sum(0).clamp(1),
-    "check_sureness": lambda logits: (logits.softmax(1) * logits.log_softmax(1)).sum(1),
+    "check_my_dial": lambda: {
+        "first": {"conv1": 0.2, "conv2": 0.2, "conv3": 0.2, "conv4": 0.3},
+        "second": {"conv1": 0.4, "conv2": 0.3, "conv3": 0.3, "conv4": 0.5},
+        "share": 0.05,
+    },
     "check_threshold_for": threshold_for,
     "check_safe_l2": lambda x: (x.square().mean((2, 3)) + 1e-18).sqrt(),
     "check_by_hand": lambda: ([[2.0, 0], [0, 2], [0, 0], [2, 2]], [0.5, 0.5, 1.5, -1.5]),
@@ -442,12 +448,31 @@ def test_environment_says_what_to_do_about_a_missing_package(monkeypatch):
         (checks.check_tile, lambda layer: (256, 64), "% slower than the best tile"),
         (checks.check_torn_layer, lambda: (64, 8, 1), "more arithmetic to skip"),
         (checks.check_torn_layer, lambda: (512, 28, 32), "with fewer images"),
+        (checks.check_my_recipe, lambda: {"gain": 1.0}, "static in disguise: below 5 points"),
+        (checks.check_my_recipe, lambda: {"ramp": 0.0}, "is not above its best: it could be luck"),
+        (checks.check_my_dial, lambda: nb07.RIVAL, r"saves 0.0% of the MACs: 5% are wanted"),
+        (checks.check_my_dial, lambda: nb07.RIVAL | {"share": 0.0}, "Fewer images are right"),
+        (checks.check_my_recipe, lambda: {"lr": 1e9}, "the training broke: the loss is"),
     ],
 )
 def test_experiments_say_how_far_one_came(check, function, message):
     result = check(function)
     assert not result and re.search(message, repr(result), re.S), result
     assert check(RIGHT[{v: k for k, v in EXERCISES.items()}[check]])
+
+
+def test_a_dial_is_chosen_on_validation_images_and_scored_on_test_images_when_asked():
+    result = checks.check_my_dial(RIGHT["check_my_dial"], test=True)
+    assert result and "two looks at the test images" in result.message
+
+
+@pytest.mark.parametrize("exact", [float, np.float64])
+def test_lists_that_look_alike_are_told_apart_to_the_last_digit(exact):
+    def with_numpy(start, stop, step):
+        return [exact(density) for density in np.arange(start, stop - step / 2, -step)]
+
+    message = checks.check_density_schedule(with_numpy).message
+    assert re.search(r"place \d of the list: expected 0\.\d, got 0\.\d{10,}\n", message), message
 
 
 def test_a_predictor_of_the_wrong_shape_is_told():

@@ -106,7 +106,8 @@ def learning_curve(log: Sequence[Mapping], title: str = "") -> tuple[Figure, str
 
     Args:
         log: a row for each epoch, as `read_log` gives them: "step", "loss", "val_accuracy" in 0..1
-            and "density", which is NaN where there is none. Vertical lines divide the steps.
+            and "density", which is NaN where there is none. Vertical lines divide the steps, which
+            are named if there are several.
     """
     epochs = np.arange(1, len(log) + 1)
     loss, accuracy, density = (
@@ -127,13 +128,15 @@ def learning_curve(log: Sequence[Mapping], title: str = "") -> tuple[Figure, str
     for ax in (top, bottom):
         ax.grid(alpha=0.3)
     legend_below(figure, ncols=3)
-    reached = ", ".join(f"{step} {100 * accuracy[i]:.1f} %" for step, i in ends.items())
+    reached = [f"{step} {100 * accuracy[i]:.1f} %" for step, i in ends.items()]
+    if len(ends) == 1:
+        reached = [f"at the end {100 * accuracy[-1]:.1f} %"]
+    else:
+        reached[0] = f"at the end of each step: {reached[0]}"
     went = (
         f"s, loss from {loss[0]:.3g} to {loss[-1]:.3g}" if len(log) > 1 else f", loss {loss[0]:.3g}"
     )
-    return figure, (
-        f"{len(log)} epoch{went}; validation accuracy at the end of each step: {reached}."
-    )
+    return figure, (f"{len(log)} epoch{went}; validation accuracy {', '.join(reached)}.")
 
 
 def _mark_steps(axes: Sequence[Axes], steps: Sequence[str]) -> dict[str, int]:
@@ -143,11 +146,12 @@ def _mark_steps(axes: Sequence[Axes], steps: Sequence[str]) -> dict[str, int]:
     for step, end in ends.items():
         for ax in axes:
             ax.axvline(begin + 0.5, color=GREY, linewidth=0.8, zorder=0)
-        axes[0].annotate(
-            step, ((begin + end + 2) / 2, 1), (0, -3), xycoords=("data", "axes fraction"),
-            textcoords="offset points", ha="center", va="top", fontsize=7, color=DARK_GREY,
-            rotation=0 if len(ends) < 8 else 90,
-        )  # fmt: skip
+        if len(ends) > 1:
+            axes[0].annotate(
+                step, ((begin + end + 2) / 2, 1), (0, -3), xycoords=("data", "axes fraction"),
+                textcoords="offset points", ha="center", va="top", fontsize=7, color=DARK_GREY,
+                rotation=0 if len(ends) < 8 else 90,
+            )  # fmt: skip
         begin = end + 1
     return ends
 
@@ -290,14 +294,14 @@ def budget_curves(lines: Mapping[str, Sequence[dict]], title: str = "") -> tuple
             network at two densities are joined with those of the same network only.
     """
     figure, axes = plt.subplots(figsize=(8, 4.4), layout="constrained")
-    twice = [(BLUE, "o", "-"), (BLACK, "x", "--"), (GREEN, "^", "-.")]
-    once = [(ORANGE, "s", ""), (BLACK, "D", "")]  # both seen where one lies on the other
+    twice = [(BLUE, "o", "-"), (BLACK, "x", "--"), (BLUE, "^", "-.")]
+    once = [(BLUE, "s", ""), (BLACK, "D", "")]  # both seen where one lies on the other
     for name, chosen in lines.items():
         look = (once if len(chosen[0]["looks"]) == 1 else twice).pop(0)
         _over_mean_macs(axes, chosen, "accuracy", name, look)
     first = next(iter(lines.values()))
     if all("random_accuracy" in point["test"] for point in first):
-        _over_mean_macs(axes, first, "random_accuracy", BY_CHANCE, (PURPLE, ".", ":"))
+        _over_mean_macs(axes, first, "random_accuracy", BY_CHANCE, (DARK_GREY, ".", ":"))
     axes.set_xscale("log")
     macs = [point["test"]["macs"] for chosen in lines.values() for point in chosen]
     ticks = np.geomspace(min(macs), max(macs), 6)
