@@ -13,8 +13,15 @@ from .accuracy import (
     learning_curve,
 )
 from .answer import accuracy_over_cost, answer_picture, budget_picture
-from .compared import compared, filter_shapes, four_cuts, pruning_level
-from .cost import layer_shares, stage_bars, time_and_macs, time_bars, time_by_density
+from .compared import compared, filter_shapes, pruning_level
+from .cost import (
+    layer_shares,
+    stage_bars,
+    tile_times,
+    time_and_macs,
+    time_bars,
+    time_by_density,
+)
 from .gpu import DEVICES, layer_roofline, networks_on_gpu, one_or_three
 from .simple import depth_lines, image_row, layer_bars, right_and_work
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
@@ -43,7 +50,6 @@ __all__ = [
     "compared",
     "depth_lines",
     "filter_shapes",
-    "four_cuts",
     "growing_pool",
     "image_row",
     "layer_bars",
@@ -57,6 +63,7 @@ __all__ = [
     "pruning_level",
     "right_and_work",
     "stage_bars",
+    "tile_times",
     "time_and_macs",
     "time_bars",
     "time_by_density",
