@@ -47,7 +47,8 @@ def four_cuts(
         said.append(f"{name} {kept.float().mean():.0%}")
     draw.note(axes, 12, 27, "inputs")
     return figure, (
-        f"Some {shown} outputs and {shown} inputs, a small square per weight; pale ones are gone. "
+        f"{shown} outputs and {shown} inputs, among them such as only one of the two images keeps. "
+        "A small square is a weight, and pale ones are gone. "
         f"Left of the whole layer: {', '.join(said)}."
     )
 
