@@ -32,7 +32,7 @@ def _branches() -> Iterator[Case]:
     ]:
         won = [winner_mask(torch.rand(images, 12), density) for _ in range(branches)]
         expected = torch.stack(won).any(dim=0).sum(dim=1)
-        yield Case((won,), expected, hint, more, axes=("image",))
+        yield Case((won,), expected, hint, more, axes=("live channels of image",))
 
 
 check_live_in_sum = Exercise(

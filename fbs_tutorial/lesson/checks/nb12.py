@@ -312,7 +312,9 @@ def _is_cut(function: Callable) -> str | None:
         return f"{type(keep).__name__} instead of a dictionary"
     if sorted(keep) != sorted(LAYERS):
         return f"the names {', '.join(map(str, keep)) or 'of no layer'}"
-    if not all(type(share) in (int, float) and 0 < share <= 1 for share in keep.values()):
+    if not all(type(share) in (int, float) for share in keep.values()):
+        return "a share that is no number"
+    if not all(0 < share <= 1 for share in keep.values()):
         return "a share that is not above 0 and up to 1"
     share = _macs_left(_cut_to(tuple(keep[name] for name in LAYERS)))
     return GOOD if share <= MOST else f"{share:.1%} of the MACs"
@@ -382,7 +384,7 @@ def _against_the_rivals(function: Callable) -> tuple[bool, str]:
 
 def _cuts() -> Iterator[Case]:
     hint = (
-        f"a share of the channels for each of {', '.join(LAYERS)}; at most {MOST:.0%} of the MACs"
+        f"a share of the channels for each of {', '.join(LAYERS)}; at most {MOST:.1%} of the MACs"
     )
     more = "a layer's MACs go with the channels it reads times those it computes; conv3 has most"
     yield Case((), GOOD, hint, more, ask=_is_cut)
