@@ -114,7 +114,7 @@ def test_tile_times_hatch_what_needs_too_many_registers():
     ms = {(1, 1): 0.004, (1, 3): 0.003, (4, 1): 0.002, (4, 3): 0.001}
     times = {tile: Timing.of([seconds]) for tile, seconds in ms.items()}
     figure, sentence = plots.tile_times(times, 7, "title")
-    assert sentence.startswith("The fastest tile is J = 4, P = 3, with 16 registers.")
+    assert sentence.startswith("The fastest tile is J = 4, P = 3, with 16 registers; dark is")
     assert "more than the 7 that" in sentence
     (axes,) = figure.axes
     hatched = [(patch.get_x() + 0.5, patch.get_y() + 0.5) for patch in axes.patches]

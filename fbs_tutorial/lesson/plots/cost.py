@@ -101,8 +101,8 @@ def tile_times(
     best = min(times, key=lambda tile: times[tile].median)
     needed = best[0] * best[1] + best[1] + 1
     return figure, (
-        f"The fastest tile is J = {best[0]}, P = {best[1]}, with {needed} registers. Hatched tiles "
-        f"need more than the {registers} that this processor has."
+        f"The fastest tile is J = {best[0]}, P = {best[1]}, with {needed} registers; dark is fast. "
+        f"Hatched tiles need more than the {registers} that this processor has."
     )
 
 
