@@ -240,7 +240,7 @@ def test_class_heat_map_sorts_channels_and_counts_extremes():
 def test_depth_lines_stop_where_values_overflow():
     panels = {"p": {"tame": [1.0, 2.0, 3.0], "wild": [1.0, float("inf"), float("nan")]}}
     figure, sentence = plots.depth_lines(panels, "size")
-    assert sentence == "p, tame: 3 at the end.\np, wild: not finite from block 2 on."
+    assert sentence == "p, size:\n  tame: 3 at the end\n  wild: not finite from block 2 on"
     assert figure.axes[0].get_yscale() == "log"
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 @dataclass(frozen=True)
@@ -234,6 +235,18 @@ def _rounded(value: object) -> object:
     if isinstance(value, list):
         return [_rounded(part) for part in value]
     return round(value, 3) if isinstance(value, float) else value
+
+
+class Operators(TorchDispatchMode):
+    """``names``: of PyTorch's operators that ran while it was entered, ``sort`` say."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, operator, types, arguments=(), keywords=None):
+        self.names.add(operator.name().split("::")[1].split(".")[0])
+        return operator(*arguments, **(keywords or {}))
 
 
 def draw(low: int, high: int) -> list[int]:

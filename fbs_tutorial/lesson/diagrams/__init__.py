@@ -23,7 +23,7 @@ from .gpu import (
 )
 from .layer import the_layer
 from .project import project_map
-from .saliency import maps_and_numbers, predictor, winner_plane
+from .saliency import maps_and_numbers, predictor, reductions, winner_plane
 from .selection import crossing, selections
 from .static import cut_block, four_cuts, leak
 from .training import (
@@ -61,6 +61,7 @@ __all__ = [
     "program_tiles",
     "project_map",
     "rank_dots",
+    "reductions",
     "related_work",
     "residual_block",
     "selections",
