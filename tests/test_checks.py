@@ -18,7 +18,18 @@ from fbs_tutorial import (
     winner_take_all,
 )
 from fbs_tutorial.lesson import checks
-from fbs_tutorial.lesson.checks import engine, first_cell, nb00, nb05, nb07, nb09, nb10, nb11, nb13
+from fbs_tutorial.lesson.checks import (
+    engine,
+    first_cell,
+    nb00,
+    nb05,
+    nb07,
+    nb09,
+    nb10,
+    nb11,
+    nb12,
+    nb13,
+)
 from fbs_tutorial.method.wta import winner_mask
 
 EXERCISES = {
@@ -98,7 +109,8 @@ def from_planes(planes, weight, live, winners, height, width):
             rows = planes.as_strided(
                 (len(planes), height, width), (planes.stride(0), pitch, 1), a * pitch + b
             )
-            y += torch.einsum("oi,ihw->ohw", weight[winners][:, live, a, b], rows[live])
+            for i in live:
+                y += torch.einsum("o,hw->ohw", weight[winners, i, a, b], rows[i])
     return y
 
 
@@ -261,6 +273,8 @@ RIGHT = {
     "check_revived": lambda m, w: ((w != 0).any(3).any(2) & ~m).nonzero().tolist(),
     "check_stripe_sum": stripe_sum,
     "check_prune_block": prune_block,
+    "check_my_cut": nb12.my_cut,
+    "check_absorb": lambda b, w, m: m - (w * b.clamp(min=0)[:, None, None]).sum((1, 2, 3)),
     "check_fair_width": lambda f, r, g, p: min(max(np.roots([r, f, -(g + p)])), 1.0),
     "check_unfair": lambda: nb13.FLAWS,
     "check_my_network": nb13.my_network,
@@ -285,6 +299,25 @@ def test_a_network_of_ones_own_is_counted_and_timed():
     result = checks.check_my_networks(nb11.small_networks)
     assert re.search(r"11 gated layers, [\d.]+% of the MACs", result.message)
     assert re.search(r"accelerated [\d.]+ ms: \d+% of the time", result.message)
+
+
+def test_a_cut_of_ones_own_is_set_beside_two_others():
+    message = checks.check_my_cut(nb12.my_cut).message
+    assert re.search(r"yours: [\d.]+ % right, [\d.]+% of the MACs, [\d.]+ kB", message)
+    assert message.count("% right") == 3 and "one threshold for all layers: " in message
+
+
+def test_four_counts_may_be_a_tuple():
+    assert checks.check_inverted_macs(lambda *a: tuple(inverted_macs(*a)))
+
+
+def test_sums_of_maps_with_numbers_or_with_one_value_per_channel_make_no_branch():
+    class Shifted(nb13.my_network):
+        def forward(self, x):
+            x = self.branch(self.stem(x))
+            return self.classifier(self.down(x + x.mean((2, 3), keepdim=True)).mean((2, 3)))
+
+    assert "a chain of ordinary convolutions" in repr(checks.check_my_network(Shifted))
 
 
 MISTAKES = [
@@ -478,6 +511,20 @@ def test_lists_that_look_alike_are_told_apart_to_the_last_digit(exact):
 def test_a_predictor_of_the_wrong_shape_is_told():
     result = checks.check_by_hand(lambda: (torch.ones(2, 4), torch.ones(4)))
     assert "shapes [2, 4] and [4] instead of [4, 2] and [4]" in repr(result)
+
+
+def test_maps_that_are_copied_by_a_list_are_right_but_refused():
+    def copies(planes, weight, live, winners, height, width):
+        few = planes[live]
+        sums = torch.zeros(len(winners), height * (width + 1))
+        for place, i in enumerate(live.tolist()):
+            for tap in range(9):
+                start = tap // 3 * (width + 1) + tap % 3
+                line = few[place, start : start + sums.shape[1]]
+                sums += weight[winners, i, tap // 3, tap % 3][:, None] * line
+        return sums.view(-1, height, width + 1)[:, :, :width]
+
+    assert "this copies maps" in repr(checks.check_from_planes(copies))
 
 
 def test_places_from_a_sort_are_right_but_refused():

@@ -102,6 +102,34 @@ def test_time_bars_say_medians_shares_and_the_ideal():
     assert len(plots.time_bars(times)[0].legends) == 0
 
 
+def test_time_bars_may_have_an_ideal_each():
+    times = {
+        name: Timing.of([ms]) for name, ms in (("dense", 0.002), ("half", 0.001), ("few", 0.0002))
+    }
+    figure, sentence = plots.time_bars(times, {"half": 0.25, "few": 0.05})
+    assert sentence == (
+        "dense 2 ms (100 %); half 1 ms (50 %, ideal 25 %); few 0.2 ms (10 %, ideal 5 %)."
+    )
+    lines = [line for line in figure.axes[0].get_lines() if line.get_linestyle() == "--"]
+    places = [(line.get_xdata()[0], round(sum(line.get_ydata()) / 2)) for line in lines]
+    assert places == [(0.5, 1), (pytest.approx(0.1), 2)]
+    assert len(figure.legends[0].get_texts()) == 1
+
+
+def test_tile_times_hatch_what_needs_too_many_registers():
+    ms = {(1, 1): 0.004, (1, 3): 0.003, (4, 1): 0.002, (4, 3): 0.001}
+    times = {tile: Timing.of([seconds]) for tile, seconds in ms.items()}
+    figure, sentence = plots.tile_times(times, 7, "title")
+    assert sentence.startswith("The fastest tile is J = 4, P = 3, with 16 registers; dark is")
+    assert "more than the 7 that" in sentence
+    (axes,) = figure.axes
+    hatched = [(patch.get_x() + 0.5, patch.get_y() + 0.5) for patch in axes.patches]
+    assert hatched == [(1, 1)]  # 1 · 3 + 3 + 1 = 7 are there
+    words = [text.get_text() for text in axes.texts]
+    assert words[0] == "4 ms\n3 registers" and words[3] == "1 ms\n16 registers"
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["J = 1", "J = 4"]
+
+
 def test_stage_bars_stand_side_by_side_and_say_what_is_not_nothing():
     names = ("saliency", "predictor", "selection", "gather", "convolution", "calls")
     found = {
@@ -474,7 +502,8 @@ def test_beside_published_marks_what_is_published():
 def test_beside_published_writes_what_lies_below_the_picture():
     figure, _ = plots.beside_published({"ours": own_rows()}, [])
     axes = figure.axes[0]
-    assert axes.get_ylim()[0] == 65
+    assert axes.get_ylim()[0] == 80
+    assert axes.get_legend() is None and len(figure.legends) == 1  # outside the data
     assert [text.get_text() for text in axes.texts] == ["20 % at 0.1"]
 
 

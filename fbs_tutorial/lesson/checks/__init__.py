@@ -32,11 +32,12 @@ from .nb09 import (
 )
 from .nb10 import check_asking_time, check_finish_time, check_measure, check_torn_layer
 from .nb11 import check_gate_block, check_inverted_macs, check_live_in_sum, check_my_networks
-from .nb12 import check_prune_block, check_revived, check_stripe_sum
+from .nb12 import check_absorb, check_my_cut, check_prune_block, check_revived, check_stripe_sum
 from .nb13 import check_fair_width, check_my_network, check_report, check_unfair
 
 __all__ = [
     "CheckResult",
+    "check_absorb",
     "check_agreeing",
     "check_asking_time",
     "check_batch_as_groups",
@@ -64,6 +65,7 @@ __all__ = [
     "check_live_in_sum",
     "check_mean_one_gate",
     "check_measure",
+    "check_my_cut",
     "check_my_dial",
     "check_my_network",
     "check_my_networks",

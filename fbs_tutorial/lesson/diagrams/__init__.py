@@ -26,6 +26,7 @@ from .layer import the_layer
 from .project import project_map
 from .saliency import maps_and_numbers, predictor, reductions, winner_plane
 from .selection import crossing, selections
+from .static import cut_block, four_cuts, leak
 from .training import (
     density_staircase,
     gain_and_penalty,
@@ -41,12 +42,15 @@ __all__ = [
     "bytes_per_image",
     "choice_and_scale",
     "crossing",
+    "cut_block",
     "density_staircase",
+    "four_cuts",
     "fused_traffic",
     "gain_and_penalty",
     "gradient_through_winners",
     "inverted_residual",
     "kernel_grid",
+    "leak",
     "live_sum",
     "loss_curves",
     "maps_and_numbers",

@@ -13,8 +13,8 @@ from .accuracy import (
     learning_curve,
 )
 from .answer import accuracy_over_cost, answer_picture, budget_picture
-from .compared import compared, filter_shapes, four_cuts, pruning_level
-from .cost import layer_shares, stage_bars, time_and_macs, time_bars, time_by_density
+from .compared import compared, filter_shapes, pruning_level
+from .cost import layer_shares, stage_bars, tile_times, time_and_macs, time_bars, time_by_density
 from .gpu import (
     DEVICES,
     clocks,
@@ -52,7 +52,6 @@ __all__ = [
     "count_and_clock",
     "depth_lines",
     "filter_shapes",
-    "four_cuts",
     "growing_pool",
     "image_row",
     "layer_bars",
@@ -66,6 +65,7 @@ __all__ = [
     "pruning_level",
     "right_and_work",
     "stage_bars",
+    "tile_times",
     "time_and_macs",
     "time_bars",
     "time_by_density",

@@ -192,7 +192,7 @@ def beside_published(
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     first = next(iter(lines.values()))
     best = 100 * max(row["test_accuracy"] for row in first)
-    floor, said = 5 * math.floor((best - 25) / 5), []
+    floor, said = 5 * math.floor((best - 10) / 5), []
     looks = [(BLUE, "o", "-"), (GREEN, "^", "-"), (BLUE, "D", "-")]
     for (name, rows), look in zip(lines.items(), looks, strict=False):
         said.append(_accuracy_by_density(axes, rows, floor, name, look))
@@ -205,10 +205,10 @@ def beside_published(
         f"{row['density'] or 'plain'}\n{row['macs_gates'] / 1e6:.3g} M" for row in ticks.values()
     ]
     axes.set_xticks(list(ticks), labels, fontsize=8)
-    axes.set(xlim=(1.14, min(ticks) - 0.07), ylim=(floor, min(100.5, best + 5)), title=title)
+    axes.set(xlim=(1.14, min(ticks) - 0.07), ylim=(floor, min(100.5, best + 3)), title=title)
     axes.set(xlabel="density d, and MACs of one image by gates", ylabel="test accuracy (%)")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="lower left")
+    legend_below(figure, *axes.get_legend_handles_labels(), ncols=2, fontsize=8)
     return figure, f"Test accuracy, plain and at d = 0.5: {'; '.join(said)}."
 
 
