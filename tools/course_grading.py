@@ -59,7 +59,7 @@ OTHER = {
     " (95, 5, 10), (100, 40, 20))",
     "check_training_step": "({draw}, {draw} + 1)",
     "check_uniform_in_macs": "(0.2, 0.7)",
-    "check_sureness": "test=True",
+    "check_my_dial": "test=True, slack=0.01",
     "check_break_even": "(('layer A', 0.12, 1.0), ('layer B', 0.35, 1.1),"
     " ('layer C', 0.25, 1.3, 1.0), ('layer D', 1.2, 0.4), ('layer E', 0.2, 0.5))",
     "check_finish_time": "(([15, 25, 60], 6), ([2, 2, 2, 2, 2], 9), ([70, 3, 3, 3], 10),"
@@ -75,7 +75,7 @@ OTHER = {
     "check_my_network": "(1.0, 0.4)",
 }
 # Nothing else can be asked: answers without inputs, and layers that the notebook itself names.
-SAME = ("check_unfair", "check_torn_layer", "check_my_recipe", "check_tile")
+SAME = ("check_unfair", "check_torn_layer", "check_my_recipe", "check_tile", "check_my_cut")
 
 CONFIG = r'''"""Made by `make course`. What else can stand here: https://nbgrader.readthedocs.io"""
 
