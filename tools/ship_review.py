@@ -18,6 +18,8 @@ from fbs_tutorial.tables import markdown
 
 PAGE = ROOT / "docs" / "review.md"
 COMPACT = ("mobilenet_v2", "shufflenet_v2_x1_0")
+NAMES = {"mcifarnet": "M-CifarNet", "resnet18": "ResNet-18", "vgg16": "VGG-16"}
+PRODUCTS = {"fp32": "float32", "tf32": "TF32", "bf16": "bfloat16"}
 METHODS = ("fbs", "narrow", "slimming", "stripes", "kernels")
 
 
@@ -55,14 +57,17 @@ def _on_cpu() -> str:
 
 def _cpu_share(row: dict) -> str:
     share = find(row, fastest_kind(row), 0.5)["time_share"]
-    images = "1 image" if row["batch"] == 1 else f"{row['batch']} images"
-    return f"{row['name']} with {images} {share:.2f}"
+    return f"{_subject(row['name'], row['batch'])} {share:.2f}"
+
+
+def _subject(network: str, images: int) -> str:
+    return f"{NAMES.get(network, network)} with {images} image{'s' * (images > 1)}"
 
 
 def _on_gpu() -> str:
     networks = stored("networks")
     said = [
-        f"{row['network']} with {row['images']} in {row['products']} "
+        f"{_subject(row['network'], row['images'])} in {PRODUCTS[row['products']]} "
         f"{row['accelerated 0.5'] / min(row['dense_nchw'], row['dense_nhwc']):.2f}"
         for row in networks["rows"]
     ]
@@ -97,7 +102,7 @@ def _photographs() -> str:
         "ImageNet was not repeated. ResNet-18 on 50 classes of Tiny ImageNet, one seed and a short "
         f"training: plain {100 * plain['test_accuracy']:.1f} %, gated at *d* = 0.6 "
         f"{100 * half['test_accuracy']:.1f} % with "
-        f"{half['macs_gates'] / half['macs_dense']:.0%} of the MACs."
+        f"{100 * half['macs_gates'] / half['macs_dense']:.0f} % of the MACs."
     )
 
 
@@ -108,7 +113,7 @@ def _cifar10() -> str:
     left = rows["d0.5"]["macs_gates"] / rows["plain"]["macs_dense"]
     return (
         f"CIFAR-10, one seed: plain {_percent(rows['plain'])}, FBS at *d* = 0.5 "
-        f"{_percent(rows['d0.5'])} with {left:.0%} of the MACs. The paper: {said}."
+        f"{_percent(rows['d0.5'])} with {100 * left:.0f} % of the MACs. The paper: {said}."
     )
 
 
