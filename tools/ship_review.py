@@ -40,8 +40,8 @@ def _rows() -> Iterator[list[str]]:
     yield ["promising on ImageNet", _photographs(), "`benchmarks/tiny-imagenet-50/metrics.json`"]
     rows = "`fbs_tutorial/assets/cifar10/`"
     yield ["the paper's own network", _cifar10(), rows]
-    yield ["a small plain network? (not asked)", _rival(), rows]
-    yield ["do gates look at the image? (not asked)", _controls(), rows]
+    yield ["a small plain network? (not in the notes)", _rival(), rows]
+    yield ["do gates look at the image? (not in the notes)", _controls(), rows]
 
 
 def _on_cpu() -> str:
