@@ -27,7 +27,8 @@ ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build"
 LACKED = ("safetensors>=0.4", "anywidget>=0.9", "psygnal")  # what a first cell may install
 MAY_COME = {"fbs_dynamic_pruning", "safetensors", "anywidget", "psygnal"}
-PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow")
+PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
+SPREAD = ("-m", "not slow", "-n", "logical", "--dist", "loadfile")
 NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "300")
 HIDDEN = ("PYTHONPATH", "VIRTUAL_ENV", "MPLBACKEND", "FBS_DATA")  # of whoever calls this
 
@@ -57,7 +58,7 @@ def tested(python: Path, names: list[str]) -> bool:
     with TemporaryDirectory() as folder:
         over = layer(python, Path(folder))
         run([over, "-m", "pip", "install", "--quiet", *LACKED], env=offline(python))
-        return not run([over, *PYTEST, *files], check=False).returncode
+        return not run([over, *PYTEST, *SPREAD, *files], check=False).returncode
 
 
 def alone(python: Path, notebook: Path, wheel: Path) -> bool:
@@ -113,14 +114,19 @@ def environment(shape: str) -> Path:
 
 
 def python_for(pins: Path) -> str:
-    """The first Python on this machine of those that a file of versions lists, else this one."""
-    for version in re.search(r"^# python: (.*)", pins.read_text(), re.M)[1].split():
+    """The first Python on this machine of those that a file of versions lists.
+
+    Raises:
+        SystemExit: there is none of them.
+    """
+    listed = re.search(r"^# python: (.*)", pins.read_text(), re.M)[1].split()
+    for version in listed:
         name = f"python{version}"
         found = [shutil.which(name), *Path.home().glob(f".pyenv/versions/{version}.*/bin/{name}")]
         for path in filter(None, found):
             if not run([path, "-c", "import ssl"], check=False, stderr=subprocess.PIPE).returncode:
                 return str(path)
-    return sys.executable
+    raise SystemExit(f"{pins.name} needs Python {' or '.join(listed)}, and none is on this machine")
 
 
 def run(
