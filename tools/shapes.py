@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build"
 LACKED = ("safetensors>=0.4", "anywidget>=0.9", "psygnal")  # what a first cell may install
 MAY_COME = {"fbs_dynamic_pruning", "safetensors", "anywidget", "psygnal"}
-PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
+PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--disable-warnings")
 SPREAD = ("-m", "not slow", "-n", "logical", "--dist", "loadfile")
 NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "300")
 HIDDEN = ("PYTHONPATH", "VIRTUAL_ENV", "MPLBACKEND", "FBS_DATA")  # of whoever calls this
@@ -134,7 +134,7 @@ def run(
 ) -> subprocess.CompletedProcess:
     """A command on one thread that knows nothing of the environment this one runs in."""
     known = {name: value for name, value in os.environ.items() if name not in HIDDEN}
-    known |= {"OMP_NUM_THREADS": "1", **(env or {})}
+    known |= {"OMP_NUM_THREADS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", **(env or {})}
     words = list(map(str, command))
     return subprocess.run(words, cwd=folder, env=known, check=check, text=True, **options)
 
