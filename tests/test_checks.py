@@ -13,13 +13,23 @@ from torch import nn
 from fbs_tutorial import (
     ChannelPruning,
     active_channels,
-    channel_saliency,
     saliency_penalty,
     set_density,
     winner_take_all,
 )
 from fbs_tutorial.lesson import checks
-from fbs_tutorial.lesson.checks import engine, first_cell, nb00, nb05, nb09, nb10, nb11, nb13
+from fbs_tutorial.lesson.checks import (
+    engine,
+    first_cell,
+    nb00,
+    nb05,
+    nb07,
+    nb09,
+    nb10,
+    nb11,
+    nb12,
+    nb13,
+)
 from fbs_tutorial.method.wta import winner_mask
 
 EXERCISES = {
@@ -99,7 +109,8 @@ def from_planes(planes, weight, live, winners, height, width):
             rows = planes.as_strided(
                 (len(planes), height, width), (planes.stride(0), pitch, 1), a * pitch + b
             )
-            y += torch.einsum("oi,ihw->ohw", weight[winners][:, live, a, b], rows[live])
+            for i in live:
+                y += torch.einsum("o,hw->ohw", weight[winners, i, a, b], rows[i])
     return y
 
 
@@ -145,9 +156,11 @@ def prune_block(block, keep):
 def training_step(network, teacher, optimizer, x, labels, density):
     optimizer.zero_grad()
     student, answers = set_density(network, density)(x), teacher(x).detach()
-    soft = -((answers / 4).softmax(1) * (student / 4).log_softmax(1)).sum(1).mean()
+    says, hears = ((z / 4).softmax(1) for z in (answers, student))
+    soft = (says * (says.log() - hears.log())).sum(1).mean()
     loss = 0.3 * F.cross_entropy(student, labels) + 0.7 * 16 * soft
-    (loss + 0.01 * saliency_penalty(network)).backward()
+    loss = loss + 0.01 * saliency_penalty(network)
+    loss.backward()
     optimizer.step()
     return loss.item()
 
@@ -174,13 +187,26 @@ def in_common(chosen, labels):
     return torch.tensor([sum(v) / len(v) for v in (found[True], found[False])])
 
 
+def one_after_the_other(activity, labels, weight):
+    kept = []
+    for _ in range(8):
+
+        def right(channel):
+            mine = [*kept, channel]
+            answers = (activity[:, mine] @ weight[:, mine].T).argmax(dim=1)
+            return -1 if channel in kept else (answers == labels).double().mean().item()
+
+        kept.append(max(range(64), key=right))
+    return torch.tensor([64.0 - kept.index(c) if c in kept else 0.0 for c in range(64)])
+
+
 RIGHT = {
     "check_conv_macs": lambda a, b, k, h, w: a * b * k * k * h * w,
     "check_cheapest": lambda: {"conv1": 0.3, "conv2": 0.2, "conv3": 0.2, "conv4": 0.3},
     "check_network_share": nb00.network_share,
     "check_fewest_shared": fewest_shared,
     "check_in_common": in_common,
-    "check_channel_scores": lambda a, y, w: w.var(dim=0) * a.var(dim=0),
+    "check_channel_scores": one_after_the_other,
     "check_winner_take_all": right_winner_take_all,
     "check_my_schedule": lambda progress: max(2 / 12, 1 - 3 * progress),
     "check_places": lambda g: (
@@ -194,19 +220,23 @@ RIGHT = {
         b / c.abs().clamp(min=1e-6),
     ),
     "check_gated_layer": FunctionalGate,
-    "check_coarse_gate": lambda pi: (pi / 4).round().clamp(min=1) * 4 * (pi > 0),
+    "check_coarse_gate": lambda pi: (5 + 6.5 * ((pi - 5) / 6.5).round().clamp(0, 7)) * (pi > 0),
     "check_mean_one_gate": mean_one_gate,
     "check_density_schedule": lambda a, b, s: [
         round(a - i * s, 6) for i in range(round((a - b) / s) + 1)
     ],
     "check_training_step": training_step,
-    "check_my_recipe": lambda: {"ramp": 0.5},
+    "check_my_recipe": lambda: {"gain": 2.0},
     "check_uniform_in_macs": lambda u, low: ((1 - low**2) * u + low**2) ** 0.5,
     "check_unsure": lambda logits, t: ~(logits.softmax(1) >= t).any(dim=1),
     "check_choice_only": lambda own, ref: own.bool() * ref.sum(0) / ref.bool().sum(0).clamp(1),
-    "check_sureness": lambda logits: (logits.softmax(1) * logits.log_softmax(1)).sum(1),
+    "check_my_dial": lambda: {
+        "first": {"conv1": 0.2, "conv2": 0.2, "conv3": 0.2, "conv4": 0.3},
+        "second": {"conv1": 0.4, "conv2": 0.3, "conv3": 0.3, "conv4": 0.5},
+        "share": 0.05,
+    },
     "check_threshold_for": threshold_for,
-    "check_safe_l2": lambda x: channel_saliency(x, "l2"),
+    "check_safe_l2": lambda x: (x.square().mean((2, 3)) + 1e-18).sqrt(),
     "check_by_hand": lambda: ([[2.0, 0], [0, 2], [0, 0], [2, 2]], [0.5, 0.5, 1.5, -1.5]),
     "check_frugal": lambda x: x[:, :, 3:13:2, 3:13:2].mean(dim=(2, 3)),
     "check_predicted_saliency": lambda s, w, b: F.linear(s, w, b).relu(),
@@ -223,16 +253,19 @@ RIGHT = {
     "check_weight_addresses": lambda tap, i, o, c_in, c_out: (
         (tap * c_in * c_out + i * c_out).unsqueeze(1) + o
     ),
-    "check_gather_kernel": nb09.kernel_with(nb09.GATHER, "both = columns[None, :] & rows[:, None]"),
+    "check_gather_kernel": nb09.kernel_with(
+        nb09.GATHER,
+        nb09.places(read="(j < k_out)[None, :] & (i >= 0)[:, None]"),  # in row 0, and not stored
+    ),
     "check_finish_kernel": nb09.kernel_with(
-        nb09.FINISH, "total = tl.maximum((total + b) * g, 0.0)"
+        nb09.FINISH, f"total = tl.maximum((total + {nb09.SHIFTS}) * {nb09.GATES}, 0.0)"
     ),
     "check_tile": nb09.best_tile,
     "check_round_kernel": nb09.kernel_with(nb09.ROUND, "bits = (bits + 0x1000) & ~0x1FFF"),
     "check_finish_time": nb10.queue,
     "check_measure": nb10.by_events,
     "check_asking_time": nb10.queue,
-    "check_torn_layer": lambda: (512, 8, 4),
+    "check_torn_layer": lambda: (128, 28, 4),
     "check_live_in_sum": lambda branches: (sum(b.int() for b in branches) > 0).sum(1),
     "check_inverted_macs": inverted_macs,
     "check_gate_block": gate_block,
@@ -240,6 +273,8 @@ RIGHT = {
     "check_revived": lambda m, w: ((w != 0).any(3).any(2) & ~m).nonzero().tolist(),
     "check_stripe_sum": stripe_sum,
     "check_prune_block": prune_block,
+    "check_my_cut": nb12.my_cut,
+    "check_absorb": lambda b, w, m: m - (w * b.clamp(min=0)[:, None, None]).sum((1, 2, 3)),
     "check_fair_width": lambda f, r, g, p: min(max(np.roots([r, f, -(g + p)])), 1.0),
     "check_unfair": lambda: nb13.FLAWS,
     "check_my_network": nb13.my_network,
@@ -264,6 +299,25 @@ def test_a_network_of_ones_own_is_counted_and_timed():
     result = checks.check_my_networks(nb11.small_networks)
     assert re.search(r"11 gated layers, [\d.]+% of the MACs", result.message)
     assert re.search(r"accelerated [\d.]+ ms: \d+% of the time", result.message)
+
+
+def test_a_cut_of_ones_own_is_set_beside_two_others():
+    message = checks.check_my_cut(nb12.my_cut).message
+    assert re.search(r"yours: [\d.]+ % right, [\d.]+% of the MACs, [\d.]+ kB", message)
+    assert message.count("% right") == 3 and "one threshold for all layers: " in message
+
+
+def test_four_counts_may_be_a_tuple():
+    assert checks.check_inverted_macs(lambda *a: tuple(inverted_macs(*a)))
+
+
+def test_sums_of_maps_with_numbers_or_with_one_value_per_channel_make_no_branch():
+    class Shifted(nb13.my_network):
+        def forward(self, x):
+            x = self.branch(self.stem(x))
+            return self.classifier(self.down(x + x.mean((2, 3), keepdim=True)).mean((2, 3)))
+
+    assert "a chain of ordinary convolutions" in repr(checks.check_my_network(Shifted))
 
 
 MISTAKES = [
@@ -342,13 +396,25 @@ def test_checks_never_raise(name, junk):
         (
             checks.check_gather_kernel,
             nb09.GATHER,
-            "both = (i < 9)[:, None] & columns[None, :]",
-            "55",
+            nb09.places(write="(i < 9)[:, None] & (j < width)[None, :]"),
+            "place from own 60: expected -99",
         ),
-        (checks.check_gather_kernel, nb09.GATHER, "both = rows", "first wrong value|raised"),
+        (checks.check_gather_kernel, nb09.GATHER, nb09.places(read="i < k_in"), "wrong|raised"),
         (checks.check_gather_kernel, nb09.GATHER, "raise NotImplementedError", "not written yet"),
-        (checks.check_gather_kernel, nb09.GATHER, "both = undefined", "'undefined' is not def"),
-        (checks.check_finish_kernel, nb09.FINISH, "total = total * 2 + b", "place from y 0: exp"),
+        (checks.check_gather_kernel, nb09.GATHER, "where = undefined", "'undefined' is not def"),
+        (
+            checks.check_gather_kernel,
+            nb09.GATHER,
+            nb09.places(where="(row * 1000)[:, None] + out[None, :]", read="(i >= 0)[:, None]"),
+            "raised IndexError: a load reads [0-9]+ numbers that lie outside",
+        ),
+        (
+            checks.check_gather_kernel,
+            nb09.GATHER,
+            nb09.places(place="i[:, None] * 100000 + j[None, :]"),
+            "raised IndexError: a store writes [0-9]+ numbers far outside",
+        ),
+        (checks.check_finish_kernel, nb09.FINISH, "total = total * 2", "place from y 0: exp"),
         (checks.check_finish_kernel, nb09.FINISH, "raise NotImplementedError", "not written yet"),
         (
             checks.check_finish_kernel,
@@ -364,7 +430,7 @@ def test_kernels_run_between_guards_and_errors_inside_them_are_told(check, sourc
 
 def test_without_triton_kernels_are_not_run_and_the_check_says_so(monkeypatch):
     right = RIGHT["check_gather_kernel"]
-    monkeypatch.setattr(nb09, "InterpretedFunction", None)
+    monkeypatch.setattr(nb09, "interpreter", None)
     assert "there is no Triton here" in repr(checks.check_gather_kernel(right))
 
 
@@ -395,8 +461,31 @@ def test_environment_says_what_to_do_about_a_missing_package(monkeypatch):
     [
         (checks.check_frugal, lambda x: x.mean((2, 3)), "reading 256 of 256 .* more than 64"),
         (checks.check_frugal, lambda x: x[:, :, 0, 0], "reading 1 of 256 .* At least 80%"),
+        (checks.check_frugal, lambda x: (x > 0).float().mean((2, 3)), "reading 256 of 256"),
+        (checks.check_frugal, lambda x: x.clamp(max=0.4).mean((2, 3)), "reading 256 of 256"),
+        (checks.check_channel_scores, lambda a, y, w: a.mean(0), "27.4 % .* The goal is 78 %"),
+        (checks.check_channel_scores, lambda a, y, w: torch.rand(64), "The goal is 78 % at once"),
+        (
+            checks.check_coarse_gate,
+            lambda pi: (pi / 4).round().clamp(min=1) * 4 * (pi > 0),
+            "14 different gates .* Now with at most 8",
+        ),
+        (
+            checks.check_coarse_gate,
+            lambda pi: (pi / 20).round().clamp(min=1) * 20 * (pi > 0),
+            "8 different gates .* At least 95% is wanted",
+        ),
         (checks.check_my_schedule, lambda progress: 1, "36 of 36 .* Now with a mean below 0.4"),
         (checks.check_my_schedule, lambda progress: 1 / 6, "23 of 36 .* Who never got a chance"),
+        (checks.check_tile, lambda layer: (64, 128), "28|10 % slower .*153 µs, best 139 µs"),
+        (checks.check_tile, lambda layer: (256, 64), "% slower than the best tile"),
+        (checks.check_torn_layer, lambda: (64, 8, 1), "more arithmetic to skip"),
+        (checks.check_torn_layer, lambda: (512, 28, 32), "with fewer images"),
+        (checks.check_my_recipe, lambda: {"gain": 1.0}, "static in disguise: below 5 points"),
+        (checks.check_my_recipe, lambda: {"ramp": 0.0}, "is not above its best: it could be luck"),
+        (checks.check_my_dial, lambda: nb07.RIVAL, r"saves 0.0% of the MACs: 5% are wanted"),
+        (checks.check_my_dial, lambda: nb07.RIVAL | {"share": 0.0}, "Fewer images are right"),
+        (checks.check_my_recipe, lambda: {"lr": 1e9}, "the training broke: the loss is"),
     ],
 )
 def test_experiments_say_how_far_one_came(check, function, message):
@@ -405,9 +494,37 @@ def test_experiments_say_how_far_one_came(check, function, message):
     assert check(RIGHT[{v: k for k, v in EXERCISES.items()}[check]])
 
 
+def test_a_dial_is_chosen_on_validation_images_and_scored_on_test_images_when_asked():
+    result = checks.check_my_dial(RIGHT["check_my_dial"], test=True)
+    assert result and "two looks at the test images" in result.message
+
+
+@pytest.mark.parametrize("exact", [float, np.float64])
+def test_lists_that_look_alike_are_told_apart_to_the_last_digit(exact):
+    def with_numpy(start, stop, step):
+        return [exact(density) for density in np.arange(start, stop - step / 2, -step)]
+
+    message = checks.check_density_schedule(with_numpy).message
+    assert re.search(r"place \d of the list: expected 0\.\d, got 0\.\d{10,}\n", message), message
+
+
 def test_a_predictor_of_the_wrong_shape_is_told():
     result = checks.check_by_hand(lambda: (torch.ones(2, 4), torch.ones(4)))
     assert "shapes [2, 4] and [4] instead of [4, 2] and [4]" in repr(result)
+
+
+def test_maps_that_are_copied_by_a_list_are_right_but_refused():
+    def copies(planes, weight, live, winners, height, width):
+        few = planes[live]
+        sums = torch.zeros(len(winners), height * (width + 1))
+        for place, i in enumerate(live.tolist()):
+            for tap in range(9):
+                start = tap // 3 * (width + 1) + tap % 3
+                line = few[place, start : start + sums.shape[1]]
+                sums += weight[winners, i, tap // 3, tap % 3][:, None] * line
+        return sums.view(-1, height, width + 1)[:, :, :width]
+
+    assert "this copies maps" in repr(checks.check_from_planes(copies))
 
 
 def test_places_from_a_sort_are_right_but_refused():

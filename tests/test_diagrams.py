@@ -261,7 +261,17 @@ def test_predictor_computes_g_and_says_who_is_strongest():
     figure, sentence = legible(diagrams.predictor(s, weight, bias))
     assert "Output 2 has the largest g, 5.50" in sentence and "inputs 1 and 0" in sentence
     assert "1 of 3 sums are below 0" in sentence
-    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), weight)
+    in_order = weight[[2, 0, 1]]  # the largest sum first
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), in_order)
+
+
+def test_reductions_mark_the_strongest_map_of_each_way():
+    maps = torch.tensor([[[8.0, 0.0]], [[1.0, -1.0]]])
+    values = {"max": torch.tensor([8.0, 1.0]), "avg": torch.tensor([4.0, 0.0])}
+    figure, sentence = legible(diagrams.reductions(maps, ["spot", "board"], values))
+    assert sentence.startswith("Of spot and board: max 8.00, 1.00; avg 4.00, 0.00.")
+    fills = [plt.matplotlib.colors.to_hex(p.get_facecolor()) for p in figure.axes[0].patches]
+    assert fills.count(BLUE.lower()) == 2 and len(figure.axes[0].images) == 2
 
 
 def test_winner_plane_gives_each_output_its_share():

@@ -27,11 +27,18 @@ def test_busiest_channels_are_dark_and_their_overlap_is_counted():
 
 
 def test_what_a_cut_keeps_marks_where_the_slider_stands():
-    figure, sentence = diagrams.what_a_cut_keeps([0.5, 1.0], [60, 99], [98, 99], (0.5, 60.0, 98.0))
+    by_class = [[100, 40, 0], [98, 99, 97]]
+    figure, sentence = diagrams.what_a_cut_keeps([0.5, 1.0], [60, 99], [98, 99], 0.5, by_class)
     static, dynamic = (line.get_ydata().tolist() for line in figure.axes[0].lines[1::-1])
     assert (static, dynamic) == ([60, 99], [98, 99])
     assert list(figure.axes[0].lines[-1].get_ydata()) == [60.0, 98.0]
-    assert sentence.startswith("d = 0.50: the same channels for all images 60.0 %, own channels 98")
+    assert [bar.get_height() for bar in figure.axes[1].patches] == [*by_class[0], *by_class[1]]
+    assert sentence == (
+        "d = 0.50: own channels 98.0 %, the same channels for all images 60.0 %, where fewer than "
+        "half of the 1s and 2s are right."
+    )
+    _, sentence = diagrams.what_a_cut_keeps([0.5, 1.0], [60, 99], [98, 99], 1.0, [[99] * 3] * 2)
+    assert sentence.endswith("99.0 %, where no digit loses half.")
 
 
 def test_where_choice_pays_draws_medians_on_axes_of_one_span():

@@ -53,11 +53,12 @@ def test_every_result_is_known_and_others_are_refused_by_name():
 @pytest.mark.parametrize("channels", [8, 64])
 def test_whose_gates_has_a_row_for_each_kind_and_legible_words(channels):
     given = {name: winner_take_all(torch.rand(1, channels), 0.3)[0] for name in gates.COLOURS}
-    right = dict(zip(given, (0.98, 0.81, 0.886, 0.942, 0.0), strict=True))
+    draws = ([0.98], [0.7, 0.81, 0.82], [0.886], [0.942], [0.0, 0.2])
+    right = dict(zip(given, draws, strict=True))
     image, donor = torch.rand(2, 1, 16, 16)
     figure, sentence = diagrams.whose_gates(image, donor, given, right)
     assert not draw.collisions(figure)
-    assert "another image's gates 81.0 %; the mean gate 88.6 %" in sentence
+    assert "gates 81.0 % (median of 3 draws, 70.0 to 82.0); the mean gate 88.6 %;" in sentence
     assert len(figure.axes[0].images) == 2
 
 
@@ -78,13 +79,19 @@ def test_choice_and_scale_subtracts_the_controls_and_takes_the_median_of_the_see
 
     runs = [[row(0.9, 0.8, 0.7)], [row(0.9, 0.88, 0.5)], [row(0.9, 0.89, 0.6)]]
     _, sentence = diagrams.choice_and_scale({"set": runs})
-    assert sentence == "set, d = 0.5: choice fixed 2.0, both fixed 30.0."
+    assert sentence == "set, median of 3 seeds, d = 0.5: choice fixed 2.0, both fixed 30.0."
+    _, sentence = diagrams.choice_and_scale({"set": runs[:1]})
+    assert sentence == "set, d = 0.5: choice fixed 10.0, both fixed 20.0."
 
 
-def test_rank_dots_says_each_layer_and_the_mean_of_those_that_know_nothing():
-    measures = {"activity": ([-0.4, 0.1], [[0.2, 0.0], [0.0, -0.4]])}
-    _, sentence = diagrams.rank_dots(measures, ["conv1", "conv2"])
-    assert sentence == "activity: trained -0.40, 0.10; untrained -0.05 on average."
+def test_rank_dots_says_each_layer_and_the_range_of_those_that_know_nothing():
+    measures = {"activity": ([-0.4, 0.1], [[0.2, 0.0], [0.1, -0.4], [0.1, -0.2]])}
+    figure, sentence = diagrams.rank_dots(measures, ["conv1", "conv2"])
+    assert sentence == (
+        "activity: trained -0.40, 0.10; drawn at random -0.40 to 0.20, median 0.05."
+    )
+    bands = [band[:, 0].tolist() for band in figure.axes[0].collections[0].get_segments()]
+    assert bands == [[0.1, 0.2], [-0.4, 0.0]]
 
 
 def test_two_looks_adds_up_mean_and_worst_case():
@@ -153,6 +160,6 @@ def test_winners_of_the_control_are_drawn_as_the_mask_says():
     """A gate of 0 that wins has no bar, and neither has a loser."""
     gate = torch.tensor([2.0, 0.0, 1.0, 0.0])
     given = {"its own gates": gate}
-    figure, _ = diagrams.whose_gates(*torch.rand(2, 1, 4, 4), given, {"its own gates": 1.0})
+    figure, _ = diagrams.whose_gates(*torch.rand(2, 1, 4, 4), given, {"its own gates": [1.0]})
     heights = [bar.get_height() for bar in figure.axes[0].patches if hasattr(bar, "get_height")]
     assert len([h for h in heights if h < 0]) == int(winner_mask(gate[None], 0.5).sum())

@@ -156,6 +156,9 @@ def test_own_functions_are_asked(network):
     assert torch.equal(reduced.s, reduced.input(reduced.image, 1.0)[0].amax(dim=(1, 2)))
     threshold = live_selection([0.2, 0.9], select=lambda g, d: g * (g > d))
     assert threshold.gate.tolist() == pytest.approx([0, 0.9])
+    tied = live_selection([0.5, 0.9, 0.5], density=2 / 3, select=lambda g, d: g * (g > 0.4))
+    said = "2 of 3 channels win. Here 3 gates are not 0, 1 wrongly."
+    assert tied.still()[1].endswith(said)
 
     def layer(x, density):
         g = network.conv3.predict(channel_saliency(x))

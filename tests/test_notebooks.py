@@ -22,7 +22,7 @@ from fbs_tutorial.lesson import checks
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 run_notebooks = import_module("run_notebooks")
-NOT_YET = ("12_static_relatives.ipynb",)
+NOT_YET: tuple[str, ...] = ()
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NOTEBOOKS = {path.name: json.loads(path.read_text()) for path in PATHS}
 

@@ -1,16 +1,22 @@
 """Figures come with a true sentence, labelled axes, and curves that differ beyond colour."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 
 from fbs_tutorial.bench.stored import as_stored, stored
 from fbs_tutorial.bench.timing import Timing
 from fbs_tutorial.checkpoints import load_metrics
-from fbs_tutorial.execution.roofline import GPUS
+from fbs_tutorial.execution.roofline import GPUS, H100, SHEETS, skip_time
 from fbs_tutorial.lesson import plots
 from fbs_tutorial.lesson.plots.cost import crossing
-from fbs_tutorial.lesson.plots.gpu import intensity, same_layer
+from fbs_tutorial.lesson.plots.gpu import (
+    intensity,
+    same_layer,
+    selection_time,
+    three_launches_time,
+)
 from fbs_tutorial.lesson.results import result
 from fbs_tutorial.method.dynamics import CONTROLS
 
@@ -96,6 +102,34 @@ def test_time_bars_say_medians_shares_and_the_ideal():
     assert len(plots.time_bars(times)[0].legends) == 0
 
 
+def test_time_bars_may_have_an_ideal_each():
+    times = {
+        name: Timing.of([ms]) for name, ms in (("dense", 0.002), ("half", 0.001), ("few", 0.0002))
+    }
+    figure, sentence = plots.time_bars(times, {"half": 0.25, "few": 0.05})
+    assert sentence == (
+        "dense 2 ms (100 %); half 1 ms (50 %, ideal 25 %); few 0.2 ms (10 %, ideal 5 %)."
+    )
+    lines = [line for line in figure.axes[0].get_lines() if line.get_linestyle() == "--"]
+    places = [(line.get_xdata()[0], round(sum(line.get_ydata()) / 2)) for line in lines]
+    assert places == [(0.5, 1), (pytest.approx(0.1), 2)]
+    assert len(figure.legends[0].get_texts()) == 1
+
+
+def test_tile_times_hatch_what_needs_too_many_registers():
+    ms = {(1, 1): 0.004, (1, 3): 0.003, (4, 1): 0.002, (4, 3): 0.001}
+    times = {tile: Timing.of([seconds]) for tile, seconds in ms.items()}
+    figure, sentence = plots.tile_times(times, 7, "title")
+    assert sentence.startswith("The fastest tile is J = 4, P = 3, with 16 registers; dark is")
+    assert "more than the 7 that" in sentence
+    (axes,) = figure.axes
+    hatched = [(patch.get_x() + 0.5, patch.get_y() + 0.5) for patch in axes.patches]
+    assert hatched == [(1, 1)]  # 1 · 3 + 3 + 1 = 7 are there
+    words = [text.get_text() for text in axes.texts]
+    assert words[0] == "4 ms\n3 registers" and words[3] == "1 ms\n16 registers"
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["J = 1", "J = 4"]
+
+
 def test_stage_bars_stand_side_by_side_and_say_what_is_not_nothing():
     names = ("saliency", "predictor", "selection", "gather", "convolution", "calls")
     found = {
@@ -173,7 +207,8 @@ def test_the_learning_curve_marks_the_steps_and_says_where_each_ends():
 
 def test_the_learning_curve_of_one_epoch_without_a_density():
     figure, sentence = plots.learning_curve(a_log()[:1])
-    assert sentence.startswith("1 epoch, loss 2;")
+    assert sentence == "1 epoch, loss 2; validation accuracy at the end 40.0 %."
+    assert not figure.axes[0].texts, "one step needs no name"
     labels = {text.get_text() for text in figure.legends[0].get_texts()}
     assert labels == {"training loss", "validation accuracy"}
 
@@ -212,7 +247,7 @@ def test_class_heat_map_sorts_channels_and_counts_extremes():
 def test_depth_lines_stop_where_values_overflow():
     panels = {"p": {"tame": [1.0, 2.0, 3.0], "wild": [1.0, float("inf"), float("nan")]}}
     figure, sentence = plots.depth_lines(panels, "size")
-    assert sentence == "p, tame: 3 at the end.\np, wild: not finite from block 2 on."
+    assert sentence == "p, size:\n  tame: 3 at the end\n  wild: not finite from block 2 on"
     assert figure.axes[0].get_yscale() == "log"
 
 
@@ -246,46 +281,93 @@ def test_networks_on_a_gpu_are_compared_with_the_faster_layout():
     assert "best dense" in axes.get_xlabel()
 
 
-def test_one_kernel_and_three_launches_are_shares_of_the_same_dense_layer():
-    layer = {"products": "tf32", "channels": 64, "side": 7, "density": 0.5}
-    single = {"rows": [{**layer, "single": 150.0}, {**layer, "density": 0.25, "single": 1.0}]}
-    rows = [{**layer, "total": 40.0, "dense_pytorch": 100.0}]
-    rows.append({**rows[0], "products": "bf16", "total": 1.0})
-    picture = plots.one_or_three(single, {"prototype": {"rows": rows}}, "tf32", 0.5)
-    assert picture[1].endswith("one kernel and three launches: 64 ch, 7×7: 150 and 40.")
-    lines = {line.get_label(): line.get_xdata() for line in picture[0].axes[0].lines}
-    assert list(lines["one kernel, winners given"]) == [1.5]
-    assert list(lines["three launches, selection included"]) == [0.4]
+def one_layer(**times):
+    layer = {"products": "tf32", "channels": 64, "side": 7}
+    rows = [
+        {**layer, "products": products, "density": d, "single": us}
+        for products in ("fp32", "tf32", "bf16")
+        for d, us in ((0.5, 150.0), (1.0, 300.0))
+    ]
+    half = {**layer, "density": 0.5, **times}
+    return {"rows": rows}, {"prototype": {"rows": [half, {**half, "products": "bf16", "total": 1}]}}
+
+
+def test_bytes_name_the_faster_way_where_the_clock_agrees():
+    single, layers = one_layer(total=100.0, dense_pytorch=50.0)
+    for bytes_copied, right in (1.5, 1), (4.0, 0):
+        ways = {"scattered": (2.0,), "copied": (0.5, bytes_copied - 0.5)}
+        figure, sentence = plots.count_and_clock(single, layers, lambda *sizes, ways=ways: ways)
+        assert f"64 ch, 7×7: {2 / bytes_copied:.1f} and 1.5." in sentence
+        assert f"in {right} of 1 layers" in figure.axes[0].get_title()
+
+
+def test_lists_are_compared_with_the_same_kernel_without_and_both_ways_with_dense():
+    figure, sentence = plots.lists_and_launches(*one_layer(total=40.0, dense_pytorch=100.0))
+    left, right = figure.axes
+    lines = {line.get_label(): list(line.get_xdata()) for line in (*left.lines, *right.lines)}
+    assert lines["TF32"] == lines["bfloat16"] == [0.5]
+    assert lines["one kernel, TF32"] == [1.5] and lines["three launches, TF32"] == [0.4]
+    assert "longer in 0 of 3 cases" in sentence and "1 of 1 layers, and dense in 1." in sentence
 
 
 def test_a_layers_roofline_says_the_rule_and_what_was_measured():
     rows = stored("layers")["rows"]
     figure, sentence = plots.layer_roofline(512, 7, 64, "tf32", 0.5, rows)
-    assert "takes dense and masked. Measured: 132 and 69 µs." in sentence
+    assert sentence.endswith(  # with the selection
+        "the rule takes dense and masked. Measured: three launches 157, dense and masked 94, "
+        "plain dense 61 µs."
+    )
     left, right = figure.axes
     assert "byte" in left.get_xlabel() and right.get_ylabel() == "microseconds"
     assert right.get_xlim()[0] < right.get_xlim()[1]  # from sparse to dense, as elsewhere
-    points = [line for line in right.lines if line.get_marker() in "Do" and len(line.get_xdata())]
-    assert all(list(line.get_xdata()) == [0.5, 0.25] for line in points) and len(points) == 2
+    points = [line for line in right.lines if line.get_marker() in "Dos" and len(line.get_xdata())]
+    assert all(list(line.get_xdata()) == [0.5, 0.25] for line in points) and len(points) == 3
     sentence = plots.layer_roofline(512, 7, 64, "tf32", 0.25, rows)[1]
-    assert "takes three launches. Measured: 45 and 64 µs." in sentence
+    assert "takes three launches. Measured: three launches 65," in sentence
     sentence = plots.layer_roofline(64, 7, 1, "bf16", 0.3, rows)[1]
-    assert "Measured" not in sentence and sentence.endswith("takes three launches.")
+    assert "Measured" not in sentence and sentence.endswith("the rule takes three launches.")
 
 
-def test_a_roofline_follows_the_device():
-    rows, roofs = stored("layers")["rows"], {}
-    assert {plots.DEVICES[name] for name in plots.DEVICES} == GPUS.keys()
+def test_plain_dense_is_the_same_at_every_density_and_selection_is_counted():
+    rows = stored("layers")["rows"]
+    right = plots.layer_roofline(128, 28, 64, "tf32", 0.5, rows)[0].axes[1]
+    lines = {line.get_label(): line.get_ydata() for line in right.lines}
+    assert set(lines["plain dense"]) == {88.05}  # measured
+    wide = plots.layer_roofline(192, 28, 64, "tf32", 0.5, rows)
+    lines = {line.get_label(): line.get_ydata() for line in wide[0].axes[1].lines}
+    assert np.ptp(lines["plain dense"]) == 0 and "plain dense" in wide[1]
+    layer = same_layer(64, 128, 28, 0.5)
+    selection = three_launches_time(layer, "tf32", rows) - skip_time(layer, "tf32", True, H100)
+    assert selection == pytest.approx(selection_time(128, rows))
+    assert (
+        selection_time(64, rows) < selection < selection_time(160, rows) < selection_time(192, rows)
+    )
+
+
+def test_a_roofline_follows_the_device_and_shows_the_data_sheet():
+    rows = stored("layers")["rows"]
+    assert {plots.DEVICES[name] for name in plots.DEVICES} == GPUS.keys() == SHEETS.keys()
     for name, capability in plots.DEVICES.items():
         figure, sentence = plots.layer_roofline(512, 7, 64, "tf32", 0.5, rows, name)
-        roofs[name] = max(figure.axes[0].lines[0].get_ydata())
-        own = GPUS[capability].own["fp32" if name == "T4" else "tf32"]
-        assert roofs[name] == pytest.approx(2 * own)
+        fitted, sheet = (max(line.get_ydata()) for line in figure.axes[0].lines[:2])
+        kind = "fp32" if name == "T4" else "tf32"
+        assert fitted == pytest.approx(2 * GPUS[capability].own[kind])
+        assert sheet == getattr(SHEETS[capability], kind) > fitted
         assert ("Measured" in sentence) == (name == "H100")  # the others were not
         assert (
             f"{name}: 512 channels, 7×7, 64 images, {'float' if name == 'T4' else 'TF'}" in sentence
         )
-    assert roofs["T4"] < roofs["A100"] < roofs["H100"]
+        labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+        assert "data sheet" in labels
+        assert ("fitted to what was measured" in labels) == (name == "H100")
+
+
+def test_rates_of_other_gpus_are_the_h100s_in_the_proportion_of_the_data_sheets():
+    for capability, sheet in SHEETS.items():
+        gpu, best = GPUS[capability], SHEETS[9, 0]
+        assert gpu.memory / H100.memory == pytest.approx(sheet.memory / best.memory)
+        assert gpu.own["fp32"] / H100.own["fp32"] == pytest.approx(sheet.fp32 / best.fp32)
+        assert gpu.dense["bf16"] / H100.dense["bf16"] == pytest.approx(sheet.half / best.half)
 
 
 def test_every_image_with_weights_of_its_own_lowers_the_intensity():
@@ -420,7 +502,8 @@ def test_beside_published_marks_what_is_published():
 def test_beside_published_writes_what_lies_below_the_picture():
     figure, _ = plots.beside_published({"ours": own_rows()}, [])
     axes = figure.axes[0]
-    assert axes.get_ylim()[0] == 65
+    assert axes.get_ylim()[0] == 80
+    assert axes.get_legend() is None and len(figure.legends) == 1  # outside the data
     assert [text.get_text() for text in axes.texts] == ["20 % at 0.1"]
 
 

@@ -1,9 +1,14 @@
 """Notebook 12: what its checks take, and its pictures, which say what they show."""
 
+import matplotlib
+import matplotlib.pyplot as plt
+import pytest
 import torch
 from torch import nn
 
-from fbs_tutorial.lesson import checks, plots
+from fbs_tutorial.lesson import checks, diagrams, plots
+from fbs_tutorial.lesson.diagrams import draw
+from fbs_tutorial.lesson.plots.style import BLUE, GREEN, ORANGE, PURPLE
 
 
 def test_pairs_may_be_a_tensor_or_tuples():
@@ -35,9 +40,57 @@ def test_a_block_with_new_modules_is_as_good():
     assert result, result
 
 
-def test_the_four_cuts_say_what_is_left():
-    figure, sentence = plots.four_cuts()
-    assert len(figure.axes) == 5 and sentence.count("%") == 5
+def legible(picture):
+    figure, sentence = picture
+    assert draw.collisions(figure) == []
+    assert figure.get_size_inches()[0] * figure.dpi == pytest.approx(900)
+    plt.close(figure)
+    return figure, sentence
+
+
+def fills(figure, colour):
+    same = matplotlib.colors.to_rgba(colour)
+    return sum(patch.get_facecolor() == same for patch in figure.axes[0].patches)
+
+
+def test_the_four_cuts_keep_halves_and_say_what_is_left():
+    weight = torch.randn(8, 6, 3, 3)
+    scales = torch.arange(1.0, 7), torch.arange(1.0, 9)
+    live, won = torch.arange(6) < 3, torch.arange(8) % 2 == 0
+    picture = diagrams.four_cuts(weight, scales, [(live, won), (~live, ~won)], shown=6)
+    figure, sentence = legible(picture)
+    assert "kernel masks 50%, network slimming 25%, stripes 50%" in sentence
+    assert "FBS, one image 25%, FBS, another image 25%" in sentence
+    assert fills(figure, BLUE) == 3 * 3 * 9 and fills(figure, PURPLE) == 3 * 3 * 9
+    kernels = weight.abs().amax(dim=(2, 3))
+    kept = kernels > kernels.flatten().sort().values[23]
+    stripes = weight.abs().sum(dim=1)
+    stay = stripes > stripes.flatten().sort().values[35]
+    slimmed = 2 * 3  # outputs 4 and 5 of those drawn, inputs 3 to 5
+    expected = 9 * int(kept[:6].sum()) + 9 * slimmed + 6 * int(stay[:6].sum())
+    assert fills(figure, GREEN) == expected
+
+
+def test_a_leak_frames_what_is_back():
+    mask = torch.tensor([[True, False], [False, False]])
+    weight = torch.randn(2, 2, 3, 3)
+    held = weight * mask[:, :, None, None]
+    figure, sentence = legible(diagrams.leak(mask, weight, held, shown=2))
+    assert "zeros written once: 3 of 3 masked kernels are back" in sentence
+    assert "a mask in the layer: 0 of 3" in sentence
+    orange = matplotlib.colors.to_rgba(ORANGE)
+    frames = [patch for patch in figure.axes[0].patches if patch.get_edgecolor() == orange]
+    assert len(frames) == 3 + 1  # and the legend
+    assert len(figure.axes[0].images) == 4 + 1
+
+
+@pytest.mark.parametrize("count", [4, 12])
+def test_a_block_is_cut_inside(count):
+    keep = torch.arange(count) < 3
+    figure, sentence = legible(diagrams.cut_block(keep))
+    assert f"{count - 3} of the {count} channels in the middle are removed" in sentence
+    assert f"{count - 3} rows of conv1 and {count - 3} columns of conv2" in sentence
+    assert fills(figure, GREEN) == 2 * 3 * count
 
 
 def test_filter_shapes_show_what_is_kept():

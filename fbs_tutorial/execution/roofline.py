@@ -2,8 +2,8 @@
 
 A kernel takes as long as the slowest of three: arithmetic, bytes between the chip and its memory,
 and bytes between the second-level cache and the multiprocessors. To that comes a launch. Constants
-of the H100 are fitted to ``assets/h100/layers.json``; those of other GPUs follow from their
-data sheets in the same proportion.
+of the H100 are fitted to ``assets/h100/layers.json``. Nothing was measured on other GPUs: their
+constants are the H100's, in the proportion of the two `SHEETS`.
 """
 
 from dataclasses import dataclass
@@ -95,11 +95,38 @@ class Gpu:
     own: dict[str, float]
     dense: dict[str, float]
 
-    def times(self, memory: float, cache: float, arithmetic: float) -> "Gpu":
-        """One whose rates are so many times as high."""
-        tables = (self.cache, cache), (self.own, arithmetic), (self.dense, arithmetic)
-        scaled = ({name: rate * by for name, rate in table.items()} for table, by in tables)
-        return Gpu(self.memory * memory, *scaled)
+    def times(self, memory: float, cache: float, fp32: float, tensor: float) -> "Gpu":
+        """One whose rates are so many times as high; ``tensor``: on tensor cores."""
+        by = {name: fp32 if name == "fp32" else tensor for name in self.own}
+        cached = {name: rate * cache for name, rate in self.cache.items()}
+        own, dense = (
+            {name: table[name] * by[name] for name in by} for table in (self.own, self.dense)
+        )
+        return Gpu(self.memory * memory, cached, own, dense)
+
+
+class Sheet(NamedTuple):
+    """What a data sheet promises: TB/s of memory, dense TFLOP/s, and MB of second-level cache.
+
+    ``tf32`` is 0 where tensor cores do not have it; ``half``: bfloat16 or float16, summed in
+    float32. ``cache`` is no number of the sheet but an estimate: the share of the H100's rate.
+    """
+
+    memory: float
+    fp32: float
+    tf32: float
+    half: float
+    megabytes: float
+    cache: float
+
+
+SHEETS = {  # by compute capability; NVIDIA's white papers of the Turing, Ampere, Ada, Hopper GPUs
+    (7, 5): Sheet(0.32, 8.1, 0, 65, 4, 0.15),  # T4
+    (8, 0): Sheet(2.04, 19.5, 156, 312, 40, 0.55),  # A100, 80 GB
+    (8, 6): Sheet(0.94, 35.6, 35.6, 71, 6, 0.3),  # RTX 3090
+    (8, 9): Sheet(1.01, 82.6, 82.6, 165, 72, 0.7),  # RTX 4090
+    (9, 0): Sheet(3.35, 67, 495, 989, 50, 1),  # H100, SXM
+}
 
 
 LAUNCH = 2.5  # microseconds from the end of one kernel to the first work of the next, in a graph
@@ -109,13 +136,17 @@ H100 = Gpu(
     own={"fp32": 18, "tf32": 120, "bf16": 220, "fp16": 220},
     dense={"fp32": 26, "tf32": 160, "bf16": 300, "fp16": 300},
 )
-GPUS = {  # by compute capability; bandwidth and peaks of data sheets, as shares of the H100's
-    (7, 5): H100.times(0.096, 0.15, 0.065),  # T4
-    (8, 0): H100.times(0.6, 0.55, 0.32),  # A100
-    (8, 6): H100.times(0.28, 0.3, 0.14),  # RTX 3090
-    (8, 9): H100.times(0.3, 0.5, 0.25),  # RTX 4090
-    (9, 0): H100,
-}
+
+
+def by_sheets(mine: Sheet, other: Sheet) -> Gpu:
+    """The H100's rates in the proportion of two data sheets."""
+    shares = (mine.memory, other.memory), (mine.fp32, other.fp32), (mine.half, other.half)
+    memory, fp32, tensor = (a / b for a, b in shares)
+    return H100.times(memory, mine.cache, fp32, tensor)
+
+
+GPUS = {capability: by_sheets(sheet, SHEETS[9, 0]) for capability, sheet in SHEETS.items()}
+GPUS[9, 0] = H100
 
 
 def gpu_like(capability: tuple[int, int] | None) -> Gpu:

@@ -7,6 +7,7 @@ COMPILING = 5000.0  # microseconds that the CPU takes before a kernel's very fir
 SLEEPY = 3  # calls during which the GPU's own clock still runs slowly
 WAKING = 30.0  # microseconds from the end of the GPU's work until the CPU goes on
 HICCUP = 5  # every so many calls another program gets in between
+BOOST = 7  # every so many calls the GPU's clock runs faster than it can for long
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class ToyGpu:
 
 
 class ToyLayer:
-    """A call of three kernels; the first calls are slow, and now and then one is interrupted.
+    """A call of three kernels; first calls are slow, and later ones interrupted or hastened.
 
     Args:
         gpu: where they run. microseconds: what each kernel takes once the GPU is warm.
@@ -70,7 +71,14 @@ class ToyLayer:
     def __call__(self) -> None:
         if not self.calls:
             self.gpu.now += COMPILING
-        slow = 2.5 if self.calls < SLEEPY else 3.0 if self.calls % HICCUP == 4 else 1.0
         for name, time in zip(("select", "gather", "convolve"), self.microseconds, strict=False):
-            self.gpu.launch(name, slow * time)
+            self.gpu.launch(name, self._slowness() * time)
         self.calls += 1
+
+    def _slowness(self) -> float:
+        """How many times its usual time this call takes."""
+        if self.calls < SLEEPY:
+            return 2.5
+        if self.calls % HICCUP == 4:
+            return 3.0
+        return 0.75 if self.calls % BOOST == 1 else 1.0

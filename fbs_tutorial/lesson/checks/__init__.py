@@ -21,7 +21,7 @@ from .nb06 import (
     check_training_step,
     check_uniform_in_macs,
 )
-from .nb07 import check_choice_only, check_sureness, check_threshold_for, check_unsure
+from .nb07 import check_choice_only, check_my_dial, check_threshold_for, check_unsure
 from .nb08 import check_batch_as_groups, check_break_even, check_from_planes, check_pair_index
 from .nb09 import (
     check_finish_kernel,
@@ -32,11 +32,12 @@ from .nb09 import (
 )
 from .nb10 import check_asking_time, check_finish_time, check_measure, check_torn_layer
 from .nb11 import check_gate_block, check_inverted_macs, check_live_in_sum, check_my_networks
-from .nb12 import check_prune_block, check_revived, check_stripe_sum
+from .nb12 import check_absorb, check_my_cut, check_prune_block, check_revived, check_stripe_sum
 from .nb13 import check_fair_width, check_my_network, check_report, check_unfair
 
 __all__ = [
     "CheckResult",
+    "check_absorb",
     "check_agreeing",
     "check_asking_time",
     "check_batch_as_groups",
@@ -64,6 +65,8 @@ __all__ = [
     "check_live_in_sum",
     "check_mean_one_gate",
     "check_measure",
+    "check_my_cut",
+    "check_my_dial",
     "check_my_network",
     "check_my_networks",
     "check_my_recipe",
@@ -80,7 +83,6 @@ __all__ = [
     "check_round_kernel",
     "check_safe_l2",
     "check_stripe_sum",
-    "check_sureness",
     "check_threshold_for",
     "check_tile",
     "check_torn_layer",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def _difference(got: object, expected: object, case: Case) -> str:
             same = bool(got == expected)
         except Exception:
             same = False
-        return "" if same else f"expected {short(expected)}{case.unit}, got {short(got)}"
+        return "" if same else _unlike(got, expected, case.unit)
     if not isinstance(got, Tensor):
         return f"expected a tensor of shape {list(expected.shape)}, got {short(got)}"
     if got.shape != expected.shape:
@@ -198,6 +199,19 @@ def _difference(got: object, expected: object, case: Case) -> str:
         return kinds
     wrong = ~torch.isclose(got.detach().to(expected.dtype), expected)
     return _first_wrong(got, expected, wrong, case.axes) if wrong.any() else ""
+
+
+def _unlike(got: object, expected: object, unit: str) -> str:
+    """Two values that differ, and where they look the same, to the last digit."""
+    one, other = short(expected), short(got)
+    if one == other and isinstance(expected, list) and isinstance(got, list):
+        pairs = zip(got, expected, strict=False)  # of one length, as they look the same
+        for place, pair in enumerate(pairs):
+            if not _same(*pair):
+                return f"place {place} of the list: {_unlike(*pair, unit)}"
+    if one == other and isinstance(expected, float) and isinstance(got, float):
+        one, other = repr(float(expected)), repr(float(got))  # NumPy's have names around them
+    return f"expected {one}{unit}, got {other}"
 
 
 def _wrong_kind(got: Tensor, expected: Tensor) -> str:
@@ -234,6 +248,18 @@ def _rounded(value: object) -> object:
     if isinstance(value, list):
         return [_rounded(part) for part in value]
     return round(value, 3) if isinstance(value, float) else value
+
+
+class Operators(TorchDispatchMode):
+    """``names``: of PyTorch's operators that ran while it was entered, ``sort`` say."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, operator, types, arguments=(), keywords=None):
+        self.names.add(operator.name().split("::")[1].split(".")[0])
+        return operator(*arguments, **(keywords or {}))
 
 
 def draw(low: int, high: int) -> list[int]:

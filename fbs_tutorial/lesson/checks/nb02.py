@@ -11,7 +11,7 @@ from ...checkpoints import load_pretrained
 from ...data import as_tensors, load_data, stratified_split
 from ...method.saliency import channel_saliency
 from ...method.wta import winner_take_all
-from .engine import Case, Exercise, Experiment, Mistake
+from .engine import Case, Exercise, Experiment, Mistake, Operators
 
 
 def _gradient(function: Callable, x: Tensor) -> Tensor:
@@ -31,6 +31,18 @@ def _maps() -> Iterator[Case]:
     empty = "these are gradients: what is the slope of the square root at exactly 0?"
     away = "0 at an empty channel, not NaN: keep the square root away from exactly 0"
     yield Case((x,), x / size[:, :, None, None], empty, away, ask=_gradient)
+    own = "the cure should be your own: pow, mean and sqrt, and something before the sqrt"
+    yield Case((full,), OWN, own, away, ask=_without_norms)
+
+
+OWN, NORMS = "a root of your own", {"linalg_vector_norm", "norm", "_lp_pool"}
+
+
+def _without_norms(function: Callable, x: Tensor) -> str:
+    """Whether one of PyTorch's norms has done it, whose gradient at 0 is 0 anyhow."""
+    with Operators() as ran:
+        function(x)
+    return "a norm of PyTorch's" if ran.names & NORMS else OWN
 
 
 def _root(x: Tensor, epsilon: float = 0.0) -> Tensor:
@@ -40,9 +52,17 @@ def _root(x: Tensor, epsilon: float = 0.0) -> Tensor:
 check_safe_l2 = Exercise(
     "safe_l2(x): [N, C, H, W] -> [N, C] root mean square, with gradient 0 where a map is 0",
     _maps,
-    "values and gradients are right, at zeros too.",
+    "values and gradients are right, at zeros too, and the cure is your own.",
     (
-        Mistake(_root, "the values are right, and at an empty channel 0 times infinity is NaN"),
+        Mistake(
+            _root,
+            "the gradient of the root at an empty channel is infinity times 0, NaN, even if "
+            "torch.where or nan_to_num drops its value afterwards",
+        ),
+        Mistake(
+            lambda x: channel_saliency(x, "l2"),
+            "you leave it to PyTorch's vector_norm, which knows the cure: find one of your own",
+        ),
         Mistake(lambda x: x.abs().mean(dim=(2, 3)), "this is the mean absolute value, l1"),
         Mistake(lambda x: x.pow(2).mean(dim=(2, 3)), "you forget the square root"),
         Mistake(
@@ -172,12 +192,14 @@ def read_digits(s: Tensor, labels: Tensor, rest: Tensor, held_out: Tensor) -> fl
 
 
 def positions_read(reduce: Callable) -> int:
-    """How many of the 16 × 16 positions change what comes out."""
+    """How many of the 16 × 16 positions change what comes out, when they become large or 0."""
     x = torch.rand(1, 2, 16, 16, generator=torch.Generator().manual_seed(0)) + 0.5
-    changed = x.repeat(256, 1, 1, 1)
+    changed = x.repeat(2, 256, 1, 1, 1).view(2, 256, 2, 256)
     for i in range(256):
-        changed[i, :, i // 16, i % 16] += 7.0
-    return int((reduce(changed) != reduce(x)).any(dim=1).sum())
+        changed[0, i, :, i] += 7.0
+        changed[1, i, :, i] = 0.0  # a function may ask no more than whether a value is above 0
+    moved = (reduce(changed.view(512, 2, 16, 16)) != reduce(x)).any(dim=1)
+    return int(moved.view(2, 256).any(dim=0).sum())
 
 
 def _is_reduction(function: Callable, x: Tensor) -> str | None:

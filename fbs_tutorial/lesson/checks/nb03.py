@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...method.wta import winner_mask, winner_take_all
-from .engine import Case, Exercise, Experiment, Mistake
+from .engine import Case, Exercise, Experiment, Mistake, Operators
 
 
 class _UnstableSorts(TorchDispatchMode):
@@ -272,23 +272,15 @@ check_my_schedule = Experiment(
 # A puzzle: the places without a sort
 
 
-class _Sorts(TorchDispatchMode):
-    """Notes whether anything was sorted."""
-
-    sorted = False
-
-    def __torch_dispatch__(self, operator, types, arguments=(), keywords=None):
-        name = operator.name().split("::")[1].split(".")[0]
-        self.sorted |= name in ("sort", "argsort", "topk", "kthvalue", "msort", "unique")
-        return operator(*arguments, **(keywords or {}))
+SORTS = {"sort", "argsort", "topk", "kthvalue", "msort", "unique", "_unique2"}
 
 
 def _unsorted(function: Callable, g: Tensor) -> str:
-    with _Sorts() as sorts:
+    with Operators() as ran:
         got = function(g)
     if not torch.equal(got, _places(g)):
         return "other places"
-    return "right, but sorted" if sorts.sorted else "right, without a sort"
+    return "right, but sorted" if ran.names & SORTS else "right, without a sort"
 
 
 def _rows() -> Iterator[Case]:

@@ -1,9 +1,13 @@
 """The exercises of notebook 06, Training."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cache, partial
+from itertools import groupby
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,8 +15,9 @@ from torch import Tensor, nn
 from ...checkpoints import load_pretrained
 from ...data import as_tensors, load_data, stratified_split
 from ...method.convert import convert, random_predictor
+from ...method.dynamics import how_dynamic
 from ...method.gated import GatedConv2d, gated_layers, saliency_penalty, set_density
-from ...training.loop import accuracy, fit
+from ...training.loop import fit
 from ...training.losses import distillation_loss
 from ...training.recipes import RECIPES, Step
 from .engine import Case, Exercise, Experiment, Mistake
@@ -50,6 +55,10 @@ def _multiplied(start: float, stop: float, step: float, more: int = 1) -> list[f
     return [start - i * step for i in range(round((start - stop) / step) + more)]
 
 
+def _arange(start: float, stop: float, step: float) -> list[float]:
+    return np.arange(start, stop, -step).tolist()
+
+
 def _rounded(densities: list[float]) -> list[float]:
     return [round(density, 2) for density in densities]
 
@@ -75,6 +84,15 @@ check_density_schedule = Exercise(
             ),
             "int cuts off: (1 - 0.1) / 0.1 may come out a hair below a whole number",
         ),
+        Mistake(_arange, "np.arange leaves stop out, or not, as the rounding falls"),
+        Mistake(
+            lambda a, b, s: _arange(a, b - s / 2, s),
+            "np.arange does not round: 0.7000000000000001 is among its entries",
+        ),
+        Mistake(
+            lambda a, b, s: _rounded(_arange(a, b, s)),
+            "you round what np.arange gives, but it leaves stop out, or not, as the rounding falls",
+        ),
     ),
 )
 
@@ -82,6 +100,19 @@ check_density_schedule = Exercise(
 # Exercise 2: the whole step
 
 PENALTY = 1e-2  # large enough to see whether it is there
+DENSITIES = 0.5, 0.25  # of two steps that follow each other: the second shows what is left behind
+ORDER = "gradients, then a step"
+NO_GRADIENT = "no gradient in the teacher"
+
+
+@dataclass
+class _Trial:
+    """What two steps with a reader's function leave behind."""
+
+    network: nn.Module
+    teacher: nn.Module
+    returned: list
+    orders: list[str]
 
 
 def _network(gated: bool) -> nn.Sequential:
@@ -90,17 +121,69 @@ def _network(gated: bool) -> nn.Sequential:
     return nn.Sequential(first, second, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
 
 
-def _after_two_steps(function: Callable, seed: int) -> Tensor:
-    """Every parameter, and the density, after two steps with the reader's function."""
+def _trial(function: Callable, seed: int) -> _Trial:
+    """Two steps of a tiny network; what happens to gradients and weights is written down."""
     torch.default_generator.manual_seed(seed)
     network, teacher = _network(gated=True), _network(gated=False).eval()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(2):
+    events: list[str] = []
+    network[-1].bias.register_hook(lambda _: events.append("gradients"))
+
+    def stepping(*_: object) -> None:
+        ready = any(p.grad is not None and p.grad.any() for p in network.parameters())
+        events.append("a step" if ready else "a step without gradients")
+
+    optimizer.register_step_pre_hook(stepping)
+    trial = _Trial(network, teacher, [], [])
+    for density in DENSITIES:
+        events.clear()
         x, labels = torch.rand(6, 1, 5, 5), torch.randint(3, (6,))
-        if function(network, teacher, optimizer, x, labels, 0.5) is None:
-            return None
+        trial.returned.append(function(network, teacher, optimizer, x, labels, density))
+        happened = ", then ".join(event for event, _ in groupby(events))
+        trial.orders.append(happened or "neither gradients nor a step")
+    return trial
+
+
+def _order(function: Callable, seed: int) -> str | None:
+    trial = _trial(function, seed)
+    if None in trial.returned:
+        return None
+    return next((order for order in trial.orders if order != ORDER), ORDER)
+
+
+def _kind(function: Callable, seed: int) -> str:
+    return f"a {type(_trial(function, seed).returned[0]).__name__}"
+
+
+def _losses(function: Callable, seed: int) -> Tensor:
+    return torch.tensor([float(loss) for loss in _trial(function, seed).returned])
+
+
+def _in_the_teacher(function: Callable, seed: int) -> str:
+    reached = any(p.grad is not None for p in _trial(function, seed).teacher.parameters())
+    return "a gradient in the teacher" if reached else NO_GRADIENT
+
+
+def _afterwards(function: Callable, seed: int) -> Tensor:
+    """Every parameter, and the density, after two steps."""
+    network = _trial(function, seed).network
     state = [p.detach().flatten() for p in network.parameters()]
     return torch.cat([*state, torch.tensor([float(network[0].density)])])
+
+
+def _steps() -> Iterator[Case]:
+    hint = "walk through the list: density, both answers, loss, gradients, step"
+    more = "set_density, teacher under no_grad, 0.3 hard + 0.7 * 16 * soft + penalty, zero_grad"
+    order = "zero_grad, backward, step: which comes first, and which is last?"
+    number = "the graph of the step hangs on a tensor; .item() gives the plain number"
+    free = "who computes the teacher's answers, and does anyone need their gradients?"
+    yield Case((0,), ORDER, order, ask=_order)
+    yield Case((0,), "a float", number, ask=_kind)
+    yield Case((0,), NO_GRADIENT, free, "torch.no_grad() around teacher(x)", ask=_in_the_teacher)
+    yield Case((0,), _losses(_step, 0), hint, more, ask=_losses, axes=("loss of step",))
+    for seed in (0, 1):
+        ask = _afterwards
+        yield Case((seed,), ask(_step, seed), hint, more, ask=ask, axes=("parameter",))
 
 
 def _step(
@@ -112,40 +195,49 @@ def _step(
     density: float,
     *,
     loss: Callable = distillation_loss,
-    penalty: float = PENALTY,
-    forget: bool = False,
-    early: bool = False,
-) -> float:
+    penalty: Callable = lambda value: PENALTY * value,
+    acts: Sequence[str] = ("clear", "backward", "step"),
+    watching: Callable = torch.no_grad,
+    returned: Callable = Tensor.item,
+) -> object:
     """The step as it should be, and with a fault for each keyword."""
     set_density(network, density)
-    with torch.no_grad():
+    with watching():
         answers = teacher(x)
-    total = loss(network(x), answers, labels) + penalty * saliency_penalty(network)
-    if not forget:
-        optimizer.zero_grad()
-    if early:
-        optimizer.step()
-    total.backward()
-    if not early:
-        optimizer.step()
-    return total.item()
+    total = loss(network(x), answers, labels) + penalty(saliency_penalty(network))
+    do = {"clear": optimizer.zero_grad, "backward": total.backward, "step": optimizer.step}
+    for act in acts:
+        do[act]()
+    return returned(total)
 
 
-def _soft(student: Tensor, teacher: Tensor, t: float = 4.0, power: int = 2) -> Tensor:
+def _soft(student: Tensor, teacher: Tensor, t: float = 4.0, reduction: str = "batchmean") -> Tensor:
     pair = (F.log_softmax(each / t, dim=1) for each in (student, teacher))
-    return t**power * F.kl_div(*pair, reduction="batchmean", log_target=True)
+    return F.kl_div(*pair, reduction=reduction, log_target=True)
 
 
-def _steps() -> Iterator[Case]:
-    hint = "walk through the list: density, both answers, loss, gradients, step"
-    more = "set_density, teacher under no_grad, 0.3 hard + 0.7 * 16 * soft + penalty, zero_grad"
-    for seed in (0, 1):
-        ask = _after_two_steps
-        yield Case((seed,), ask(_step, seed), hint, more, ask=ask, axes=("parameter",))
+def _with_loss(
+    soft: Callable = _soft, hard: Callable = F.cross_entropy, **weights: float
+) -> Callable:
+    """The step with another loss: ``labels`` times ``hard`` plus ``teacher`` times ``soft``."""
+    weights = {"labels": 0.3, "teacher": 0.7 * 16} | weights
+
+    def loss(student: Tensor, answers: Tensor, labels: Tensor) -> Tensor:
+        return weights["labels"] * hard(student, labels) + weights["teacher"] * soft(
+            student, answers
+        )
+
+    return partial(_step, loss=loss)
 
 
 def _without_density(network: nn.Module, *others: object) -> float:
     return _step(network, *others[:-1], 1.0)
+
+
+def _density_too_late(network: nn.Module, *others: object) -> float:
+    loss = _step(network, *others[:-1], float(network[0].density))
+    set_density(network, others[-1])
+    return loss
 
 
 check_training_step = Exercise(
@@ -153,33 +245,108 @@ check_training_step = Exercise(
     _steps,
     "two steps, and every parameter is where it should be.",
     (
-        Mistake(partial(_step, forget=True), "the gradients of the step before are still there"),
-        Mistake(partial(_step, early=True), "you take the step before the gradients are computed"),
-        Mistake(_without_density, "the density is never set, and every channel runs"),
-        Mistake(partial(_step, penalty=0.0), "the penalty is missing"),
         Mistake(
-            partial(_step, loss=lambda s, t, y: F.cross_entropy(s, y)),
-            "nobody listens to the teacher",
+            partial(_step, acts=("backward", "step")),
+            "the gradients of the step before are still there",
         ),
         Mistake(
-            partial(_step, loss=lambda s, t, y: 0.3 * F.cross_entropy(s, y) + 0.7 * _soft(t, s)),
+            partial(_step, acts=("clear", "step", "backward")),
+            "you take the step before the gradients are computed",
+        ),
+        Mistake(
+            partial(_step, acts=("clear", "step")),
+            "nobody calls loss.backward(): the optimizer has no gradients to go by",
+        ),
+        Mistake(
+            partial(_step, acts=("clear", "backward")),
+            "the gradients are computed, but the optimizer takes no step",
+        ),
+        Mistake(
+            partial(_step, acts=("backward", "clear", "step")),
+            "you clear the gradients after you have computed them, and the step has none",
+        ),
+        Mistake(_without_density, "the density is never set, and every channel runs"),
+        Mistake(
+            _density_too_late,
+            "the density is set after the network has run: each step uses that of the one before",
+        ),
+        Mistake(
+            partial(_step, penalty=lambda value: 0.0 * value),
+            "the penalty is missing, or so small that it moves nothing",
+        ),
+        Mistake(
+            partial(_step, penalty=lambda value: PENALTY * value.item()),
+            "the penalty is a plain number, by .item() or detach(): it is in the loss, and moves "
+            "nothing",
+        ),
+        Mistake(
+            partial(_step, penalty=lambda value: value),
+            "the penalty counts in full: its weight is 0.01",
+        ),
+        Mistake(_with_loss(labels=1.0, teacher=0.0), "nobody listens to the teacher"),
+        Mistake(_with_loss(teacher=0.0), "the teacher's term is missing from the loss"),
+        Mistake(_with_loss(labels=0.0), "nobody looks at the labels"),
+        Mistake(
+            _with_loss(lambda s, t: _soft(s, t).item()),
+            "the teacher's term is a plain number, by .item() or detach(): it is in the loss, and "
+            "moves nothing",
+        ),
+        Mistake(
+            partial(_with_loss(), watching=nullcontext),
+            "the teacher's answers are computed with gradients: torch.no_grad() is missing",
+        ),
+        Mistake(
+            _with_loss(lambda s, t: _soft(t, s)),
             "teacher and student are exchanged in the divergence",
         ),
         Mistake(
-            partial(
-                _step, loss=lambda s, t, y: 0.3 * F.cross_entropy(s, y) + 0.7 * _soft(s, t, 4, 0)
-            ),
+            _with_loss(teacher=0.7),
             "the factor T² is missing: softening makes the teacher's gradient 16 times smaller",
         ),
+        Mistake(_with_loss(teacher=0.7 * 4), "the factor is T, not T²"),
         Mistake(
-            partial(_step, loss=lambda s, t, y: 0.7 * F.cross_entropy(s, y) + 0.3 * _soft(s, t)),
+            _with_loss(labels=0.7, teacher=0.3 * 16),
             "the weights of labels and teacher are exchanged",
         ),
         Mistake(
-            partial(
-                _step, loss=lambda s, t, y: 0.3 * F.cross_entropy(s, y) + 0.7 * _soft(s, t, 1.0)
-            ),
+            _with_loss(labels=1.0, teacher=16.0),
+            "labels and teacher both count in full: their weights are 0.3 and 0.7",
+        ),
+        Mistake(
+            _with_loss(lambda s, t: _soft(s, t, 1.0), teacher=0.7),
             "the answers are not softened: T is 1",
+        ),
+        Mistake(
+            _with_loss(lambda s, t: _soft(s, t, 1.0)),
+            "the factor T² is there, but the answers are not softened",
+        ),
+        Mistake(
+            _with_loss(lambda s, t: _soft(s, t, reduction="none").mean()),
+            'reduction="mean" divides by the classes, too: it is "batchmean" that divides by the '
+            "images",
+        ),
+        Mistake(
+            _with_loss(
+                lambda s, t: F.kl_div((s / 4).softmax(1), (t / 4).softmax(1), reduction="batchmean")
+            ),
+            "kl_div gets probabilities: its first argument has to be their logarithm",
+        ),
+        Mistake(
+            _with_loss(hard=lambda s, y: F.cross_entropy(s / 4, y)),
+            "the student is softened for the labels, too: T is for the teacher's term alone",
+        ),
+        Mistake(
+            _with_loss(lambda s, t: F.cross_entropy(s, t.argmax(1)), teacher=0.7),
+            "the teacher gives its first guess only, and what it says of the other classes is lost",
+        ),
+        Mistake(
+            _with_loss(lambda s, t: F.cross_entropy(s / 4, (t / 4).softmax(1))),
+            "you take a cross-entropy for the divergence: it trains the same, but is larger by "
+            "the entropy of the teacher's answer, so that 0 no longer means agreement",
+        ),
+        Mistake(
+            partial(_step, returned=Tensor.detach),
+            "you return the loss as a tensor: .item() gives the number",
         ),
     ),
 )
@@ -188,7 +355,8 @@ check_training_step = Exercise(
 
 USUAL = {"gain": 5.0, "ramp": 0.3, "lr": 0.05, "penalty": 1e-8, "teacher_weight": 0.7}
 USUAL |= {"temperature": 4.0}
-EPOCHS, DENSITY = 6, 0.2
+EPOCHS, DENSITY, SEEDS = 6, 0.2, (0, 1, 2)
+LEAST = 5.0  # points that another image's gates have to cost, or the network is static in disguise
 TAKES = f"a dictionary with some of {', '.join(USUAL)}"
 
 
@@ -217,8 +385,11 @@ def _recipes() -> Iterator[Case]:
 
 
 @cache
-def _trained(changes: tuple) -> float:
-    """Validation accuracy of the digits network after a short training with these changes."""
+def _trained(changes: tuple, seed: int) -> tuple[float, float]:
+    """The digits network after a short training with these changes.
+
+    Percent of the validation images right with own gates, and with another image's.
+    """
     values = USUAL | dict(changes)
     lr, gain = values.pop("lr"), values.pop("gain")
     recipe = dataclasses.replace(RECIPES["digits"], **values)
@@ -228,23 +399,36 @@ def _trained(changes: tuple) -> float:
     plain = load_pretrained("digits", "plain")
     network = convert(plain)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
+        torch.default_generator.manual_seed(seed)
         for layer in gated_layers(network).values():
             random_predictor(layer, gain)
-        step = Step("here", "gated", DENSITY, EPOCHS, lr, distilled=True)
-        fit(network, step, recipe, data, validation, 0, teacher=plain)
-    return accuracy(network, *validation)
+        step = Step("gated", "gated", DENSITY, EPOCHS, lr, distilled=True)
+        fit(network, step, recipe, data, validation, seed, teacher=plain)
+    found = how_dynamic(network, *validation, reference=data[0])
+    return 100 * found.own, 100 * found.shuffled
 
 
 def _how_far(function: Callable) -> tuple[bool, str]:
-    """How far the recipe comes in a short training."""
+    """Whether the recipe beats the course's by more than seeds differ, with gates that matter."""
+    changes = tuple(sorted(function().items()))
     try:
-        yours = _trained(tuple(sorted(function().items())))
+        yours = [_trained(changes, seed) for seed in SEEDS]
     except FloatingPointError as error:
         return False, f"the training broke: {error}"
-    said = f"{100 * yours:.1f} % of the 197 validation images at d = {DENSITY} after {EPOCHS}"
-    usual = f"the course's recipe, as short, has {100 * _trained(()):.1f} %"
-    return True, f"{said} epochs; {usual}."
+    usual = [_trained((), seed) for seed in SEEDS]
+    lines = [f"validation images right at d = {DENSITY} after {EPOCHS} epochs, seeds 0, 1 and 2:"]
+    for name, runs in (("yours", yours), ("the course's recipe", usual)):
+        lines.append(f"{', '.join(f'{own:.1f}' for own, _ in runs)} %  {name}")
+    cost = sum(own - other for own, other in yours) / len(yours)
+    lines.append(f"another image's gates cost your networks {cost:.1f} points on average.")
+    worst, best = min(own for own, _ in yours), max(own for own, _ in usual)
+    if worst <= best:
+        lines.append(f"Your worst, {worst:.1f} %, is not above its best: it could be luck.")
+    elif cost < LEAST:
+        lines.append(f"Accurate, but static in disguise: below {LEAST:g} points nobody chooses.")
+    else:
+        lines.append("Your worst is above its best, and the gates look at the image: well done.")
+    return worst > best and cost >= LEAST, "\n  ".join(lines)
 
 
 check_my_recipe = Experiment(

@@ -1,16 +1,16 @@
 """The exercises of notebook 07, What do the gates know?"""
 
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from ...checkpoints import load_pretrained
 from ...data import as_tensors, load_data, stratified_split
-from ...method.budgets import Look, confidence, look_once
+from ...method.budgets import Look, confidence, look_once, take_looks
+from ...method.gated import set_density
 from ...method.wta import winner_mask
-from .engine import Case, Exercise, Experiment, Mistake
+from .engine import Case, Exercise, Experiment, Mistake, short
 
 # Exercise 1: who looks again
 
@@ -115,101 +115,102 @@ check_choice_only = Exercise(
     ),
 )
 
-# Exercise 3: beat the threshold
+# Exercise 3: beat the dial
 
-SHARES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
-FIRST, SECOND = 0.2, 0.5  # densities of the any-density network
+RIVAL = {"first": 0.2, "second": 0.4, "share": 0.1}  # of section 5
+SAVED = 0.05  # of its MACs, at least
+LAYERS = ("conv1", "conv2", "conv3", "conv4")
+A_DIAL = "two looks and a share"
 
 
-def _behaves(function: Callable, logits: Tensor) -> str:
-    """What is wrong with a measure of sureness, in words."""
-    got = function(logits)
-    if got is None:
+def _is_dial(function: Callable) -> str | None:
+    """What is wrong with the reader's dial in words, or `A_DIAL`."""
+    dial = function()
+    if dial is None:
         return None
-    if not isinstance(got, Tensor) or got.shape != (len(logits),):
-        shape = list(got.shape) if isinstance(got, Tensor) else type(got).__name__
-        return f"{shape} instead of one number per image"
-    if got.dtype == torch.bool or not got.is_floating_point():
-        return "whole numbers, which cannot rank images finely"
-    if not got.isfinite().all():
-        return "a number that is not finite"
-    return GOOD if got[0] > got[1] else "a lower number for the surer image"
+    if not isinstance(dial, Mapping) or set(dial) != set(RIVAL):
+        return f"{short(dial)} instead of a dictionary with first, second and share"
+    if type(dial["share"]) not in (int, float) or not 0 <= dial["share"] <= 1:
+        return f"the share {short(dial['share'])}: it goes from 0 to 1"
+    for name in ("first", "second"):
+        if isinstance(dial[name], Mapping) and set(dial[name]) != set(LAYERS):
+            return f"a {name} look with densities for {', '.join(map(str, dial[name]))} only"
+        try:
+            _look(dial[name])
+        except (TypeError, ValueError) as error:
+            return f"a {name} look that cannot run: {error}"
+    return A_DIAL
 
 
-GOOD = "one finite number per image, higher for the surer"
+def _look(densities: float | Mapping) -> Look:
+    """The any-density network with one density, or one for each layer."""
+    given = dict(densities) if isinstance(densities, Mapping) else densities
+    return Look(set_density(load_pretrained("digits"), given))
 
 
-def _clear_cases() -> Iterator[Case]:
-    shape = "what comes out for one row of logits?"
-    sure = "the first image's answer is clear, the second's is not: which should get more?"
-    clear, torn = torch.zeros(10), torch.zeros(10)
-    clear[3], torn[3], torn[5] = 8.0, 2.0, 1.9
-    yield Case((torch.stack([clear, torn]),), GOOD, shape, sure, ask=_behaves)
-    clear, torn = torch.full((10,), -200.0), torch.zeros(10)
-    clear[0] = 200.0
-    extreme = "logits may be large: 0 times the logarithm of 0 is NaN"
-    yield Case((torch.stack([clear, torn]),), GOOD, extreme, "log_softmax is finite", ask=_behaves)
-
-
-@cache
-def _looks(part: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits of both looks ``[N, 10]`` and labels, of "validation" or "test" digits."""
+def _digits(part: str) -> tuple[Tensor, Tensor]:
+    """The images and labels that "validation" or "test" means here."""
     train, test = load_data("digits")
     images, labels = as_tensors(test if part == "test" else train)
     if part == "validation":
         _, held_out = stratified_split(labels, 197, seed=0)
         images, labels = images[held_out], labels[held_out]
-    network = load_pretrained("digits")
-    logits = [look_once(Look(network, d), images, counted=False)[0] for d in (FIRST, SECOND)]
-    return *logits, labels
+    return images, labels
 
 
-def mean_accuracy(sureness: Tensor, first: Tensor, second: Tensor) -> float:
-    """Mean over `SHARES` of the accuracy when the least sure of the images look again.
-
-    ``first``, ``second``: bool ``[N]``, whether each look is right.
-    """
-    order, total = sureness.argsort(stable=True), 0.0
-    for share in SHARES:
-        again = torch.zeros_like(first)
-        again[order[: round(share * len(order))]] = True
-        total += torch.where(again, second, first).double().mean().item()
-    return total / len(SHARES)
+def _score(dial: Mapping, part: str) -> tuple[float, float]:
+    """Accuracy and mean MACs of two looks; the threshold is chosen on validation images."""
+    first, second = _look(dial["first"]), _look(dial["second"])
+    sure = confidence(look_once(first, _digits("validation")[0], counted=False)[0])
+    threshold = sure.quantile(dial["share"]).item() if dial["share"] else 0.0
+    images, labels = _digits(part)
+    looks = take_looks(first, second, images, threshold, average=True)
+    right = (looks.logits.argmax(dim=1) == labels).double().mean().item()
+    return right, looks.macs.double().mean().item()
 
 
-def _how_right(function: Callable, test: bool = False) -> tuple[bool, str]:
-    """How right the second looks are that this measure chooses, beside three others."""
+def _how_good(function: Callable, test: bool = False) -> tuple[bool, str]:
+    """Whether this dial is as right as that of section 5, for fewer MACs."""
     part = "test" if test else "validation"
-    first, second, labels = _looks(part)
-    right = [look.argmax(dim=1) == labels for look in (first, second)]
-    best = right[0].double() - right[1].double()  # the oracle: who gains goes first
-    chance = torch.rand(len(labels), generator=torch.Generator().manual_seed(0))
-    scores = {"yours": function(first.clone()), "the largest probability": confidence(first)}
-    scores |= {"by chance": chance, "who knows the labels": best}
-    said = [f"{100 * mean_accuracy(s, *right):6.2f} %  {name}" for name, s in scores.items()]
-    head = f"{part} images right, mean over six shares that look again:"
-    return True, "\n  ".join([head, *said])
+    (right, macs), (usual, dear) = (_score(dial, part) for dial in (function(), RIVAL))
+    lines = [f"two looks at the {part} images, mean MACs with predictors:"]
+    for name, share, cost in (("yours", right, macs), ("section 5", usual, dear)):
+        lines.append(f"{100 * share:6.2f} % right with {cost / 1000:5.1f} k MACs  {name}")
+    saved = 1 - macs / dear
+    if right < usual:
+        lines.append("Fewer images are right.")
+    elif saved < SAVED:
+        lines.append(f"As right, but it saves {saved:.1%} of the MACs: {SAVED:.0%} are wanted.")
+    else:
+        lines.append(f"As right or better, and {saved:.1%} of the MACs are saved: you have won.")
+    return right >= usual and saved >= SAVED, "\n  ".join(lines)
 
 
-check_sureness = Experiment(
-    "sureness(logits): [N], higher for the images that need no second look",
-    _clear_cases,
-    "a measure of sureness.",
+def _dial_of(**changes: object) -> Callable:
+    return lambda: RIVAL | changes
+
+
+check_my_dial = Experiment(
+    "my_dial(): {first, second, share}, two looks that beat those of section 5",
+    lambda: iter([Case((), A_DIAL, f"for example {RIVAL}", ask=_is_dial)]),
+    "a dial.",
     (
+        Mistake(_dial_of(share=10), "you give the share in percent: a tenth is 0.1"),
+        Mistake(lambda: (0.2, 0.4, 0.1), "you return three numbers without their names"),
+        Mistake(_dial_of(first=20, second=40), "you give densities in percent: a fifth is 0.2"),
         Mistake(
-            lambda x: -(x.softmax(1) * x.log_softmax(1)).sum(1),
-            "you return the entropy itself, which is highest for the unsure: turn its sign",
+            _dial_of(first=[0.2] * 4),
+            "you give a list of densities: a dictionary says which layer each is for",
         ),
-        Mistake(lambda x: x.argmax(1), "you return the class that is answered"),
-        Mistake(lambda x: x.softmax(1), "you return a probability for every class"),
-        Mistake(lambda x: x.softmax(1).amax(), "you return one number for the whole batch"),
         Mistake(
-            lambda x: (x.softmax(1) * x.softmax(1).log()).sum(1),
-            "you take the logarithm of a probability that may be 0",
+            _dial_of(first={"conv2": 0.2, "conv3": 0.2}),
+            "you leave layers out: a dictionary needs a density for each of conv1 to conv4",
         ),
+        Mistake(lambda: {"first": 0.2, "second": 0.4}, "you do not say how many look again"),
     ),
-    judge=_how_right,
+    judge=_how_good,
 )
+
 
 # Exercise 4: a dial
 

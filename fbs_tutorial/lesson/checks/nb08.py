@@ -15,8 +15,8 @@ from .engine import Case, Exercise, Mistake
 
 def _pairs() -> Iterator[Case]:
     axes = ("image", "winner", "live input")
-    row = "in which row does a pair stand? Which axes has the result?"
-    table = "the table has C_in rows for each output: row o * C_in + i; the result is [N, k, i]"
+    row = "which number has a pair in memory? Which axes has the result?"
+    table = "each output has C_in kernels: number o * C_in + i; the result is [N, k, i]"
     each = "every image has its own winners and live inputs"
     own = f"{each}; the result is [N, k, i]"
     for n, k, i, channels, hint, more in [
@@ -32,13 +32,13 @@ def _pairs() -> Iterator[Case]:
 
 
 check_pair_index = Exercise(
-    "pair_index(winners, live, in_channels): [N, k] and [N, i] -> rows of a table, [N, k, i]",
+    "pair_index(winners, live, in_channels): [N, k] and [N, i] -> numbers of kernels, [N, k, i]",
     _pairs,
-    "every pair has its row, for 1, 3 and 4 images.",
+    "every pair has its number, for 1, 3 and 4 images.",
     (
         Mistake(
             lambda o, i, c: o[:, :, None] + i[:, None] * c,
-            "you exchange the two: the table has C_in rows for each output",
+            "you exchange the two: each output has C_in kernels, one after the other",
         ),
         Mistake(
             lambda o, i, c: (o[:, :, None] * c + i[:, None]).transpose(1, 2),
@@ -51,11 +51,11 @@ check_pair_index = Exercise(
         Mistake(lambda o, i, c: (o[0, :, None] * c + i[0])[None], "you answer for one image only"),
         Mistake(
             lambda o, i, c: o[:, :, None] * i.shape[1] + i[:, None],
-            "you count the live inputs, but the table has rows for all inputs",
+            "you count the live inputs, but in memory an output has kernels for all inputs",
         ),
         Mistake(
             lambda o, i, c: o[:, :, None] * float(c) + i[:, None],
-            "the places are right, but they are no whole numbers",
+            "the numbers are right, but they are no integers",
         ),
         Mistake(lambda o, i, c: o[:, :, None] + i[:, None], "you do not multiply by C_in"),
         Mistake(
@@ -163,7 +163,7 @@ def _search(function: Callable, clock: _Clock) -> str:
     clock.asked = 0
     found = float(function(clock))
     if clock.asked > CALLS:
-        return f"{clock.asked} measurements"
+        return f"{found:.3g} after {clock.asked} measurements"
     near = abs(found - clock.even) <= 0.02
     return _wanted(clock) if near else f"{found:.2f}"
 
@@ -223,6 +223,7 @@ check_break_even = Exercise(
     "right for five layers, never and always included. Now ask your own computer.",
     (
         Mistake(_scan(100), "you try every density in turn: right, and far too many measurements"),
+        Mistake(_scan(20), "you try every density in turn: too many measurements, and too coarse"),
         Mistake(_scan(8), "you take the best of a few fixed densities: they are too far apart"),
         Mistake(_halving(7, upwards=True), "you keep the wrong half after each measurement"),
         Mistake(_halving(3), "you stop too early: three halvings leave an eighth of the range"),
@@ -238,6 +239,7 @@ check_break_even = Exercise(
 
 
 GARBAGE = 999.0  # in planes that nobody wrote
+AXES = ("winner", "row", "column")
 
 
 def _from_planes(
@@ -252,6 +254,7 @@ def _from_planes(
     crop: bool = True,
     tap: Callable[[int, int], tuple[int, int]] = lambda a, b: (a, b),
     swap: bool = False,
+    column: int | None = None,
 ) -> Tensor:
     """The right answer, and with other arguments some that are not."""
     row = width + 1
@@ -261,18 +264,62 @@ def _from_planes(
         for a in range(3):
             for b in range(3):
                 start, (c, d) = a * pitch + b, tap(a, b)
-                w = weight[i, winners, c, d] if swap else weight[winners, i, c, d]
+                j = i if column is None else column
+                w = weight[j, winners, c, d] if swap else weight[winners, j, c, d]
                 sums += w[:, None] * planes[i, start : start + height * row]
     maps = sums.view(-1, height, row)
     return maps[:, :, :width] if crop else maps
 
 
-def _no_convolution(function: Callable, *arguments: object) -> Tensor:
-    with _Convolutions() as counter:
-        maps = function(*arguments)
+class ConvolutionError(Exception):
+    """A convolution of PyTorch was called where the exercise is to do without."""
+
+
+class GatherError(Exception):
+    """Kernels or maps were copied by a list where the exercise is to read them in place."""
+
+
+class _Copies(TorchDispatchMode):
+    """Counts the kernels and planes that are copied by lists of numbers inside the ``with``."""
+
+    OPERATORS = (torch.ops.aten.index.Tensor, torch.ops.aten.index_select.default)
+
+    def __init__(self, planes: Tensor, weight: Tensor, winners: Tensor):
+        super().__init__()
+        self.found, self.planes, self.allowed = "", planes, len(winners) * weight[0, 0].numel()
+
+    def __torch_dispatch__(self, operator, types, arguments=(), keywords=None):
+        out = operator(*arguments, **(keywords or {}))
+        if operator in self.OPERATORS:
+            shares = arguments[0].untyped_storage().data_ptr() == self.planes.data_ptr()
+            if shares:
+                self.found = "this copies maps: a slice of planes[i] is a view, planes[live] is not"
+            elif out.numel() > self.allowed:
+                self.found = "this gathers kernels: read the weights of one live input at a time"
+        return out
+
+
+def _in_place_of_a_gather(
+    function: Callable, planes: Tensor, weight: Tensor, live: Tensor, winners: Tensor, *size: int
+) -> Tensor:
+    with _Convolutions() as counter, _Copies(planes, weight, winners) as copies:
+        maps = function(planes, weight, live, winners, *size)
     if counter.calls:
-        raise RuntimeError("this calls a convolution of PyTorch; slices and sums are enough")
+        raise ConvolutionError("this calls a convolution; slices and sums are enough")
+    if copies.found:
+        raise GatherError(copies.found)
     return maps
+
+
+def _gathering(
+    planes: Tensor, weight: Tensor, live: Tensor, winners: Tensor, height: int, width: int
+) -> Tensor:
+    """Right numbers, from kernels that are copied side by side."""
+    small, every = weight[winners][:, live], torch.arange(len(winners))
+    sums = torch.zeros(len(winners), height, width)
+    for place, i in enumerate(live.tolist()):
+        sums += _from_planes(planes, small, torch.tensor([i]), every, height, width, column=place)
+    return sums
 
 
 def _planes() -> Iterator[Case]:
@@ -294,9 +341,7 @@ def _planes() -> Iterator[Case]:
         planes = torch.full_like(full := in_planes(x), GARBAGE)
         planes[live] = full[live]
         arguments = (planes, weight, live, winners, *size)
-        yield Case(
-            arguments, expected, hint, more, ask=_no_convolution, axes=("winner", "row", "column")
-        )
+        yield Case(arguments, expected, hint, more, ask=_in_place_of_a_gather, axes=AXES)
 
 
 check_from_planes = Exercise(
@@ -304,6 +349,7 @@ check_from_planes = Exercise(
     _planes,
     "no kernel was gathered, no map was copied, no convolution was called.",
     (
+        Mistake(_gathering, "you gather: kernels or maps are copied by a list before use"),
         Mistake(partial(_from_planes, crop=False), "you leave the border in: crop every row"),
         Mistake(
             partial(_from_planes, tap=lambda a, b: (b, a)),
@@ -327,10 +373,8 @@ check_from_planes = Exercise(
             "you compute all outputs, not the winners alone",
         ),
         Mistake(
-            lambda p, w, live, win, h, c: _from_planes(
-                p[live], w, torch.arange(len(live)), win, h, c
-            ),
-            "you gather the live planes and then count them from 0: the weight does not know that",
+            lambda p, w, live, win, h, c: _from_planes(p, w, torch.arange(len(live)), win, h, c),
+            "you count the live inputs from 0, and read other planes than those in the list",
         ),
     ),
 )

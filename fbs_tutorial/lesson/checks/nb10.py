@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from statistics import mean, median
 
-from ...execution.roofline import GPUS, H100, Layer, dense_time, skip_time
-from ...method.wta import active_channels
+from ...bench.stored import stored
+from ...execution.roofline import GPUS, H100, Gpu
+from ..plots.gpu import plain_time, same_layer, three_launches_time
 from ..toy_gpu import ToyGpu, ToyLayer
-from .engine import Case, Exercise, Mistake
+from .engine import Case, Exercise, Experiment, Mistake
 
 
 def queue(kernels: Sequence[int], launch: int, asks: Sequence[bool] = ()) -> int:
@@ -129,6 +130,10 @@ check_measure = Exercise(
             "the slowest call is taken",
         ),
         Mistake(
+            lambda gpu, call, repeats: by_events(gpu, call, repeats, middle=min),
+            "the fastest call is taken: a clock that is boosted for a moment is not the rule",
+        ),
+        Mistake(
             lambda gpu, call, repeats: by_events(gpu, call, repeats, middle=sum),
             "all calls are added up; what is wanted is one of them",
         ),
@@ -175,43 +180,61 @@ check_asking_time = Exercise(
 )
 
 T4 = GPUS[7, 5]
-TORN = "saves at most a quarter on the H100 and at least a half on the T4"
+LEAST, MOST = 0.5, 0.25  # to be saved on the T4, and on the H100
+LARGEST = 4096
 
 
-def share(layer: Layer, gpu: object) -> float:
-    """Time skipping over time dense and masked, in float32, by the package's model."""
-    return skip_time(layer, "fp32", True, gpu) / dense_time(layer, "fp32", True, gpu)
+def saved(channels: int, side: int, images: int, gpu: Gpu) -> float:
+    """Share of plain dense time that three launches save, d = 0.5, float32, by the model."""
+    layer = same_layer(images, channels, side, 0.5)
+    three = three_launches_time(layer, "fp32", stored("layers")["rows"], gpu)
+    return 1 - three / plain_time(layer, "fp32", gpu)
 
 
-def torn(function: Callable, density: float) -> str:
+def _is_layer(function: Callable, names: Sequence[str]) -> str | None:
+    """What the reader's answer is, in words."""
+    found = function()
+    if not isinstance(found, (tuple, list)):
+        return None if found is None else f"{found!r}, which is not channels, side and images"
+    if len(found) != len(names):
+        return f"{len(found)} numbers, not {len(names)}"
+    for name, number in zip(names, found, strict=True):
+        if not isinstance(number, int) or isinstance(number, bool):
+            return f"{name} = {number!r}, which is no whole number"
+        if not 1 <= number <= LARGEST:
+            return f"{name} = {number}, which is not between 1 and {LARGEST}"
+    return "a layer"
+
+
+def _layers() -> Iterator[Case]:
+    hint = "three whole numbers: the channels, the side of the map, and the images"
+    yield Case((["channels", "side", "images"],), "a layer", hint, ask=_is_layer)
+
+
+def _torn(function: Callable) -> tuple[bool, str]:
     """What a layer saves on both GPUs."""
-    channels, side, images = function()
-    if not all(isinstance(n, int) and 1 <= n <= 4096 for n in (channels, side, images)):
-        raise ValueError(
-            f"channels, side and images are whole numbers from 1 to 4096, got {function()}"
+    on_h100, on_t4 = (saved(*function(), gpu) for gpu in (H100, T4))
+    said = f"saves {100 * on_h100:.0f} % on the H100 and {100 * on_t4:.0f} % on the T4."
+    if on_t4 < LEAST:
+        return False, f"{said} The T4 needs more arithmetic to skip: more channels or images?"
+    if on_h100 > MOST:
+        return (
+            False,
+            f"{said} On the H100, too, arithmetic decides: what is left with fewer images?",
         )
-    k = active_channels(channels, density)
-    layer = Layer(images, k, k, channels, channels, 9, side * side, side * side)
-    saved = [1 - share(layer, gpu) for gpu in (H100, T4)]
-    if saved[0] <= 0.25 and saved[1] >= 0.5:
-        return TORN
-    return f"saves {100 * saved[0]:.0f} % on the H100 and {100 * saved[1]:.0f} % on the T4"
+    return True, f"{said} The same layer, two answers: a rule for skipping has to know the device."
 
 
-def _torn() -> Iterator[Case]:
-    hint = "which of a layer's costs is the same on every GPU?"
-    more = "launches: the H100 has so little to do that they decide, and the T4 does not"
-    yield Case((0.5,), TORN, hint, more, ask=torn)
-
-
-check_torn_layer = Exercise(
+check_torn_layer = Experiment(
     "torn_layer(): (channels, side, images) of a layer in which one GPU gains and another does not",
-    _torn,
-    "the same layer, two answers: a rule for skipping has to know the device.",
+    _layers,
+    "a layer.",
     (
-        Mistake(lambda: (64, 8, 1), "there is so little work that launches decide on both"),
-        Mistake(lambda: (512, 28, 32), "there is so much work that arithmetic decides on both"),
-        Mistake(lambda: (64, 112, 128), "maps are large, and both GPUs gain"),
-        Mistake(lambda: (512, 7, 1), "one image reads all its weights for 49 pixels"),
+        Mistake(lambda: (0.5, 512, 8, 4), "the density is among the numbers; it is 0.5 here"),
+        Mistake(lambda: (512, 8), "the number of images is missing"),
+        Mistake(lambda: (512, 8, 4.0), "the images are a number with a point"),
+        Mistake(lambda: 512, "only one number is returned"),
+        Mistake(lambda: (512, 8, 0), "there is no image at all"),
     ),
+    judge=_torn,
 )

@@ -1,14 +1,24 @@
 """The exercises of notebook 12, Static relatives."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .engine import Case, Exercise, Mistake
+from ...checkpoints import load_pretrained
+from ...data import as_tensors, load_data, stratified_split
+from ...method.macs import count_macs
+from ...method.wta import active_channels
+from ...static.channels import removable_channels, remove_channels
+from ...static.slimming import slim
+from ...static.storage import stored_bytes
+from ...training.loop import accuracy, fit
+from ...training.recipes import RECIPES, Step
+from .engine import Case, Exercise, Experiment, Mistake
 from .nb11 import _basic_block, _numbers
 
 
@@ -283,5 +293,172 @@ check_prune_block = Exercise(
         Mistake(_without_statistics, "bn1 starts with new statistics"),
         Mistake(lambda b, k: _smaller(b, k).train(), "the block is left in training mode"),
         Mistake(lambda b, k: _smaller(b, ~k), "you keep the channels that should go"),
+    ),
+)
+
+# The experiment: how much to cut in each layer
+
+LAYERS = ("conv1", "conv2", "conv3", "conv4")
+MOST, EPOCHS = 0.125, 4  # of the plain network's MACs, and of fine-tuning
+GOOD = "a cut within the budget"
+
+
+def _is_cut(function: Callable) -> str | None:
+    """What is wrong with the shares, in words, or `GOOD`."""
+    keep = function()
+    if keep is None:
+        return None
+    if not isinstance(keep, Mapping):
+        return f"{type(keep).__name__} instead of a dictionary"
+    if sorted(keep) != sorted(LAYERS):
+        return f"the names {', '.join(map(str, keep)) or 'of no layer'}"
+    if not all(type(share) in (int, float) for share in keep.values()):
+        return "a share that is no number"
+    if not all(0 < share <= 1 for share in keep.values()):
+        return "a share that is not above 0 and up to 1"
+    share = _macs_left(_cut_to(tuple(keep[name] for name in LAYERS)))
+    return GOOD if share <= MOST else f"{share:.1%} of the MACs"
+
+
+def _cut_to(shares: tuple[float, ...]) -> nn.Module:
+    """The plain network with this share of each layer's channels, those of largest scale."""
+    network = load_pretrained("digits", "plain")
+    for share, group in zip(shares, removable_channels(network), strict=True):
+        scales = group.norms[0].weight.detach().abs()
+        keep = torch.zeros(len(scales), dtype=torch.bool)
+        best_first = scales.sort(descending=True, stable=True).indices
+        keep[best_first[: active_channels(len(scales), share)]] = True
+        remove_channels(group, keep)
+    return network
+
+
+@cache
+def _image_and_dense() -> tuple[Tensor, int]:
+    """A digit, and what the plain network computes for it."""
+    image = as_tensors(load_data("digits")[1])[0][:1]
+    return image, count_macs(load_pretrained("digits", "plain"), image).dense
+
+
+def _macs_left(network: nn.Module) -> float:
+    image, dense = _image_and_dense()
+    return count_macs(network, image).active[0].item() / dense
+
+
+def _evenly() -> nn.Module:
+    """The same share of every layer."""
+    shares = (i / 64 for i in range(64, 0, -1))
+    cuts = (_cut_to((share,) * 4) for share in shares)
+    return next(network for network in cuts if _macs_left(network) <= MOST)
+
+
+def _by_one_threshold() -> nn.Module:
+    """One threshold for all layers."""
+    cuts = (slim(load_pretrained("digits", "plain"), percent) for percent in range(101))
+    return next(network for network in cuts if _macs_left(network) <= MOST)
+
+
+@cache
+def _rival(make: Callable[[], nn.Module]) -> str:
+    return _tuned(make())
+
+
+def _tuned(network: nn.Module) -> str:
+    """Validation accuracy after a short fine-tuning, MACs and bytes."""
+    macs, kilobytes, recipe = _macs_left(network), stored_bytes(network) / 1000, RECIPES["digits"]
+    images, labels = as_tensors(load_data("digits")[0])
+    rest, held_out = stratified_split(labels, recipe.validation, seed=0)
+    data, validation = (images[rest], labels[rest]), (images[held_out], labels[held_out])
+    fit(network, Step("tuned", "tuned", None, EPOCHS, 0.05), recipe, data, validation, 0)
+    right = 100 * accuracy(network, *validation)
+    return f"{right:.1f} % right, {macs:.1%} of the MACs, {kilobytes:.1f} kB"
+
+
+def _against_the_rivals(function: Callable) -> tuple[bool, str]:
+    keep = function()
+    yours = _tuned(_cut_to(tuple(keep[name] for name in LAYERS)))
+    lines = [f"after {EPOCHS} epochs of fine-tuning, on the validation images:", f"yours: {yours}"]
+    lines.append(f"the same share of every layer: {_rival(_evenly)}")
+    lines.append(f"one threshold for all layers: {_rival(_by_one_threshold)}")
+    return True, "\n  ".join(lines)
+
+
+def _cuts() -> Iterator[Case]:
+    hint = (
+        f"a share of the channels for each of {', '.join(LAYERS)}; at most {MOST:.1%} of the MACs"
+    )
+    more = "a layer's MACs go with the channels it reads times those it computes; conv3 has most"
+    yield Case((), GOOD, hint, more, ask=_is_cut)
+
+
+def my_cut() -> dict[str, float]:
+    """One of many."""
+    return {"conv1": 0.5, "conv2": 0.3, "conv3": 0.3, "conv4": 0.3}
+
+
+check_my_cut = Experiment(
+    "my_cut(): {layer: share of its channels that stay}, within the budget of MACs",
+    _cuts,
+    "",
+    (
+        Mistake(lambda: dict.fromkeys(LAYERS, 1.0), "you cut nothing"),
+        Mistake(lambda: dict.fromkeys(LAYERS, 25), "you give percentages; a share is 1 at most"),
+        Mistake(lambda: [0.25, 0.25, 0.4, 0.5], "you return shares without the layers' names"),
+        Mistake(lambda: dict.fromkeys(LAYERS[:3], 0.25), "you leave out conv4"),
+    ),
+    judge=_against_the_rivals,
+)
+
+# The puzzle: a channel without a scale
+
+C_OUT = 5
+
+
+def _faded() -> Iterator[Case]:
+    constant = "which number does such a channel put out, at every pixel?"
+    adds = "relu(beta), times the sum of a kernel's taps, for each output that reads it"
+    norm = "batch norm subtracts its mean; what must become of a mean when its sums get smaller?"
+    less = "the same constant less: mean - weight.sum(dim=(2, 3)) @ beta.relu()"
+    for channels, side, signs, hint, more in [
+        (1, 1, 1, constant, adds),
+        (3, 3, 1, norm, less),
+        (4, 3, -1, constant, adds),
+    ]:
+        beta = torch.arange(1, channels + 1) / 4
+        beta[::2] *= signs
+        weight = torch.randint(-4, 5, (C_OUT, channels, side, side)) / 4
+        mean = torch.randint(-4, 5, (C_OUT,)) / 2
+        expected = mean - weight.sum(dim=(2, 3)) @ beta.relu()
+        yield Case((beta, weight, mean), expected, hint, more, axes=("output",))
+
+
+check_absorb = Exercise(
+    "absorb(beta, weight, mean): [c], [C_out, c, k, k], [C_out] -> the reader's new mean [C_out]",
+    _faded,
+    "the channels can go, and the layer after them does not notice.",
+    (
+        Mistake(
+            lambda b, w, m: m + w.sum((2, 3)) @ b.relu(),
+            "you add the constant: the sums get smaller, and so must what is subtracted from them",
+        ),
+        Mistake(
+            lambda b, w, m: m - w.sum((2, 3)) @ b,
+            "you forget the ReLU: a channel with a negative shift puts out 0",
+        ),
+        Mistake(
+            lambda b, w, m: m - w.mean((2, 3)) @ b.relu(),
+            "you take the mean over the taps: each of them reads the constant, and they add up",
+        ),
+        Mistake(
+            lambda b, w, m: m - w[:, :, w.shape[2] // 2, w.shape[3] // 2] @ b.relu(),
+            "you take the tap in the middle only",
+        ),
+        Mistake(
+            lambda b, w, m: w.sum((2, 3)) @ b.relu(), "you return the constant, not the new mean"
+        ),
+        Mistake(
+            lambda b, w, m: m - (w.sum((2, 3)) @ b.relu()).sum(),
+            "you subtract the constants of all outputs from each",
+        ),
+        Mistake(lambda b, w, m: m, "you leave the mean as it was"),
     ),
 )

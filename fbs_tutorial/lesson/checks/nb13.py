@@ -1,12 +1,15 @@
 """The exercises of notebook 13, Your project, and the check of the reader's own report."""
 
+import contextlib
+import io
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...method.convert import convert
-from ...method.gated import gated_layers
+from ...method.gated import gated_layers, is_gated
 from ...method.macs import count_macs
 from ..project import CRITERIA, faults, margin
 from .engine import Case, CheckResult, Exercise, Experiment, Mistake
@@ -68,16 +71,21 @@ check_fair_width = Exercise(
     ),
 )
 
-# Exercise 2: what is unfair in five reports
+# Exercise 2: what is unfair in seven reports
 
-FLAWS = {"A": "opponent", "B": "test", "C": "controls", "D": "clock", "E": "seeds"}
-FOUND = "what is unfair in it"
+FLAWS = {
+    "A": "opponent", "B": "test", "C": "controls", "D": "clock", "E": "seeds", "F": "fair",
+    "G": "opponent",
+}  # fmt: skip
+FOUND = "the right word"
 RULES = {
     "A": ("how many MACs has each, predictors included?", "add the predictors to the gated one"),
     "B": ("how was the density chosen?", "which images picked the best of six densities?"),
     "C": ("what shows that the choice matters?", "many winner sets may be worth nothing"),
     "D": ("how were the milliseconds taken?", "when was each network timed, and with what beside?"),
     "E": ("how many trainings of each network are there?", "three numbers, but of what?"),
+    "F": ("does it claim more than its numbers bear out?", "it lost, and it says so"),
+    "G": ("what did each network get before it was measured?", "count the epochs of each"),
 }
 
 
@@ -96,21 +104,27 @@ def _but(**others: str) -> Callable:
 
 
 check_unfair = Exercise(
-    "unfair(): for each report A to E one of test, seeds, opponent, clock, controls",
+    "unfair(): for each report A to G one of test, seeds, opponent, clock, controls, fair",
     _reports,
-    "five reports, five flaws, all found.",
+    "seven reports, six flaws and a fair one, all found.",
     (
         Mistake(
-            _but(A="seeds"),
-            "you blame the seeds of A, which are three of each: look at its MACs",
+            _but(A="seeds"), "you blame the seeds of A, which are three of each: look at its MACs"
         ),
+        Mistake(_but(A="fair"), "you let A pass: its predictors are part of its cost"),
         Mistake(
             _but(B="opponent"),
             "you blame the opponent of B, which costs the same: who chose d = 0.35?",
         ),
+        Mistake(_but(B="fair"), "you let B pass: who chose d = 0.35?"),
         Mistake(
             _but(C="opponent"),
             "you blame the opponent of C, which is fair: what do 412 winner sets prove?",
+        ),
+        Mistake(_but(C="fair"), "you let C pass: what do 412 winner sets prove?"),
+        Mistake(
+            _but(C="seeds"),
+            "you blame the seeds of C, which are three: what do 412 winner sets prove?",
         ),
         Mistake(
             _but(D="opponent"),
@@ -120,9 +134,19 @@ check_unfair = Exercise(
             _but(E="test"),
             "you blame the test images of E: they were used once, but what does ± stand for?",
         ),
+        Mistake(_but(E="fair"), "you let E pass: what does ± stand for?"),
         Mistake(
-            _but(C="seeds"),
-            "you blame the seeds of C, which are three: what do 412 winner sets prove?",
+            _but(F="controls"),
+            "you blame the controls of F, which say that its gates hardly matter, as F does",
+        ),
+        Mistake(
+            _but(F="seeds"),
+            "you blame the seeds of F, which are three: it claims no lead that they would hide",
+        ),
+        Mistake(_but(G="fair"), "you let G pass: its two networks did not train equally long"),
+        Mistake(
+            _but(G="seeds"),
+            "you blame the seeds of G, which are three: did both networks train equally long?",
         ),
     ),
 )
@@ -155,6 +179,9 @@ def _structure(function: Callable, network: nn.Module, width: float, images: tor
     norms = sum(isinstance(m, nn.BatchNorm2d) for m in network.modules())
     if norms < 3:
         return f"{norms} batch norms: nothing else can be gated"
+    gates = _gates(network)
+    if gates < 3:
+        return f"{gates} convolutions that can be gated: a batch norm stands directly after each"
     macs = count_macs(network, images).dense
     if macs > MOST:
         return f"more than {MOST:,} MACs, which takes long to train"
@@ -163,14 +190,34 @@ def _structure(function: Callable, network: nn.Module, width: float, images: tor
     return RIGHT if _has_sum(network, images) else "a chain of ordinary convolutions"
 
 
+def _gates(network: nn.Module) -> int:
+    """So many of its convolutions can be gated."""
+    with contextlib.redirect_stdout(io.StringIO()):  # `convert` names what it leaves
+        converted = convert(network, 0.3, gates="random")
+    return len(gated_layers(converted)) if is_gated(converted) else 0
+
+
 def _has_sum(network: nn.Module, images: torch.Tensor) -> bool:
-    """A depthwise layer, or maps that are added."""
+    """A depthwise layer, or maps that are added to others."""
     convs = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
     if any(m.groups == m.in_channels > 1 for m in convs):
         return True
-    with torch.profiler.profile() as seen, torch.no_grad():
+    with torch.no_grad(), _Sums() as sums:
         network(images)
-    return any(event.name in ("aten::add", "aten::add_") for event in seen.events())
+    return sums.found
+
+
+class _Sums(TorchDispatchMode):
+    """Whether maps are added to other maps inside the ``with``."""
+
+    found = False
+
+    def __torch_dispatch__(self, operator, types, arguments=(), keywords=None):
+        if operator in (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor):
+            first, second = arguments[:2]
+            maps = isinstance(second, torch.Tensor) and first.dim() == 4
+            self.found |= maps and first.shape == second.shape and first is not second
+        return operator(*arguments, **(keywords or {}))
 
 
 def _widths() -> Iterator[Case]:
@@ -194,21 +241,28 @@ def _with_gates(function: Callable) -> tuple[bool, str]:
     return True, f"{GATABLE}\n  " + "; ".join(said)
 
 
+def _block(c_in: int, c_out: int, stride: int, norm: str) -> nn.Sequential:
+    """A convolution and a ReLU, with a batch norm after it, before it, or none."""
+    conv = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=norm != "after")
+    first = [nn.BatchNorm2d(c_in)] if norm == "before" else []
+    second = [nn.BatchNorm2d(c_out)] if norm == "after" else []
+    return nn.Sequential(*first, conv, *second, nn.ReLU())
+
+
 class _Net(nn.Module):
     """A stem, a sum, a step down; what each mistake does to it is switched on."""
 
-    def __init__(self, width: float, *, norm=True, add=True, classes=10, soft=False, wide=1):
+    def __init__(self, width: float, *, norm="after", add="maps", classes=10, soft=False, wide=1):
         super().__init__()
         c = max(1, round(16 * width * wide))
-        make = nn.BatchNorm2d if norm else lambda c: nn.Identity()
-        self.stem = nn.Sequential(nn.Conv2d(1, c, 3, 2, 1, bias=not norm), make(c), nn.ReLU())
-        self.branch = nn.Sequential(nn.Conv2d(c, c, 3, 1, 1, bias=not norm), make(c), nn.ReLU())
-        self.down = nn.Sequential(nn.Conv2d(c, c, 3, 2, 1, bias=not norm), make(c), nn.ReLU())
+        self.stem = _block(1, c, 2, norm)
+        self.branch, self.down = _block(c, c, 1, norm), _block(c, c, 2, norm)
         self.classifier, self.add, self.soft = nn.Linear(c, classes), add, soft
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x)
-        x = x + self.branch(x) if self.add else self.branch(x)
+        added = {"maps": x, "number": 0.5, "": 0.0}[self.add]
+        x = self.branch(x) + added if self.add else self.branch(x)
         x = self.classifier(self.down(x).mean(dim=(2, 3)))
         return x.softmax(dim=1) if self.soft else x
 
@@ -220,9 +274,13 @@ check_my_network = Experiment(
     _widths,
     GATABLE,
     (
-        Mistake(lambda w: _Net(w, norm=False), "there is no batch norm, so nothing to gate"),
+        Mistake(lambda w: _Net(w, norm=""), "there is no batch norm, so nothing to gate"),
+        Mistake(
+            lambda w: _Net(w, norm="before"),
+            "its batch norms stand before the convolutions, where no gate can take their place",
+        ),
         Mistake(lambda w: _Net(w, soft=True), "it returns probabilities instead of logits"),
-        Mistake(lambda w: _Net(w, add=False), "it is a chain: digitsnet under another name"),
+        Mistake(lambda w: _Net(w, add="number"), "it is a chain: no maps are added to other maps"),
         Mistake(lambda w: _Net(1.0), "it takes a width and makes no use of it"),
         Mistake(lambda w: _Net(w, classes=2), "it answers with a wrong number of classes"),
         Mistake(lambda w: _Net(w, wide=16), "it is too large to train in a lesson"),

@@ -15,16 +15,18 @@ from .gates import (
 from .gpu import (
     bytes_per_image,
     fused_traffic,
-    mask_of_a_block,
     nine_taps,
     own_weights,
     program_tiles,
+    rows_of_a_copy,
+    three_clocks,
     timeline,
 )
 from .layer import the_layer
 from .project import project_map
-from .saliency import maps_and_numbers, predictor, winner_plane
+from .saliency import maps_and_numbers, predictor, reductions, winner_plane
 from .selection import crossing, selections
+from .static import cut_block, four_cuts, leak
 from .training import (
     density_staircase,
     gain_and_penalty,
@@ -40,16 +42,18 @@ __all__ = [
     "bytes_per_image",
     "choice_and_scale",
     "crossing",
+    "cut_block",
     "density_staircase",
+    "four_cuts",
     "fused_traffic",
     "gain_and_penalty",
     "gradient_through_winners",
     "inverted_residual",
     "kernel_grid",
+    "leak",
     "live_sum",
     "loss_curves",
     "maps_and_numbers",
-    "mask_of_a_block",
     "nine_taps",
     "own_weights",
     "predictor",
@@ -57,14 +61,17 @@ __all__ = [
     "program_tiles",
     "project_map",
     "rank_dots",
+    "reductions",
     "related_work",
     "residual_block",
+    "rows_of_a_copy",
     "selections",
     "shared_by_class",
     "soft_answers",
     "surest_and_least",
     "the_dial",
     "the_layer",
+    "three_clocks",
     "timeline",
     "two_looks",
     "what_a_cut_keeps",

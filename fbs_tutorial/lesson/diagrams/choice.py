@@ -1,4 +1,4 @@
-"""Static or dynamic: which channels images excite, what a cut keeps, where a choice pays."""
+"""Static or dynamic: which channels images excite, what a cut keeps, where a choice counts."""
 
 from collections.abc import Mapping, Sequence
 
@@ -52,28 +52,45 @@ def what_a_cut_keeps(
     densities: Sequence[float],
     static: Sequence[float],
     dynamic: Sequence[float],
-    here: tuple[float, float, float],
+    density: float,
+    by_class: Sequence[Sequence[float]],
 ) -> tuple[Figure, str]:
-    """Accuracy after a static cut of one layer and after a choice per image.
+    """Accuracy after a static cut of one layer and after a choice per image, and of each class.
 
     Args:
         static, dynamic: percent, one per density.
-        here: a density, and the two percentages there.
+        density: one of them, at which the classes are shown.
+        by_class: percent of each class there, after the static cut and after a choice per image.
     """
-    density, fixed, own = here
-    figure, axes = plt.subplots(figsize=(7.5, 3.5), layout="constrained")
+    at = int(np.argmin(abs(np.array(densities) - density)))
+    fixed, own = static[at], dynamic[at]
+    figure, (axes, bars_of) = plt.subplots(
+        1, 2, figsize=(9, 3.4), layout="constrained", sharey=True
+    )
     axes.plot(densities, dynamic, "o-", color=BLUE, markersize=4, label="own busiest channels")
     axes.plot(densities, static, "s--", color=GREEN, markersize=4, label="the same for all images")
-    axes.plot([density] * 2, [fixed, own], color=BLACK, linewidth=1)
-    axes.plot([density] * 2, [fixed, own], "o", color=BLACK, markersize=6)
+    axes.plot([density] * 2, [fixed, own], "o-", color=BLACK, markersize=6, linewidth=1)
     axes.set(xlabel="density of the last layer", ylabel="test accuracy (%)", ylim=(0, 104))
-    axes.set_title("A few channels are enough, if every image keeps its own", fontsize=11)
-    axes.grid(alpha=0.3)
-    legend_below(figure, ncols=2)
+    axes.set_title("all digits", fontsize=10)
+    places = np.arange(len(by_class[0]))
+    for values, colour, side in zip(by_class, (GREEN, BLUE), (-0.2, 0.2), strict=True):
+        bars_of.bar(places + side, values, 0.4, color=colour)
+    bars_of.set(xlabel="digit", xticks=places)
+    bars_of.set_title(f"each digit, at d = {density:.2f}", fontsize=10)
+    for one in (axes, bars_of):
+        one.grid(alpha=0.3, axis="y")
+    figure.suptitle("A static cut gives up whole digits, a choice per image none", fontsize=11)
+    legend_below(figure, *axes.get_legend_handles_labels(), ncols=2)
+    lost = [str(i) for i, right in enumerate(by_class[0]) if right < 50]
+    less = f"fewer than half of the {_listed(lost)}s are right" if lost else "no digit loses half"
     return figure, (
-        f"d = {density:.2f}: the same channels for all images {fixed:.1f} %, "
-        f"own channels {own:.1f} %."
+        f"d = {density:.2f}: own channels {own:.1f} %, the same channels for all images "
+        f"{fixed:.1f} %, where {less}."
     )
+
+
+def _listed(words: Sequence[str]) -> str:
+    return "s, ".join(words[:-1]) + "s and " * (len(words) > 1) + words[-1]
 
 
 def where_choice_pays(panels: Mapping[str, Sequence[Sequence[dict]]]) -> tuple[Figure, str]:
@@ -99,7 +116,7 @@ def where_choice_pays(panels: Mapping[str, Sequence[Sequence[dict]]]) -> tuple[F
     for axes in np.atleast_1d(row):
         axes.set_ylim(axes.get_ylim()[1] - span, axes.get_ylim()[1])
     np.atleast_1d(row)[0].set_ylabel("images that are right (%)")
-    figure.suptitle("The choice pays where images are varied and channels are scarce", fontsize=11)
+    figure.suptitle("With fifty classes the choice per image counts, with ten hardly", fontsize=11)
     legend_below(figure, *axes.get_legend_handles_labels(), ncols=2)
     return figure, "What the choice per image is worth: " + "; ".join(said) + "."
 

@@ -24,14 +24,15 @@ COLOURS = {  # of the course, whose gates a figure shows
 
 
 def whose_gates(
-    image: Tensor, donor: Tensor, gates: Mapping[str, Tensor], right: Mapping[str, float]
+    image: Tensor, donor: Tensor, gates: Mapping[str, Tensor], right: Mapping[str, Sequence[float]]
 ) -> tuple[Figure, str]:
     """One layer's gates for one image, a row for each way to choose them, and what it costs.
 
     Args:
         image, donor: ``[1, H, W]``, the image, and the one whose gates the purple row holds.
         gates: ``{a key of COLOURS: [C]}``, in the order of the rows.
-        right: ``{the same keys: accuracy 0..1}``, with such gates in every layer.
+        right: ``{the same keys: accuracies 0..1}``, with such gates in every layer, one for each
+            draw; a bar is their median, and a line goes from the lowest to the highest.
     """
     height = 10 * len(gates) + 9
     figure, axes = canvas(height)
@@ -44,7 +45,7 @@ def whose_gates(
         row = list(gates).index("another image's gates")
         _thumbnail(axes, donor, 5, 6 + 10 * max(row, 2), 6, PURPLE)
         note(axes, 8, 14 + 10 * max(row, 2), "the donor", color=PURPLE)
-    top = max(g.max().item() for g in gates.values())
+    top, said = max(g.max().item() for g in gates.values()), []
     for i, (name, g) in enumerate(gates.items()):
         y, colour = 13 + 10 * i, COLOURS[name]
         frame(axes, 20, y - 6.3, 56, 6.3, edgecolor="none", facecolor="#FAFAFA", zorder=0)
@@ -52,12 +53,17 @@ def whose_gates(
         bars(axes, 20, y, g, 56 / len(g), 5.6, towards="up", colour=colour, won=g != 0, top=top)
         axes.plot([20, 76], [y, y], color=DARK_GREY, linewidth=0.8)
         arrow(axes, (77, y - 3), (81, y - 3), colour=colour)
-        share = right[name]
-        frame(axes, 82, y - 4.3, 12 * share, 2.6, facecolor=colour, edgecolor="none")
-        label(axes, 95, y - 3, f"{100 * share:.1f} %", ha="left", fontsize=9, color=BLACK)
+        low, middle, high = 100 * np.quantile(right[name], (0, 0.5, 1))
+        frame(axes, 82, y - 4.3, 0.12 * middle, 2.6, facecolor=colour, edgecolor="none")
+        label(axes, 95, y - 3, f"{middle:.1f} %", ha="left", fontsize=9, color=BLACK)
+        said.append(f"{name} {middle:.1f} %")
+        if len(right[name]) > 1:
+            ends = 82 + 0.12 * low, 82 + 0.12 * high
+            axes.plot(ends, [y - 3] * 2, "|-", color=BLACK, linewidth=1.2, markersize=6)
+            said[-1] += f" (median of {len(right[name])} draws, {low:.1f} to {high:.1f})"
     note(axes, 48, height - 1.5, "a bar for each channel; no bar: skipped")
-    said = "; ".join(f"{name} {100 * right[name]:.1f} %" for name in gates)
-    return figure, f"Test images right, with such gates in every layer: {said}."
+    note(axes, 88, height - 1.5, "bar: median; line: all draws")
+    return figure, f"Test images right, with such gates in every layer: {'; '.join(said)}."
 
 
 def _wide(gates: Mapping[str, Tensor]) -> bool:
@@ -134,12 +140,16 @@ def choice_and_scale(series: Mapping[str, Sequence[Sequence[dict]]]) -> tuple[Fi
         axes.axhline(0, color=BLACK, linewidth=0.8)
         axes.grid(alpha=0.3, axis="y")
         at = ", ".join(f"{d:g}" for d in densities)
-        said.append(f"{name}, d = {at}: choice fixed {words[0]}, both fixed {words[1]}.")
+        who = f"{name}, median of {len(runs)} seeds" if len(runs) > 1 else name
+        said.append(f"{who}, d = {at}: choice fixed {words[0]}, both fixed {words[1]}.")
     row[0][0].set_ylabel("points lost")
     figure.suptitle("What it costs to fix the choice, and to fix the values, too", fontsize=11)
     handles = [plt.Rectangle((0, 0), 1, 1, color=c, hatch=h, ec="white") for _, c, h in LOSSES]
     names = ["choice fixed: the mean gate's winners, own values", "both fixed: the mean gate"]
-    legend_below(figure, handles, names, ncols=2)
+    if any(len(runs) > 1 for runs in series.values()):
+        handles.append(Line2D([], [], marker=".", color=BLACK, linestyle=""))
+        names.append("a seed; the bar is their median")
+    legend_below(figure, handles, names, ncols=3, fontsize=8)
     return figure, "\n".join(said)
 
 
@@ -154,8 +164,11 @@ def _lost(run: Sequence[dict], density: float, key: str) -> float:
 def rank_dots(
     measures: Mapping[str, tuple[Sequence[float], Sequence[Sequence[float]]]], layers: Sequence[str]
 ) -> tuple[Figure, str]:
-    """Rank correlations of g with several measures: trained, and beside it predictors that know
+    """Rank correlations of g with several measures: trained, and beneath it predictors that know
     nothing.
+
+    A grey band goes, for each layer, from the lowest to the highest of these, with a tick at their
+    median.
 
     Args:
         measures: ``{name: (one value per layer, the same of each untrained predictor)}``.
@@ -164,12 +177,16 @@ def rank_dots(
     said = []
     for i, (name, (trained, untrained)) in enumerate(measures.items()):
         y = len(measures) - 1 - i
-        for values in untrained:
-            axes.plot(values, _spread(y - 0.18, len(values)), "|", color=GREY, markersize=9)
-        axes.plot(trained, _spread(y + 0.12, len(trained)), "o", color=BLUE, markersize=7)
+        places, drawn = _spread(y, len(trained)), np.array(untrained)  # [draws, layers]
+        axes.hlines(places, drawn.min(axis=0), drawn.max(axis=0), color=GREY, linewidth=5)
+        axes.plot(np.median(drawn, axis=0), places, "|", color=BLACK, markersize=7)
+        axes.plot(trained, places, "o", color=BLUE, markersize=6)
         at = [f"{value:.2f}" for value in trained]
-        mean = np.mean(untrained)
-        said.append(f"{name}: trained {', '.join(at)}; untrained {mean:.2f} on average.")
+        low, middle, high = np.quantile(drawn, (0, 0.5, 1))
+        said.append(
+            f"{name}: trained {', '.join(at)}; drawn at random {low:.2f} to {high:.2f}, "
+            f"median {middle:.2f}."
+        )
     axes.set_title(
         "What contains the gate agrees with it, whatever the predictor knows", fontsize=11
     )
@@ -177,17 +194,20 @@ def rank_dots(
     axes.set_yticks(range(len(measures)), list(measures)[::-1])
     axes.set(xlim=(-1.02, 1.02), xlabel="rank correlation with g: 1 same order, −1 the reverse")
     axes.grid(alpha=0.3, axis="x")
-    marks = [Line2D([], [], marker=m, color=c, linestyle="") for m, c in (("o", BLUE), ("|", GREY))]
+    marks = [
+        Line2D([], [], marker="o", color=BLUE, linestyle=""),
+        Line2D([], [], marker="|", color=GREY, linewidth=5, markeredgecolor=BLACK),
+    ]
     names = [
-        f"trained, a dot per layer ({layers[0]} to {layers[-1]})",
-        "predictors drawn at random",
+        f"trained, a row per layer, {layers[0]} at the top and {layers[-1]} at the bottom",
+        f"{len(untrained)} predictors drawn at random: range and median",
     ]
     legend_below(figure, marks, names, ncols=2)
     return figure, "\n".join(said)
 
 
 def _spread(y: float, count: int) -> np.ndarray:
-    return y + np.linspace(0.1, -0.1, count)
+    return y + np.linspace(0.27, -0.27, count)
 
 
 def two_looks(first: str, second: str, share: float, costs: Sequence[float]) -> tuple[Figure, str]:

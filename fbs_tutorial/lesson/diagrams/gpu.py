@@ -1,12 +1,13 @@
 """Skipping on a GPU, drawn: launches, taps, tiles, a kernel's addresses, what a map travels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ...execution.roofline import SHEETS
 from ..plots.style import BLACK, BLUE, DARK_GREY, FAINT, GREY, ORANGE, PALE
 from ..toy_gpu import ToyGpu
 from . import draw
@@ -57,6 +58,45 @@ def _kernel(axes: Axes, x: float, y: float, width: float, name: str) -> None:
     if width > 0.85 * len(name):
         colour = BLACK if name == "gather" else "white"
         draw.label(axes, x + width / 2, y + 1.8, name, color=colour, fontsize=8)
+
+
+def three_clocks(
+    kernels: Sequence[tuple[str, float]], launch: float, waking: float
+) -> tuple[Figure, str]:
+    """One call: what the CPU's clock says at once and after waiting, and what two events say.
+
+    Args:
+        kernels: names and microseconds. launch: what the CPU takes for each.
+        waking: from the end of the GPU's work until the CPU goes on.
+    """
+    gpu = ToyGpu(launch)
+    for name, microseconds in kernels:
+        gpu.launch(name, microseconds)
+    seen = gpu.free + waking
+    unit, left = 66 / seen, 24
+    figure, axes = draw.canvas(31)
+    draw.title(axes, 2, 2.4, "One call, read on three clocks")
+    for y, words in (6, "CPU"), (11, "GPU"):
+        draw.label(axes, left - 1, y + 1.8, words, ha="right", weight="bold")
+    wait = left + gpu.now * unit
+    draw.frame(axes, wait, 6, (seen - gpu.now) * unit, 3.6, facecolor=PALE, edgecolor="white")
+    draw.label(axes, wait + (seen - gpu.now) * unit / 2, 7.8, "waits, if it is told to", fontsize=8)
+    for name, launched, begin, stop in gpu.log:
+        at = left + (launched - launch) * unit
+        draw.frame(axes, at, 6, launch * unit, 3.6, facecolor=GREY, edgecolor="white")
+        _kernel(axes, left + begin * unit, 11, (stop - begin) * unit, name)
+    readings = {"CPU's clock, at once": gpu.now, "two events": gpu.free}
+    readings["CPU's clock, after waiting"] = seen
+    for i, (words, stop) in enumerate(readings.items()):
+        y = 17.6 + 4 * i
+        draw.label(axes, left - 1, y, words, ha="right", fontsize=8)
+        draw.frame(axes, left, y - 0.5, stop * unit, 1, facecolor=BLUE if i == 1 else DARK_GREY)
+        draw.label(axes, left + stop * unit + 1, y, f"{stop:.1f} µs", ha="left", fontsize=8)
+    busy = sum(microseconds for _, microseconds in kernels)
+    return figure, (
+        f"The GPU works {busy:.0f} µs. The CPU's clock says {gpu.now:.1f} if it is read at once "
+        f"and {seen:.1f} after waiting; two events say {gpu.free:.1f}."
+    )
 
 
 def nine_taps(size: int = 6, pixel: tuple[int, int] = (2, 3)) -> tuple[Figure, str]:
@@ -148,38 +188,45 @@ def program_tiles(pixels: int, k_out: int, tile: tuple[int, int]) -> tuple[Figur
     )
 
 
-def mask_of_a_block(k_in: int, k_out: int, blocks: tuple[int, int]) -> tuple[Figure, str]:
-    """What exercise 2 asks for: the block of a program, and the part that exists.
+def rows_of_a_copy(
+    k_in: int, k_out: int, width: int, blocks: tuple[int, int]
+) -> tuple[Figure, str]:
+    """What exercise 2 asks for: a program's block, and the places in memory that it fills.
 
     Args:
-        k_in, k_out: lengths of the two lists. blocks: powers of 2 that are not shorter.
+        k_in, k_out: lengths of the two lists. width: of a row in memory, with its zeros.
+        blocks: powers of 2 that are not shorter.
     """
     rows, columns = blocks
-    cell = min(26 / rows, 44 / columns)
-    figure, axes = draw.canvas(12 + rows * cell)
-    draw.title(axes, 2, 2.4, f"A block of {rows} × {columns}, of which {k_in} × {k_out} exist")
+    cell = min(26 / rows, 40 / columns)
+    figure, axes = draw.canvas(10.6 + rows * cell)
+    draw.title(
+        axes, 2, 2.4, f"A block of {rows} × {columns}, and the {k_in} × {width} places of own"
+    )
     for i in range(rows):
         for j in range(columns):
-            real = (i < k_in) + (j < k_out)
-            shade = (FAINT, PALE, BLUE)[real]
-            draw.frame(
-                axes, 30 + j * cell, 8.6 + i * cell, cell, cell, facecolor=shade, edgecolor="white"
-            )
-    draw.bracket(axes, (29.4, 8.6), (29.4, 8.6 + k_in * cell), "rows:  i < k_in", depth=-1)
-    draw.bracket(axes, (30, 8.2), (30 + k_out * cell, 8.2), "columns:  j < k_out", depth=-1)
-    right = 32 + columns * cell
+            kind = 0 if i >= k_in or j >= width else 2 if j < k_out else 1
+            place = 26 + j * cell, 8.6 + i * cell
+            shade = (FAINT, PALE, BLUE)[kind]
+            draw.frame(axes, *place, cell, cell, facecolor=shade, edgecolor="white")
+            if kind == 1:
+                draw.label(axes, place[0] + cell / 2, place[1] + cell / 2, "0", fontsize=8)
+    draw.bracket(axes, (25.4, 8.6), (25.4, 8.6 + k_in * cell), f"{k_in} live inputs", depth=-1)
+    draw.bracket(axes, (26, 8.2), (26 + k_out * cell, 8.2), f"{k_out} winners", depth=-1)
+    right = 29 + columns * cell
     for i, (shade, words) in enumerate(
         [
-            (BLUE, "both: load and store"),
-            (PALE, "one of the two lists\nhas ended"),
-            (FAINT, "neither"),
+            (BLUE, "a winner's weight"),
+            (PALE, "0, fills the row up\nto a multiple of 4"),
+            (FAINT, "no place in own:\nleave it alone"),
         ]
     ):
         draw.frame(axes, right, 8 + 6 * i, 2, 2, facecolor=shade, edgecolor=GREY)
         draw.label(axes, right + 3, 9 + 6 * i, words, ha="left", fontsize=8)
     return figure, (
-        f"A block is a power of 2, here {rows} × {columns} places. Only the {k_in * k_out} blue "
-        "ones may be read or written: their row and their column are both in the lists."
+        f"The block has {rows * columns} places. {k_in * k_out} of them are weights, "
+        f"{k_in * (width - k_out)} are zeros that fill each row up to {width} numbers, and the "
+        "rest belongs to somebody else."
     )
 
 
@@ -212,8 +259,8 @@ def fused_traffic(pixels: int, channels: int) -> tuple[Figure, str]:
     draw.note(axes, 62, 30, f"written once: {megabytes:.1f} MB", color=BLACK, ha="left")
     return figure, (
         f"One by one, the kernels write the map four times and read it three times, "
-        f"{7 * megabytes:.1f} MB. An epilogue finishes the numbers while they are still in "
-        f"registers, and writes {megabytes:.1f} MB."
+        f"{7 * megabytes:.1f} MB per image. An epilogue finishes the numbers while they are still "
+        f"in registers, and writes {megabytes:.1f} MB."
     )
 
 
@@ -265,68 +312,94 @@ def _headings(axes: Axes) -> None:
         draw.note(axes, x + 0.4, 6.6, words, ha="left")
 
 
+L2 = SHEETS[9, 0].megabytes  # of the H100's second-level cache
+WAYS = {
+    "dense": ("dense: all weights,\nshared by the batch", GREY),
+    "scattered": ("one kernel: looked up\nwhile multiplying", ORANGE),
+    "copied": ("three launches: copied\nonce, read in whole rows", BLUE),
+}
+
+
 def bytes_per_image(
-    density: float, channels: int = 128, side: int = 56, pixels: int = 128
+    density: float,
+    channels: int = 128,
+    side: int = 56,
+    clocks: Mapping[str, float] | None = None,
+    images: int = 128,
 ) -> tuple[Figure, str]:
-    """Weights that travel for one image of a 3×3 layer in float32, by three ways of skipping.
+    """Weights that travel for one image of a 3×3 layer in float32, by three ways of computing it.
 
     Args:
-        channels: in and out. side: of the map. pixels: of a tile.
+        channels: in and out. side: of the map. images: in the batch.
+        clocks: microseconds that each way took, by its name in `weight_traffic`, where known.
     """
-    found = weight_traffic(density, channels, side, pixels)
-    figure, axes = draw.canvas(31)
+    found = {name: sum(parts) for name, parts in weight_traffic(density, channels, side).items()}
+    memory = from_memory(density, channels, images)
+    figure, axes = draw.canvas(35)
     draw.title(
-        axes,
-        2,
-        2.4,
-        f"Weights that travel per image: {channels} channels, {side}×{side}, d = {density:g}",
+        axes, 2, 2.4, f"Weights per image: {channels} channels, {side}×{side}, d = {density:g}"
     )
-    tiles = -(-side * side // pixels)
-    names = {
-        "dense": "all weights,\nshared by the batch",
-        "scattered": "looked up while\nmultiplying",
-    }
-    names["copied"] = "gathered once, then\nread in whole rows"
-    colours = {"dense": GREY, "scattered": ORANGE, "copied": BLUE}
-    unit = 60 / max(sum(parts) for parts in found.values())
-    for i, (name, parts) in enumerate(found.items()):
-        at, y = 24.0, 6 + 7.5 * i
-        draw.label(axes, 22, y + 2.4, names[name], ha="right", fontsize=8)
-        for j, part in enumerate(parts):
-            shade = LIGHT if len(parts) > 1 and not j else colours[name]
-            draw.frame(axes, at, y, part * unit, 4.8, facecolor=shade, edgecolor="white")
-            at += part * unit
-        draw.label(axes, at + 1, y + 2.4, f"{sum(parts):.1f} MB", ha="left")
+    draw.note(axes, 82, 2.6, f"H100, {images} images, TF32:", ha="center")
+    unit = 38 / max(found.values())
+    for i, (name, (words, colour)) in enumerate(WAYS.items()):
+        y = 6 + 8 * i
+        draw.label(axes, 22, y + 2.2, words, ha="right", fontsize=8)
+        draw.frame(axes, 24, y, found[name] * unit, 3.6, facecolor=colour, edgecolor="white")
+        draw.frame(axes, 24, y + 4, max(0.15, memory[name] * unit), 0.9, facecolor=BLACK)
+        draw.label(axes, 25 + found[name] * unit, y + 1.8, f"{found[name]:.2f} MB", ha="left")
+        took = f"{clocks[name]:.0f} µs" if clocks else "not measured"
+        draw.label(axes, 82, y + 2.2, took, color=BLACK if clocks else GREY, weight="bold")
     draw.note(
         axes,
         24,
-        29.4,
-        f"{tiles} tiles of {pixels} pixels; light: reading once and writing the copy",
+        30.6,
+        f"colour: from the L2 to the processors, in tiles of {TILE} pixels",
         ha="left",
     )
-    total = {name: sum(parts) for name, parts in found.items()}
-    return figure, (
-        f"At d = {density:g} a dense layer moves {total['dense']:.1f} MB of weights per image and "
-        f"does all MACs. Looking them up moves {total['scattered']:.1f} MB, gathering them first "
-        f"{total['copied']:.1f} MB."
+    draw.note(axes, 24, 33, "black: between memory and the L2", ha="left")
+    sentence = (
+        f"At d = {density:g} the tiles of a dense layer read {found['dense']:.2f} MB of weights "
+        f"per image from the L2. Looking them up reads {found['scattered']:.2f} MB, copying first "
+        f"{found['copied']:.2f} MB. From memory come {memory['dense']:.3f}, "
+        f"{memory['scattered']:.3f} and {memory['copied']:.3f} MB."
     )
+    if clocks:
+        times = ", ".join(f"{clocks[name]:.0f}" for name in WAYS)
+        sentence += f" The H100 took {times} µs for {images} images."
+    return figure, sentence
+
+
+TILE = 128  # pixels of a tile
 
 
 def weight_traffic(
-    density: float, channels: int, side: int, pixels: int
+    density: float, channels: int, side: int, pixels: int = TILE
 ) -> dict[str, tuple[float, ...]]:
-    """MB per image of each way; of ``"copied"`` the copy and the reads of it.
+    """MB per image from the L2, by each way; of ``"copied"`` the copy and the reads of it.
 
-    Memory hands over 32 bytes at a time, here eight numbers of a row of weights, and winners lie
-    at random in it.
+    A read takes 32 bytes at a time, here eight numbers of a row of weights, and winners lie at
+    random in it. Tiles of a dense layer reach across images, as their weights are the same.
     """
     k, tiles = max(1, round(density * channels)), -(-side * side // pixels)
     row = channels * 4 * sector_share(channels, k)
     whole, copy = 9 * channels * channels * 4, 9 * k * k * 4
     scattered = 9 * k * row
-    ways = {"dense": (tiles * whole,), "scattered": (tiles * scattered,)}
+    ways = {"dense": (side * side / pixels * whole,), "scattered": (tiles * scattered,)}
     ways["copied"] = (scattered + copy, tiles * copy)
     return {name: tuple(part / 1e6 for part in parts) for name, parts in ways.items()}
+
+
+def from_memory(density: float, channels: int, images: int) -> dict[str, float]:
+    """MB of weights per image between memory and the L2, of each way.
+
+    A layer's weights come once for the batch. Copies that do not fit into the L2 together are
+    written to memory and read back.
+    """
+    k = max(1, round(density * channels))
+    once, copy = (9 * n * n * 4 / 1e6 for n in (channels, k))
+    once /= images
+    spilt = 2 * copy if images * copy > L2 else 0
+    return {"dense": once, "scattered": once, "copied": once + spilt}
 
 
 def sector_share(channels: int, k: int, numbers: int = 8) -> float:

@@ -1,6 +1,6 @@
 """From maps to one number each, and from those numbers to an opinion about every output."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import torch
@@ -12,6 +12,7 @@ from ..plots.style import BLACK, BLUE, DARK_GREY, FAINT, GREEN, ORANGE, PURPLE, 
 from . import draw
 
 MOST = 16  # maps that have room in one row
+Picture = tuple[Figure, str]
 AREAS = (BLUE, ORANGE, GREEN, PURPLE, YELLOW, DARK_GREY)
 
 
@@ -47,19 +48,55 @@ def maps_and_numbers(image: Tensor, maps: Tensor, s: Tensor) -> tuple[Figure, st
     return figure, sentence
 
 
+def reductions(maps: Tensor, names: Sequence[str], values: Mapping[str, Tensor]) -> Picture:
+    """A few maps, and beneath each what every way of reducing makes of it; the largest is blue.
+
+    Args:
+        maps: ``[C, H, W]``, with signs. names: of the maps. values: ``{way: [C]}``.
+    """
+    across = 66 / len(maps)
+    figure, axes = draw.canvas(23 + 5 * len(values))
+    draw.title(axes, 2, 2.4, f"Which map is the strongest? {len(values)} ways to ask")
+    top, middles = float(maps.abs().max()), [26 + (i + 0.5) * across for i in range(len(maps))]
+    for one, name, x in zip(maps, names, middles, strict=True):
+        signed = {"cmap": draw.SIGNED, "vmin": -top / 2, "vmax": top / 2}
+        draw.feature_map(axes, x - 6, 6, 12, one, **signed)
+        draw.note(axes, x, 19.6, name)
+    said = []
+    for row, (way, numbers) in enumerate(values.items()):
+        y = 21.5 + 5 * row
+        draw.label(axes, 24, y + 2, way, ha="right", weight="bold")
+        most = numbers.max()
+        for value, x in zip(numbers, middles, strict=True):
+            fill, ink = (BLUE, "white") if value == most else (FAINT, BLACK)
+            draw.frame(
+                axes, x - 0.4 * across, y, 0.8 * across, 4, facecolor=fill, edgecolor="white"
+            )
+            draw.label(axes, x, y + 2, f"{value:.2f}", color=ink)
+        said.append(f"{way} {', '.join(f'{value:.2f}' for value in numbers.tolist())}")
+    listed = f"{', '.join(names[:-1])} and {names[-1]}"
+    return figure, f"Of {listed}: {'; '.join(said)}. Blue is positive, grey negative."
+
+
 def predictor(s: Tensor, weight: Tensor, bias: Tensor) -> tuple[Figure, str]:
     """The predictor at work: s above its columns, one row of weights per output, g at the right.
+
+    The rows are sorted, the output with the largest sum first.
 
     Args:
         s: ``[C_in]``. weight: ``[C_out, C_in]``. bias: ``[C_out]``.
     """
     s, weight, bias = s.detach(), weight.detach(), bias.detach()
+    order = (weight @ s + bias).argsort(descending=True, stable=True)
+    weight, bias = weight[order], bias[order]
     g = torch.relu(weight @ s + bias)
     across, down = 36 / len(s), 42 / len(g)
     figure, axes = draw.canvas(62)
     draw.title(axes, 2, 2.4, f"From {len(s)} numbers to {len(g)}: one row of weights per output")
     left, top = 8.0, 15.0
     draw.label(axes, left - 1, 12, "s", ha="right", weight="bold")
+    draw.note(axes, left - 1, top + 1, "largest\nsum", ha="right", va="top")
+    draw.note(axes, left - 1, top + 41, "smallest\nsum", ha="right", va="bottom")
     draw.bars(axes, left, top - 0.8, s, across, 7, towards="up", colour=DARK_GREY)
     most = float(weight.abs().max())
     axes.imshow(
@@ -78,12 +115,11 @@ def predictor(s: Tensor, weight: Tensor, bias: Tensor) -> tuple[Figure, str]:
     draw.label(axes, 72, 12, "g", weight="bold")
     draw.bars(axes, 67, top, g, down, 26, won=g > 0)
     axes.plot([67, 67], [top, top + 42], color=BLACK, linewidth=0.8)
-    best = int(g.argmax())
-    at = top + (best + 0.5) * down
-    draw.note(axes, 94, at, f"output {best}", ha="left", color=BLACK)
-    reasons = (weight[best] * s).sort(descending=True).indices[:2].tolist()
+    best = int(order[0])
+    draw.note(axes, 94, top + 0.5 * down, f"output {best}", ha="left", color=BLACK)
+    reasons = (weight[0] * s).sort(descending=True).indices[:2].tolist()
     sentence = (
-        f"Output {best} has the largest g, {g[best]:.2f}: its row adds most for inputs "
+        f"Output {best} has the largest g, {g[0]:.2f}: its row adds most for inputs "
         f"{reasons[0]} and {reasons[1]}. {int((g == 0).sum())} of {len(g)} sums are below 0, and "
         "the ReLU makes them 0."
     )

@@ -133,7 +133,9 @@ def _epochs(steps: Sequence[tuple[float, int]]) -> str:
     return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
-def what_each_part_is_worth(rows: Sequence[Mapping], data: str = "digits") -> tuple[Figure, str]:
+def what_each_part_is_worth(
+    rows: Sequence[Mapping], data: str = "digits", title: str = "The recipe and its parts"
+) -> tuple[Figure, str]:
     """Test accuracy of a recipe and of its parts at each density: bars are means, dots seeds.
 
     Args:
@@ -154,7 +156,7 @@ def what_each_part_is_worth(rows: Sequence[Mapping], data: str = "digits") -> tu
         said.append(f"{name} {', '.join(f'{mean:.1f}' for mean in means)} %")
     axes.set_xticks(range(len(densities)), [f"d = {d:g}" for d in densities])
     axes.set(ylabel="test accuracy (%)", ylim=(0, 104))
-    axes.set_title(f"The recipe and its parts on the {data}, {len(runs[0])} seeds each")
+    axes.set_title(f"{title} ({data}, {len(runs[0])} seeds each)")
     axes.grid(alpha=0.3, axis="y")
     legend_below(figure, ncols=4)
     at = ", ".join(f"{d:g}" for d in densities)
@@ -227,7 +229,9 @@ def soft_answers(
     return figure, f"The teacher's answer, softened: {'; '.join(said)}."
 
 
-def gain_and_penalty(rows: Sequence[Mapping], gain: float, penalty: float) -> tuple[Figure, str]:
+def gain_and_penalty(
+    rows: Sequence[Mapping], gain: float, penalty: float, title: str = ""
+) -> tuple[Figure, str]:
     """Accuracy with own, another image's and the mean gate over the gain, and how much of g is 0.
 
     Args:
@@ -247,13 +251,17 @@ def gain_and_penalty(rows: Sequence[Mapping], gain: float, penalty: float) -> tu
     left.axvline(gains.index(gain), color=GREY, linewidth=6, alpha=0.4, zorder=0)
     left.set_xticks(range(len(gains)), [f"{each:g}" for each in gains])
     left.set(xlabel="gain of the predictors' first weights", ylabel="validation accuracy (%)")
-    left.set(ylim=(0, 104), title=f"λ = {penalty:g}")
+    left.set(ylim=(0, 104))
+    left.set_title(f"λ = {penalty:g}", fontsize=10)
     left.grid(alpha=0.3)
     chosen = [row["share_above_zero"] for row in rows if row["gain"] == gain]
     shares = 100 * np.mean(chosen, axis=0)
     bars = right.bar([f"conv{i + 1}" for i in range(len(shares))], shares, color=BLUE)
     right.bar_label(bars, [f"{share:.0f}" for share in shares], fontsize=8, padding=1)
-    right.set(ylabel="g above 0 (% of channels and images)", ylim=(0, 112), title=f"gain {gain:g}")
+    right.set(ylabel="g above 0 (% of channels and images)", ylim=(0, 112))
+    right.set_title(f"gain {gain:g}, λ = {penalty:g}", fontsize=10)
+    if title:
+        figure.suptitle(title, fontsize=11)
     legend_below(figure, *left.get_legend_handles_labels(), ncols=3)
     return figure, (
         f"Gain {gain:g}, λ = {penalty:g}, median of {len(chosen)} seeds: {', '.join(said)}; g is "

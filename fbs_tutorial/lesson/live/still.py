@@ -150,7 +150,7 @@ def still_saliency(live: "LiveSaliency") -> tuple[Figure, str]:
 
 
 def still_selection(live: "LiveSelection") -> tuple[Figure, str]:
-    """Bars of g with the cut, and the gate under them."""
+    """Bars of g with the cut, and the gate under them, orange where it is not the rule's."""
     figure, axes = plt.subplots(
         2, 1, figsize=(7, 2.9), sharex=True, height_ratios=(3, 2), layout="constrained"
     )
@@ -158,10 +158,14 @@ def still_selection(live: "LiveSelection") -> tuple[Figure, str]:
     order = live.g.sort(descending=True, stable=True).indices[:k]
     winners = np.isin(np.arange(len(live.g)), order.numpy())
     _won_bars(axes[0], live.g, winners, "g, predicted")
-    _bars(axes[1], live.gate, BLUE, "pi, gate")
+    wrong = ~np.isclose(live.gate.numpy(), live.g.numpy() * winners)
+    _bars(axes[1], live.gate, [ORANGE if one else BLUE for one in wrong], "pi, gate")
     axes[1].set_xlabel("channel", fontsize=9)
     axes[1].set_ylim(axes[0].get_ylim())
-    return figure, f"At d = {live.density:.2f}, {k} of {len(live.g)} channels win."
+    said = f"At d = {live.density:.2f}, {k} of {len(live.g)} channels win."
+    if wrong.any():
+        said += f" Here {int((live.gate != 0).sum())} gates are not 0, {int(wrong.sum())} wrongly."
+    return figure, said
 
 
 def still_layer(live: "LiveLayer") -> tuple[Figure, str]:

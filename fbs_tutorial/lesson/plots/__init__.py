@@ -13,9 +13,16 @@ from .accuracy import (
     learning_curve,
 )
 from .answer import accuracy_over_cost, answer_picture, budget_picture
-from .compared import compared, filter_shapes, four_cuts, pruning_level
-from .cost import layer_shares, stage_bars, time_and_macs, time_bars, time_by_density
-from .gpu import DEVICES, layer_roofline, networks_on_gpu, one_or_three
+from .compared import compared, filter_shapes, pruning_level
+from .cost import layer_shares, stage_bars, tile_times, time_and_macs, time_bars, time_by_density
+from .gpu import (
+    DEVICES,
+    clocks,
+    count_and_clock,
+    layer_roofline,
+    lists_and_launches,
+    networks_on_gpu,
+)
 from .simple import depth_lines, image_row, layer_bars, right_and_work
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
 from .trials import growing_pool, losses_of_gates
@@ -40,23 +47,25 @@ __all__ = [
     "budget_curves",
     "budget_picture",
     "class_heat_maps",
+    "clocks",
     "compared",
+    "count_and_clock",
     "depth_lines",
     "filter_shapes",
-    "four_cuts",
     "growing_pool",
     "image_row",
     "layer_bars",
     "layer_roofline",
     "layer_shares",
     "learning_curve",
+    "lists_and_launches",
     "losses_of_gates",
     "networks_on_gpu",
-    "one_or_three",
     "plt",
     "pruning_level",
     "right_and_work",
     "stage_bars",
+    "tile_times",
     "time_and_macs",
     "time_bars",
     "time_by_density",

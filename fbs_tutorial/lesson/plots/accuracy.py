@@ -106,7 +106,8 @@ def learning_curve(log: Sequence[Mapping], title: str = "") -> tuple[Figure, str
 
     Args:
         log: a row for each epoch, as `read_log` gives them: "step", "loss", "val_accuracy" in 0..1
-            and "density", which is NaN where there is none. Vertical lines divide the steps.
+            and "density", which is NaN where there is none. Vertical lines divide the steps, which
+            are named if there are several.
     """
     epochs = np.arange(1, len(log) + 1)
     loss, accuracy, density = (
@@ -127,13 +128,15 @@ def learning_curve(log: Sequence[Mapping], title: str = "") -> tuple[Figure, str
     for ax in (top, bottom):
         ax.grid(alpha=0.3)
     legend_below(figure, ncols=3)
-    reached = ", ".join(f"{step} {100 * accuracy[i]:.1f} %" for step, i in ends.items())
+    reached = [f"{step} {100 * accuracy[i]:.1f} %" for step, i in ends.items()]
+    if len(ends) == 1:
+        reached = [f"at the end {100 * accuracy[-1]:.1f} %"]
+    else:
+        reached[0] = f"at the end of each step: {reached[0]}"
     went = (
         f"s, loss from {loss[0]:.3g} to {loss[-1]:.3g}" if len(log) > 1 else f", loss {loss[0]:.3g}"
     )
-    return figure, (
-        f"{len(log)} epoch{went}; validation accuracy at the end of each step: {reached}."
-    )
+    return figure, (f"{len(log)} epoch{went}; validation accuracy {', '.join(reached)}.")
 
 
 def _mark_steps(axes: Sequence[Axes], steps: Sequence[str]) -> dict[str, int]:
@@ -143,11 +146,12 @@ def _mark_steps(axes: Sequence[Axes], steps: Sequence[str]) -> dict[str, int]:
     for step, end in ends.items():
         for ax in axes:
             ax.axvline(begin + 0.5, color=GREY, linewidth=0.8, zorder=0)
-        axes[0].annotate(
-            step, ((begin + end + 2) / 2, 1), (0, -3), xycoords=("data", "axes fraction"),
-            textcoords="offset points", ha="center", va="top", fontsize=7, color=DARK_GREY,
-            rotation=0 if len(ends) < 8 else 90,
-        )  # fmt: skip
+        if len(ends) > 1:
+            axes[0].annotate(
+                step, ((begin + end + 2) / 2, 1), (0, -3), xycoords=("data", "axes fraction"),
+                textcoords="offset points", ha="center", va="top", fontsize=7, color=DARK_GREY,
+                rotation=0 if len(ends) < 8 else 90,
+            )  # fmt: skip
         begin = end + 1
     return ends
 
@@ -188,7 +192,7 @@ def beside_published(
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     first = next(iter(lines.values()))
     best = 100 * max(row["test_accuracy"] for row in first)
-    floor, said = 5 * math.floor((best - 25) / 5), []
+    floor, said = 5 * math.floor((best - 10) / 5), []
     looks = [(BLUE, "o", "-"), (GREEN, "^", "-"), (BLUE, "D", "-")]
     for (name, rows), look in zip(lines.items(), looks, strict=False):
         said.append(_accuracy_by_density(axes, rows, floor, name, look))
@@ -201,10 +205,10 @@ def beside_published(
         f"{row['density'] or 'plain'}\n{row['macs_gates'] / 1e6:.3g} M" for row in ticks.values()
     ]
     axes.set_xticks(list(ticks), labels, fontsize=8)
-    axes.set(xlim=(1.14, min(ticks) - 0.07), ylim=(floor, min(100.5, best + 5)), title=title)
+    axes.set(xlim=(1.14, min(ticks) - 0.07), ylim=(floor, min(100.5, best + 3)), title=title)
     axes.set(xlabel="density d, and MACs of one image by gates", ylabel="test accuracy (%)")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="lower left")
+    legend_below(figure, *axes.get_legend_handles_labels(), ncols=2, fontsize=8)
     return figure, f"Test accuracy, plain and at d = 0.5: {'; '.join(said)}."
 
 
@@ -290,14 +294,14 @@ def budget_curves(lines: Mapping[str, Sequence[dict]], title: str = "") -> tuple
             network at two densities are joined with those of the same network only.
     """
     figure, axes = plt.subplots(figsize=(8, 4.4), layout="constrained")
-    twice = [(BLUE, "o", "-"), (BLACK, "x", "--"), (GREEN, "^", "-.")]
-    once = [(ORANGE, "s", ""), (BLACK, "D", "")]  # both seen where one lies on the other
+    twice = [(BLUE, "o", "-"), (BLACK, "x", "--"), (BLUE, "^", "-.")]
+    once = [(BLUE, "s", ""), (BLACK, "D", "")]  # both seen where one lies on the other
     for name, chosen in lines.items():
         look = (once if len(chosen[0]["looks"]) == 1 else twice).pop(0)
         _over_mean_macs(axes, chosen, "accuracy", name, look)
     first = next(iter(lines.values()))
     if all("random_accuracy" in point["test"] for point in first):
-        _over_mean_macs(axes, first, "random_accuracy", BY_CHANCE, (PURPLE, ".", ":"))
+        _over_mean_macs(axes, first, "random_accuracy", BY_CHANCE, (DARK_GREY, ".", ":"))
     axes.set_xscale("log")
     macs = [point["test"]["macs"] for chosen in lines.values() for point in chosen]
     ticks = np.geomspace(min(macs), max(macs), 6)

@@ -111,59 +111,6 @@ def _sentence(results: dict) -> str:
     return "\n".join(said)
 
 
-def four_cuts() -> tuple[Figure, str]:
-    """What each method leaves out of one weight tensor, drawn as a grid of 3x3 kernels."""
-    figure, row = plt.subplots(1, 5, figsize=(11, 3.1), layout="constrained")
-    kinds = {
-        "kernel masks": _kernels_left,
-        "network slimming": lambda: _channels_left((0, 1, 3, 5), (0, 2, 3)),
-        "stripes": _stripes_left,
-        "FBS, one image": lambda: _channels_left((1, 2, 5), (0, 1, 4)),
-        "FBS, another image": lambda: _channels_left((0, 2, 4), (1, 3, 4)),
-    }
-    shares = {}
-    for axes, (name, left) in zip(row, kinds.items(), strict=True):
-        kept = left()  # [C_out, C_in, 3, 3]
-        shares[name] = kept.mean()
-        _draw_kernels(axes, kept)
-        axes.set_title(name, fontsize=10)
-    row[0].set_ylabel("outputs: a row is a filter", fontsize=9)
-    row[2].set_xlabel("inputs: a column is what one channel is read with", fontsize=9)
-    said = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-    return figure, (
-        f"Six filters that read five channels, with 3×3 kernels; grey taps are gone. Left: {said}."
-    )
-
-
-def _kernels_left() -> np.ndarray:
-    kept = np.random.default_rng(3).random((6, 5)) < 0.4
-    return np.broadcast_to(kept[:, :, None, None], (6, 5, 3, 3))
-
-
-def _channels_left(outputs: tuple[int, ...], inputs: tuple[int, ...]) -> np.ndarray:
-    kept = np.zeros((6, 5, 3, 3))
-    kept[np.ix_(outputs, inputs)] = 1
-    return kept
-
-
-def _stripes_left() -> np.ndarray:
-    kept = np.random.default_rng(5).random((6, 1, 3, 3)) < 0.4
-    return np.broadcast_to(kept, (6, 5, 3, 3))
-
-
-def _draw_kernels(axes: Axes, kept: np.ndarray) -> None:
-    """A small square for each tap, blue where it is kept, with a gap between kernels."""
-    outputs, inputs, height, width = kept.shape
-    for place in np.ndindex(kept.shape):
-        o, i, y, x = place
-        look = {"facecolor": BLUE} if kept[place] else {"facecolor": "#EEEEEE", "hatch": "////"}
-        corner = (i * (width + 1) + x, -(o * (height + 1) + y))
-        axes.add_patch(plt.Rectangle(corner, 1, 1, edgecolor="white", linewidth=0.5, **look))
-    axes.set(xlim=(-0.5, inputs * (width + 1) - 0.5), ylim=(-outputs * (height + 1) + 1.5, 1.5))
-    axes.set(xticks=[], yticks=[], aspect="equal")
-    axes.spines[:].set_visible(False)
-
-
 def filter_shapes(kept: Mapping[str, Tensor]) -> tuple[Figure, str]:
     """The shapes of filters, each its 3x3 taps, kept ones filled: ``{layer: [C_out, 3, 3]}``."""
     figure, column = plt.subplots(

@@ -14,17 +14,20 @@ from .style import BLACK, BLUE, DARK_GREY, GREEN, GREY, ORANGE, PURPLE, legend_b
 
 BARS = {"dense": GREY, "masked": ORANGE, "loops": PURPLE, "oracle": GREEN}  # others are blue
 MARKERS = "os^DvP"
+PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # beneath words over lines
 
 
 def time_bars(
-    times: Mapping[str, Timing], ideal: float | None = None, title: str = ""
+    times: Mapping[str, Timing],
+    ideal: float | Mapping[str, float] | None = None,
+    title: str = "",
 ) -> tuple[Figure, str]:
     """Medians in milliseconds with their quartiles, one bar for each way of doing the same thing.
 
     Args:
         times: the first is what the others are compared with.
         ideal: share of the first one's MACs that has to be done; a dashed line shows that share
-            of its time.
+            of its time. A mapping has a share for each bar that gets a line of its own.
     """
     names = list(times)
     first = 1000 * times[names[0]].median
@@ -36,18 +39,71 @@ def time_bars(
     bars = axes.barh(
         names, middle, xerr=(low, high), color=colours, edgecolor=BLACK, ecolor=BLACK, capsize=3
     )
-    axes.bar_label(bars, [f"{three_digits(ms)} ms" for ms in middle], fontsize=9, padding=4)
+    axes.bar_label(
+        bars, [f"{three_digits(ms)} ms" for ms in middle], fontsize=9, padding=4, bbox=PAPER
+    )
+    own = ideal if isinstance(ideal, Mapping) else {}
     said = [
-        f"{name} {three_digits(ms)} ms ({100 * ms / first:.0f} %)"
+        f"{name} {three_digits(ms)} ms ({100 * ms / first:.0f} %"
+        + (f", ideal {100 * own[name]:.0f} %)" if name in own else ")")
         for name, ms in zip(names, middle, strict=True)
     ]
+    _ideals(axes, names, first, ideal)
     if ideal is not None:
-        axes.axvline(ideal * first, color=BLACK, linestyle="--", label="ideal: time as MACs")
         figure.legend(loc="outside lower right", fontsize=9, frameon=False)
+    if ideal is not None and not own:
         said.append(f"ideal {three_digits(ideal * first)} ms ({100 * ideal:.0f} %, as the MACs)")
     axes.invert_yaxis()
     axes.set(xlabel="milliseconds", title=title, xlim=(0, 1.2 * (middle + high).max()))
     return figure, "; ".join(said) + "."
+
+
+def _ideals(
+    axes: Axes, names: Sequence[str], first: float, ideal: float | Mapping[str, float] | None
+) -> None:
+    """The dashed line through all bars, or one across each bar that has a share of its own."""
+    style = {"color": BLACK, "linestyle": "--", "label": "ideal: time as MACs"}
+    if isinstance(ideal, Mapping):
+        for name, share in ideal.items():
+            place = names.index(name)
+            axes.plot([share * first] * 2, [place - 0.48, place + 0.48], **style)
+            style.pop("label", None)  # one line in the legend
+    elif ideal is not None:
+        axes.axvline(ideal * first, **style)
+
+
+def tile_times(
+    times: Mapping[tuple[int, int], Timing], registers: int, title: str = ""
+) -> tuple[Figure, str]:
+    """Milliseconds of a loop for tiles of different sizes, each with the registers that it needs.
+
+    Args:
+        times: for each tile, winners times vectors of pixels, ``(J, P)``; all combinations.
+        registers: of the processor; a tile that needs more is hatched. It needs ``J * P`` for the
+            sums, ``P`` for pixels and one for a weight.
+    """
+    rows, columns = (sorted({tile[i] for tile in times}) for i in (0, 1))
+    ms = np.array([[1000 * times[j, p].median for p in columns] for j in rows])
+    size = (1.25 * len(columns) + 2.6, 0.55 * len(rows) + 1.6)
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    axes.imshow(ms, cmap="Blues_r", norm="log", aspect="auto")
+    for (r, c), value in np.ndenumerate(ms):
+        needed = rows[r] * columns[c] + columns[c] + 1
+        if needed > registers:
+            axes.add_patch(
+                plt.Rectangle((c - 0.5, r - 0.5), 1, 1, fill=False, hatch="//", edgecolor=ORANGE)
+            )
+        words = f"{three_digits(value)} ms\n{needed} registers"
+        axes.text(c, r, words, ha="center", va="center", fontsize=8, bbox=PAPER)
+    axes.set_xticks(range(len(columns)), [f"P = {p}" for p in columns])
+    axes.set_yticks(range(len(rows)), [f"J = {j}" for j in rows])
+    axes.set(title=title, xlabel="vectors of pixels", ylabel="winners")
+    best = min(times, key=lambda tile: times[tile].median)
+    needed = best[0] * best[1] + best[1] + 1
+    return figure, (
+        f"The fastest tile is J = {best[0]}, P = {best[1]}, with {needed} registers; dark is fast. "
+        f"Hatched tiles need more than the {registers} that this processor has."
+    )
 
 
 def time_by_density(
@@ -123,7 +179,8 @@ def stage_bars(
             list(stages), width, left=start, color=colour, hatch=hatch, edgecolor=BLACK, label=name
         )
         start += width
-    axes.bar_label(axes.containers[-1], [f"{t:,.0f} µs" for t in start], fontsize=9, padding=4)
+    said = [f"{t:,.0f} µs" for t in start]
+    axes.bar_label(axes.containers[-1], said, fontsize=9, padding=4, bbox=PAPER)
     if dense is not None:
         axes.axvline(dense, color=BLACK, linestyle="--", label="dense")
     axes.invert_yaxis()

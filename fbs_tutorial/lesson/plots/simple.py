@@ -69,6 +69,7 @@ def depth_lines(panels: dict[str, dict[str, Sequence[float]]], ylabel: str) -> t
     styles = [(BLACK, ":"), (ORANGE, "--"), (BLUE, "-")]
     said = []
     for axes, (panel, lines) in zip(np.atleast_1d(row), panels.items(), strict=True):
+        said.append(f"{panel}, {ylabel}:")
         for (name, values), (colour, style) in zip(lines.items(), styles, strict=False):
             values = np.array(values, dtype=float)
             finite = int(np.isfinite(values).cumprod().sum())
@@ -76,13 +77,13 @@ def depth_lines(panels: dict[str, dict[str, Sequence[float]]], ylabel: str) -> t
             axes.semilogy(blocks, values[:finite], style, color=colour, label=name)
             if finite < len(values):
                 axes.plot(blocks[-1:], values[finite - 1 : finite], "x", color=colour)
-                said.append(f"{panel}, {name}: not finite from block {finite + 1} on")
+                said.append(f"  {name}: not finite from block {finite + 1} on")
             else:
-                said.append(f"{panel}, {name}: {values[-1]:.2g} at the end")
+                said.append(f"  {name}: {values[-1]:,.0f} at the end")
         axes.set(title=panel, xlabel="block", ylabel=ylabel)
         axes.grid(alpha=0.3)
     legend_below(figure, *np.atleast_1d(row)[0].get_legend_handles_labels(), ncols=len(styles))
-    return figure, ".\n".join(said) + "."
+    return figure, "\n".join(said)
 
 
 def image_row(images: Tensor, captions: Sequence[str], title: str = "") -> tuple[Figure, str]:
