@@ -15,7 +15,7 @@ CIFAR := fbs_tutorial/assets/cifar10
 CORE := calibrate contract convert dynamics errors execution gated graph losses macs packaging saliency tables wta
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test quick lint unit nbval test-gpu test-native-asan run notebooks digits bench bench-gpu budget gpu ablation trials bench-live compare clean
+.PHONY: help setup lab test quick lint unit nbval test-gpu test-native-asan run notebooks slides site test-site digits bench bench-gpu budget gpu ablation trials bench-live compare clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,20 @@ run: setup ## execute every notebook headless; the executed copies go to build/
 
 notebooks: setup ## refresh the committed outputs of the notebooks
 	$(BIN)/python tools/run_notebooks.py $(NOTEBOOKS)
+
+$(VENV)/site: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[site]'
+	@touch $@
+
+slides: $(VENV)/site ## the slides of the lecture, from the notebooks, into build/slides
+	$(BIN)/python tools/slides.py --out build/slides
+	$(BIN)/python -m fbs_tutorial live --out build/slides/live.html
+
+site: slides ## the course as static pages, slides among them, into build/site
+	$(BIN)/python tools/site_pages.py --out build/site --slides build/slides
+
+test-site: site ## links, scripts, small screens and accessibility of the pages, in a browser
+	FBS_SITE=build/site $(BIN)/python -m pytest -q tests/test_site.py
 
 digits: setup ## train the shipped digits networks again, three seeds (2 minutes on 2 cores)
 	$(BIN)/python tools/ship_digits.py
