@@ -519,6 +519,22 @@ class TestInABrowser:
         page.wait_for_timeout(700)  # the second answer is drawn, and nothing more is asked
         assert page.evaluate("asked") == [0.5, 0.8]
 
+    def test_each_of_two_views_gets_its_own_answers(self, browser):
+        page = browser.new_page()
+        page.add_script_tag(content=text_of("widget.js").replace("export default", "void"))
+        answers = page.evaluate("""async () => {
+          const hear = [], sent = [];
+          const model = { on: (_, f) => hear.push(f), send: (message) => sent.push(message) };
+          const answers = [0, 1].map((own) => makeAsker(model).ask({ own }));
+          for (const { id, request } of sent.reverse()) {
+            const buffers = [new DataView(Float32Array.of(request.own).buffer)];
+            hear.forEach((f) => f({ id, index: { own: [0, 1] } }, buffers));
+          }
+          return Promise.all(answers.map(async (answer) => (await answer).own[0]));
+        }""")
+        page.close()
+        assert answers == [0, 1]
+
     def test_the_whole_network_is_drawn_of_pythons_numbers(self, mounted):
         live = live_network(python=True)
         page = mounted(live.payload, WHOLE, ask="(request) => new Promise((done) => { "

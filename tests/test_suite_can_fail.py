@@ -561,8 +561,9 @@ def copy(tmp_path):
     return tmp_path
 
 
-def test_without_a_fault_these_tests_pass(exit_code):
-    assert exit_code(*{tests for *_, tests in FAULTS.values()}) == 0
+def test_without_a_fault_tests_pass_in_a_copy(exit_code):
+    """One of each file; that all others pass in the package itself, the suite shows."""
+    assert exit_code(*{test.partition("::")[0]: test for *_, test in FAULTS.values()}.values()) == 0
 
 
 @pytest.mark.parametrize(("file", "text", "fault", "test"), FAULTS.values(), ids=FAULTS)

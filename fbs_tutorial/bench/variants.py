@@ -26,7 +26,7 @@ from ..method.graph import trace
 from ..method.macs import count_macs
 from .cases import Case, fit_norms
 
-GAIN = 0.3  # of the random predictors: larger gates would grow from layer to layer and overflow
+GAIN = 0.1  # of the random predictors: larger gates would grow from layer to layer and overflow
 INPUTS = 4  # batches that every variant goes round, so that its winners change from call to call
 CALIBRATION = 8  # images that set the batch norms' statistics
 DENSE = ("dense", "dense channels_last", "dense folded", "dense folded channels_last")

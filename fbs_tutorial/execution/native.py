@@ -590,7 +590,7 @@ class NativeConv(CpuConv):
 
 # Picoseconds, of one core with AVX2: what PyTorch's dense convolution saves with each
 # multiplication, and what it costs to gather a weight, to lay out a number for it, and to call it.
-SAVED, GATHERED, MOVED, CALLED = 5, 1000, 300, 100_000_000
+SAVED, GATHERED, MOVED, CALLED = 9, 2000, 300, 500_000_000
 
 
 def gather_is_faster(

@@ -178,7 +178,7 @@ function steady(highest, before) {
 const gridOf = (channels, width, bar, map) => {
   const grid = channelGrid(channels, width, false, channels <= 12 ? 76 : 44);
   const tile = map ? grid.cell - 4 : 0;
-  return { ...grid, bar, map: tile, height: bar + (map ? tile + 12 : 24) };
+  return { ...grid, bar, map: tile, height: bar + (map ? tile + 18 : 24) };
 };
 
 /** The maps that reach the layer, and which of them were computed. */

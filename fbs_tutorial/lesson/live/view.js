@@ -41,6 +41,7 @@ export function prepare(canvas, width, height) {
 const scratch = typeof document === "undefined" ? null : document.createElement("canvas");
 
 const DARKEST = 0x22; // of BLACK: white is 255
+const SMALL = "9px system-ui, sans-serif"; // of numbers
 
 /** A grey picture of `values` [size * size] from 0 (paper) to `top` (ink), enlarged without blur. */
 export function drawMap(context, values, size, x, y, side, top, power = 1) {
@@ -232,7 +233,7 @@ export function channelGrid(channels, width, coarse, largest = 44) {
   const columns = fitting[0] ?? 4;
   const cell = Math.min(largest, Math.floor(width / columns));
   const rows = Math.ceil(channels / columns);
-  return { columns, cell, bar: 44, map: cell - 4, height: 44 + cell + 8, rows };
+  return { columns, cell, bar: 44, map: cell - 4, height: 44 + cell + 14, rows };
 }
 
 /**
@@ -255,24 +256,37 @@ export function channelGrid(channels, width, coarse, largest = 44) {
  * @property {string} [beside]       colour of the marks of those that differ
  */
 
-/** Channels in rows: a bar for each, and under it its map or its foot. */
+/** Channels in rows: a bar for each, and under it its map and number, or its foot. */
 export function drawLane(canvas, grid, items, lane, brush) {
   const context = prepare(canvas, grid.columns * grid.cell, grid.rows * grid.height);
+  drawScale(context, items[0].note ? "" : String(Number(lane.top.toPrecision(2))), grid, brush);
   items.forEach((item, o) => {
     const x = (o % grid.columns) * grid.cell, y = Math.floor(o / grid.columns) * grid.height;
     drawBar(context, x, y, item, lane.top, grid, brush);
     if (item.only) mark(context, x + grid.cell - 8, y + 7, lane.beside, item.only === "other");
     if (grid.map) drawTile(context, x + 1, y + grid.bar + 2, item, lane, grid, brush);
-    if (item.foot) write(context, item.foot, x + grid.cell / 2 - 1, y + grid.bar + 13, "", brush);
-    if (item.note) write(context, item.note, x + grid.cell / 2 - 1, y + 10, "bold", brush);
+    const middle = x + grid.cell / 2 - 1;
+    if (grid.map) write(context, String(o), middle, y + grid.bar + grid.map + 11, SMALL, brush);
+    if (item.foot) write(context, item.foot, middle, y + grid.bar + 13, brush.font, brush);
+    if (item.note) write(context, item.note, middle, y + 10, `bold ${brush.font}`, brush);
     if (o === lane.chosen) frame(context, x, y, grid, brush);
   });
   drawCut(context, lane.cut ?? null, lane.top, grid, brush);
 }
 
-function write(context, words, x, y, weight, brush) {
+/** A line where a bar is full, with its value, in the first row. */
+function drawScale(context, value, grid, brush) {
+  context.fillStyle = brush.colours.line;
+  context.fillRect(0, 8, grid.columns * grid.cell, 1);
+  context.fillStyle = brush.colours.text;
+  context.font = SMALL;
+  context.textAlign = "left";
+  context.fillText(value, 1, 7);
+}
+
+function write(context, words, x, y, font, brush) {
   context.fillStyle = brush.colours.black;
-  context.font = `${weight} ${brush.font}`.trim();
+  context.font = font;
   context.textAlign = "center";
   context.fillText(words, x, y);
 }
@@ -333,7 +347,7 @@ function drawTile(context, x, y, item, lane, grid, brush) {
 function frame(context, x, y, grid, brush) {
   context.strokeStyle = brush.colours.black;
   context.lineWidth = 2;
-  context.strokeRect(x, y + 1, grid.cell - 2, grid.height - 9);
+  context.strokeRect(x, y + 1, grid.cell - 2, grid.height - 3);
 }
 
 function mark(context, x, y, colour, hollow) {

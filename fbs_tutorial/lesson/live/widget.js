@@ -2,7 +2,7 @@
 
 /** Asks Python, and gives its numbers as arrays: one message there, one with a buffer back. */
 function makeAsker(model) {
-  const waiting = new Map();
+  const waiting = new Map(), view = crypto.getRandomValues(new Uint32Array(1))[0]; // of several
   let last = 0;
   const hear = (message, buffers) => {
     waiting.get(message.id)?.(message.error ? message : unpack(message.index, buffers[0]));
@@ -12,8 +12,9 @@ function makeAsker(model) {
   return {
     ask: (request) => new Promise((done) => {
       last += 1;
-      waiting.set(last, done);
-      model.send({ id: last, request });
+      const id = `${view} ${last}`; // what Python answers reaches all views
+      waiting.set(id, done);
+      model.send({ id, request });
     }),
     end: () => model.off("msg:custom", hear),
   };
