@@ -35,7 +35,7 @@ the other sliders and to have your exercises checked, run it: {{download}}`{name
 PAGES = {
     "The course": "notebooks/*",
     "To teach and to look up": "docs/*",
-    "The package": "README [A-Z]*",
+    "The package": " ".join(["README", *sorted({p.stem for p in ROOT.glob("*.md")} - {"README"})]),
     "Results": "benchmarks/README benchmarks/* benchmarks/*/*",
 }
 CONTENTS = """
