@@ -28,12 +28,13 @@ def faint(figure):
     figure.canvas.draw()
     texts = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip()]
     places = [text.get_window_extent() for text in texts]
+    alphas = [text.get_alpha() for text in texts]
     for text in texts:
-        text.set_visible(False)
+        text.set_alpha(0)  # not invisible, which would change the layout
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())[::-1, :, :3]  # its first row is the lowest
-    for text in texts:
-        text.set_visible(True)
+    for text, alpha in zip(texts, alphas, strict=True):
+        text.set_alpha(alpha)
     found = []
     for text, place in zip(texts, places, strict=True):
         beneath = most_common(pixels, place)
