@@ -17,7 +17,7 @@ CIFAR := fbs_tutorial/assets/cifar10
 CORE := calibrate contract convert dynamics errors execution gated graph losses macs packaging saliency tables wta
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test quick lint unit nbval test-gpu test-native-asan test-colab test-oldest colab wheel run notebooks digits bench bench-gpu budget gpu ablation trials bench-live compare course course-two course-all clean
+.PHONY: help setup lab test quick lint unit nbval test-gpu test-native-asan test-colab test-oldest colab wheel run notebooks slides site test-site digits bench bench-gpu budget gpu ablation trials bench-live compare course course-two course-all clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +90,20 @@ course-all: ## let nbgrader release and grade all of it; course-two: two noteboo
 $(VENV)/nbgrader: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[course]'
 	@touch $@
+
+$(VENV)/site: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[site]'
+	@touch $@
+
+slides: $(VENV)/site ## the slides of the lecture, from the notebooks, into build/slides
+	$(BIN)/python tools/slides.py --out build/slides
+	$(BIN)/python -m fbs_tutorial live --out build/slides/live.html
+
+site: slides ## the course as static pages, slides among them, into build/site
+	$(BIN)/python tools/site_pages.py --out build/site --slides build/slides
+
+test-site: site ## links, scripts, small screens and accessibility of the pages, in a browser
+	FBS_SITE=build/site $(BIN)/python -m pytest -q tests/test_site.py
 
 digits: setup ## train the shipped digits networks again, three seeds (2 minutes on 2 cores)
 	$(BIN)/python tools/ship_digits.py
