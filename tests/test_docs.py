@@ -85,7 +85,7 @@ def test_each_notebook_has_a_section_in_the_plans():
 @each_page
 def test_commands_of_make_exist(name):
     makefile = (ROOT / "Makefile").read_text()
-    there = set(re.findall(r"^([a-z-]+):", makefile, re.M))
+    there = set(" ".join(re.findall(r"^([a-z -]+):", makefile, re.M)).split())
     assert set(re.findall(r"`make ([a-z-]+)", PAGES[name])) <= there
 
 
@@ -329,8 +329,8 @@ def test_each_claim_about_the_review_has_a_source():
         "Staircase", "Slope", "Teacher", "Weight decay", "Kullback–Leibler divergence", "Seed",
         "Test images", "Small plain network", "Fair opponent", "Dial", "Worst case", "Median and "
         "quartiles", "Warm-up", "Backend", "Native", "Program", "Block", "Fused", "Event",
-        "Asynchronous", "CUDA graph", "Launch-bound", "Ridge", "bfloat16", "Expansion",
-        "Projection", "Idle channel", "AMC", "NetAdapt", "Kernel mask", "Undecided channel",
+        "Asynchronous", "CUDA graph", "Ridge", "bfloat16", "Expansion",
+        "Projection", "AMC", "NetAdapt", "Kernel mask", "Undecided channel",
     ],
 )  # fmt: skip
 def test_a_term_of_the_notebooks_is_in_the_glossary_and_in_a_notebook(term):
@@ -357,7 +357,7 @@ def test_contributing_has_five_lines_for_each_thing_and_they_are_true():
     ("name", "file"),
     [
         ("check_unsure", "fbs_tutorial/lesson/checks/nb07.py"),
-        ("check_sureness", "fbs_tutorial/lesson/checks/nb07.py"),
+        ("check_my_dial", "fbs_tutorial/lesson/checks/nb07.py"),
         ("RIGHT", "tests/test_checks.py"),
         ("SparseConv", "fbs_tutorial/execution/reference.py"),
         ("BACKENDS", "fbs_tutorial/execution/plan.py"),
