@@ -2,6 +2,7 @@
 PYTHON ?= python3
 PORT ?= 8888
 IP ?= localhost
+TAG ?= main
 SECONDS ?= 360
 ONLY ?= tests,bench,train,notebooks
 SEED ?= 1
@@ -16,7 +17,7 @@ CIFAR := fbs_tutorial/assets/cifar10
 CORE := calibrate contract convert dynamics errors execution gated graph losses macs packaging saliency tables wta
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test quick lint unit nbval test-gpu test-native-asan run notebooks digits bench bench-gpu budget gpu ablation trials bench-live compare course course-two course-all clean
+.PHONY: help setup lab test quick lint unit nbval test-gpu test-native-asan test-colab test-oldest colab wheel run notebooks slides site test-site digits bench bench-gpu budget gpu ablation trials bench-live compare course course-two course-all clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +60,19 @@ test-native-asan: setup ## the tests of the C++ kernel with memory and undefined
 	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest -q -x tests/test_native.py
 
+test-colab: setup ## every notebook alone in an empty folder, with the versions of Google Colab (5 GB in build/)
+	$(BIN)/python tools/shapes.py colab --tests live live_parts --notebooks $(NOTEBOOKS)
+
+test-oldest: setup ## the tests of the core and two notebooks with the oldest supported versions (7 GB in build/)
+	$(BIN)/python tools/shapes.py oldest --tests $(CORE) --notebooks $(wildcard notebooks/0[04]*.ipynb)
+
+colab: ## the address of a fork, for Google Colab: REPO=owner/name TAG=main; REPO= takes it out again
+	@$(if $(filter undefined,$(origin REPO)),$(error say which: make colab REPO=owner/name TAG=main))
+	@$(PYTHON) tools/colab.py --repo "$(REPO)" --tag "$(TAG)"
+
+wheel: setup ## the package as a wheel, and a small one without the CIFAR-10 weights, in dist/
+	$(BIN)/python tools/wheels.py
+
 run: setup ## execute every notebook headless; the executed copies go to build/
 	$(BIN)/python tools/run_notebooks.py --out build $(NOTEBOOKS)
 
@@ -77,6 +91,20 @@ course-all: ## the same with all of them
 $(VENV)/nbgrader: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[course]'
 	@touch $@
+
+$(VENV)/site: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[site]'
+	@touch $@
+
+slides: $(VENV)/site ## the slides of the lecture, from the notebooks, into build/slides
+	$(BIN)/python tools/slides.py --out build/slides
+	$(BIN)/python -m fbs_tutorial live --out build/slides/live.html
+
+site: slides ## the course as static pages, slides among them, into build/site
+	$(BIN)/python tools/site_pages.py --out build/site --slides build/slides
+
+test-site: site ## links, scripts, small screens and accessibility of the pages, in a browser
+	FBS_SITE=build/site $(BIN)/python -m pytest -q tests/test_site.py
 
 digits: setup ## train the shipped digits networks again, three seeds (2 minutes on 2 cores)
 	$(BIN)/python tools/ship_digits.py

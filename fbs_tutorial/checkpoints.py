@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+from http.client import HTTPException
 from numbers import Real
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from ._version import ADDRESS, __version__
 from .files import damaged, write_atomically
 from .method.convert import convert
 from .method.gated import ChannelPruning, gated_layers, is_gated, set_density
@@ -260,22 +263,57 @@ def load_pretrained(name: str, density: float | str | None = None) -> nn.Module:
 
     Raises:
         TypeError: bad density. ValueError: unknown name, or a density no network was trained at.
+        CheckpointError: a small wheel is without these weights, and they cannot be fetched.
     """
     if name not in PRETRAINED:
         raise ValueError(f"name must be one of {', '.join(PRETRAINED)}, got {name!r}")
-    folder = ASSETS / name
     if density is None:
-        return load_network(folder / "any.safetensors")[0]
+        return load_network(_weights(name, "any"))[0]
     if density == "plain":
-        return load_network(folder / "plain.safetensors")[0]
+        return load_network(_weights(name, "plain"))[0]
     if not isinstance(density, Real):
         raise TypeError(f"density must be None, 'plain' or a number in (0, 1], got {density!r}")
     check_density(density)
-    there = sorted(p.stem[1:] for p in folder.glob("d*.safetensors"))
+    files = {path.name for path in (ASSETS / name).glob("*.safetensors")} | {*_elsewhere(name)}
+    there = sorted(f[1:].removesuffix(".safetensors") for f in files if re.match(r"d\d", f))
     if float(density) not in map(float, there):
         raise ValueError(f"density must be one of {', '.join(there)} for {name}, got {density}")
-    network, _ = load_network(folder / f"d{float(density):g}.safetensors")
+    network, _ = load_network(_weights(name, f"d{float(density):g}"))
     return set_density(network, float(density))
+
+
+def _elsewhere(name: str) -> dict[str, str]:
+    """The files of weights that a small wheel goes without, and the sha256 of each."""
+    path = ASSETS / name / "elsewhere.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _weights(name: str, step: str) -> Path:
+    """A file of shipped weights; one that a small wheel goes without is fetched, once.
+
+    Raises:
+        CheckpointError: it cannot be fetched.
+    """
+    path = ASSETS / name / f"{step}.safetensors"
+    if path.exists() or path.name not in _elsewhere(name):
+        return path
+    kept = Path(torch.hub.get_dir(), f"fbs_tutorial-{__version__}", name, path.name)
+    if kept.exists():
+        return kept
+    lacks = f"this small edition of fbs_tutorial is without {name}/{path.name}"
+    remedy = f"install the full wheel, or put the file into {path.parent}"
+    if not ADDRESS:
+        raise CheckpointError(f"{lacks}, and no address tells where to fetch it: {remedy}")
+    address = f"{ADDRESS}/fbs_tutorial/assets/{name}/{path.name}"
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        fingerprint = _elsewhere(name)[path.name]
+        torch.hub.download_url_to_file(address, str(kept), fingerprint, progress=False)
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise CheckpointError(
+            f"{lacks}, and {address} cannot be fetched ({error}): {remedy}"
+        ) from error
+    return kept
 
 
 def load_metrics(name: str, kind: str = "schedule") -> list[dict]:

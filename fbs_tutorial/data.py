@@ -39,7 +39,8 @@ def load_data(
             ``"imagenette"`` as torchvision stores them under ``root``; or the path of a folder with
             ``train/`` and ``val/`` (or ``test/``), each with one folder of images per class. What
             of its files and folders is not read, hidden ones for example, is said in a warning.
-        root: where torchvision's sets lie; the environment variable ``FBS_DATA`` when None.
+        root: where torchvision's sets lie; the environment variable ``FBS_DATA`` when None, which
+            a notebook may set at any time: ``%env FBS_DATA=folder``.
         size: of photographs (imagenette and folders): the shorter side is scaled to 8/7 of it, and
             the middle ``[3, size, size]`` cut out. None: 128 for imagenette, and the images of a
             folder as they are.
@@ -297,7 +298,8 @@ def _root(name: str, root: str | os.PathLike | None) -> tuple[str | os.PathLike,
     """The folder of torchvision's sets, and what to do if ``name`` is not in it."""
     root = root or os.environ.get("FBS_DATA")
     remedy = (
-        f"give the folder that holds it as root, or in FBS_DATA. To download it there once: "
+        f"give the folder that holds it as root, or in FBS_DATA (in a notebook: "
+        f"%env FBS_DATA=folder). To download it there once: "
         f"python -m fbs_tutorial train --data {name} --download, "
         f"or load_data({name!r}, folder, download=True)"
     )

@@ -1,4 +1,5 @@
 import os
+import sys
 from copy import deepcopy
 
 import numpy as np
@@ -47,6 +48,18 @@ def pytest_runtest_setup(item):
         if missing:
             refuse = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
             refuse(f"needs {' and '.join(missing)}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """The words of every figure that a test leaves open can be read."""
+    result = yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        from contrast import faint
+
+        found = [words for number in pyplot.get_fignums() for words in faint(pyplot.figure(number))]
+        assert not found, f"too little contrast: {found}"
+    return result
 
 
 @pytest.fixture(autouse=True)

@@ -79,7 +79,7 @@ LAYERS = {
     "machine": [],
     "_version": [],
     "tables": [],
-    "checkpoints": ["files", "method", "models", "static"],
+    "checkpoints": ["_version", "files", "method", "models", "static"],
     "static": ["method"],
     "execution": ["method", "static"],
     "training": [

@@ -4,7 +4,6 @@
 them, and must leave that list as soon as it keeps them all.
 """
 
-import importlib.util
 import json
 import os
 import re
@@ -139,7 +138,7 @@ def faults(notebook):
         "no slider and no living layer": re.search(
             r"density_slider\(|interactive_output\(|live_\w+\(", text
         ),
-        "no link to the glossary": "../docs/glossary.md" in prose(notebook),
+        "no link to the glossary": "docs/glossary.md" in prose(notebook),
     }
     return [fault for fault, kept in limits.items() if not kept]
 
@@ -262,57 +261,6 @@ def test_set_up_cell_is_the_same_everywhere_and_folded(name):
 @every_notebook
 def test_answers_to_guesses_are_folded(name):
     assert all(map(folded, cells(NOTEBOOKS[name], "code")))
-
-
-def run_set_up(monkeypatch, folder, installed=False):
-    """Run the set-up cell in ``folder``; what pip was asked to install, and the new paths."""
-    monkeypatch.chdir(folder)
-    asked, before = [], list(sys.path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(subprocess, "run", lambda command, check: asked.append(command))
-    if not installed:
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    exec(run_notebooks.SETUP.replace("checks.environment()", "pass"), {})
-    assert all(command[1:4] == ["-m", "pip", "install"] for command in asked)
-    return [Path(command[-1]).name for command in asked], sys.path[len(before) :]
-
-
-def a_course(folder):
-    (folder / "fbs_tutorial").mkdir(parents=True)
-    (folder / "fbs_tutorial" / "__init__.py").touch()
-
-
-def test_set_up_leaves_an_installed_course_alone(monkeypatch, tmp_path):
-    a_course(tmp_path)
-    (tmp_path / "fbs_dynamic_pruning-1-py3-none-any.whl").touch()
-    assert run_set_up(monkeypatch, tmp_path, installed=True) == ([], [])
-
-
-def test_set_up_takes_the_wheel_before_the_folder(monkeypatch, tmp_path):
-    (tmp_path / "fbs_dynamic_pruning-1-py3-none-any.whl").touch()
-    a_course(tmp_path / "course")
-    assert run_set_up(monkeypatch, tmp_path)[0] == ["fbs_dynamic_pruning-1-py3-none-any.whl"]
-
-
-@pytest.mark.parametrize("where", ["beside", "above", "here"])
-def test_set_up_finds_the_folder_of_the_course(monkeypatch, tmp_path, where):
-    here = tmp_path / "notebooks"
-    here.mkdir()
-    course = {"beside": here / "course", "above": tmp_path, "here": here}[where]
-    a_course(course)
-    assert run_set_up(monkeypatch, here) == ([], [str(course)])
-
-
-def test_set_up_goes_to_the_address_of_a_fork(monkeypatch, tmp_path):
-    address = "git+https://example.org/fork.git"
-    cell = run_notebooks.SETUP.replace('pathlib.Path.cwd(), ""', f'pathlib.Path.cwd(), "{address}"')
-    monkeypatch.setattr(run_notebooks, "SETUP", cell)
-    assert run_set_up(monkeypatch, tmp_path) == (["fork.git"], [])
-
-
-def test_set_up_says_in_one_sentence_what_to_do(monkeypatch, tmp_path):
-    with pytest.raises(AssertionError, match="put the folder of the course, or its wheel, beside"):
-        run_set_up(monkeypatch, tmp_path)
 
 
 @every_notebook

@@ -113,6 +113,10 @@ def test_small_png_of_a_figure_that_lays_itself_out_has_the_figures_size():
     assert left > 0 and top > 0 and right < 500 and bottom < 300  # nothing touches the edge
 
 
+def test_small_png_tells_a_screen_reader_its_sentence():
+    assert widgets.small_png(plt.figure(), "a sentence")._repr_png_()[1] == {"alt": "a sentence"}
+
+
 def test_small_png_is_the_figure_in_fewer_bytes():
     figure, axes = plt.subplots(figsize=(3, 2))
     axes.plot([0, 1], color="#0072B2", linewidth=9)

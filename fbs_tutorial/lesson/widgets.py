@@ -54,7 +54,7 @@ def small_png(figure: Figure, alt: str = "") -> Image:
     """
     small = BytesIO()
     _drawn(figure).convert("RGB").quantize(256).save(small, format="png")
-    return Image(small.getvalue(), alt=alt or None)
+    return Image(small.getvalue(), metadata={"alt": alt} if alt else {})  # alt= came with IPython 8
 
 
 def _drawn(figure: Figure) -> PIL.Image.Image:

@@ -19,7 +19,7 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Patch, R
 from matplotlib.text import Text
 from torch import Tensor
 
-from ..plots.style import BLACK, BLUE, DARK_GREY, FAINT, GREY, ORANGE, PALE
+from ..plots.style import BLACK, BLUE, DARK_GREY, FAINT, GREY, ORANGE, PALE, ink
 
 INCHES = 0.09  # of one unit: 100 units are 9 inches, 900 pixels
 SIGNED = LinearSegmentedColormap.from_list("signed", [DARK_GREY, "white", BLUE])  # -, 0, +
@@ -38,7 +38,7 @@ def canvas(height: float, width: float = 100) -> tuple[Figure, Axes]:
 def label(axes: Axes, x: float, y: float, words: str, **style) -> Text:
     """Words around the point ``(x, y)``; ``style`` as in ``axes.text``, ``ha="left"`` say."""
     style = {"ha": "center", "va": "center", "fontsize": 9, "color": BLACK, **style}
-    return axes.text(x, y, words, **style)
+    return axes.text(x, y, words, **{**style, "color": ink(style["color"])})
 
 
 def title(axes: Axes, x: float, y: float, words: str, **style) -> Text:

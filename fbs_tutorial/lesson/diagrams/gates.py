@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from ..plots.style import BLACK, BLUE, DARK_GREY, GREY, ORANGE, PURPLE, legend_below
+from ..plots.style import BLACK, BLUE, DARK_GREY, GREY, ORANGE, PURPLE, ink, legend_below
 from .draw import arrow, bars, box, canvas, frame, label, note, title
 
 LIGHT_ORANGE = "#F0A878"
@@ -283,7 +283,7 @@ def the_dial(
     for density, (cost, accuracy) in fixed.items():
         axes.annotate(
             f"d = {density:g}", (cost / 1e6, 100 * accuracy), (7, -12),
-            textcoords="offset points", fontsize=8, color=DARK_GREY,
+            textcoords="offset points", fontsize=8, color=ink(DARK_GREY),
         )  # fmt: skip
     axes.plot(macs / 1e6, 100 * right, "o", color=BLUE, markersize=12, label="the dial")
     axes.set(xlabel="mean MACs per image (millions)", ylabel="test accuracy (%)")

@@ -20,6 +20,7 @@ from ..plots.style import (
     PALE,
     PURPLE,
     curve,
+    ink,
     legend_below,
 )
 from . import draw
@@ -310,5 +311,5 @@ def _named_below(axes: Axes, densities: Sequence[float], values: np.ndarray, col
         if value < FLOOR:
             axes.annotate(
                 f"{value:.0f} %", (density, FLOOR), (3, 4), textcoords="offset points",
-                color=colour, fontsize=8,
+                color=ink(colour), fontsize=8,
             )  # fmt: skip

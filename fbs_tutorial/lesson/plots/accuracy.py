@@ -23,6 +23,7 @@ from .style import (
     Look,
     curve,
     draw_images,
+    ink,
     legend_below,
 )
 
@@ -149,7 +150,7 @@ def _mark_steps(axes: Sequence[Axes], steps: Sequence[str]) -> dict[str, int]:
         if len(ends) > 1:
             axes[0].annotate(
                 step, ((begin + end + 2) / 2, 1), (0, -3), xycoords=("data", "axes fraction"),
-                textcoords="offset points", ha="center", va="top", fontsize=7, color=DARK_GREY,
+                textcoords="offset points", ha="center", va="top", fontsize=7, color=ink(DARK_GREY),
                 rotation=0 if len(ends) < 8 else 90,
             )  # fmt: skip
         begin = end + 1
@@ -226,7 +227,7 @@ def _accuracy_by_density(
         if value < floor:  # below the picture
             axes.annotate(
                 f"{value:.0f} % at {d:g}", (d, floor), (0, 3), textcoords="offset points",
-                ha="center", color=colour, fontsize=8,
+                ha="center", color=ink(colour), fontsize=8,
             )  # fmt: skip
     if None in known:
         axes.plot([1.1], [known[None]], linestyle="", **style)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -16,6 +17,8 @@ YELLOW = "#E69F00"
 GREY, DARK_GREY, BLACK = "#BBBBBB", "#777777", "#222222"
 PALE, FAINT = "#DFE7EE", "#F1F1F1"  # kernels that are skipped: for one reason, for both
 TEXT, LINE, PANEL, WHITE = "#555555", "#DDDDDD", "#F6F7F8", "#FFFFFF"  # what stands around
+
+DARK_ENOUGH = 0.155  # luminance of words: their contrast with a pale ground is 4.5 or more
 
 Look = tuple[str, str, str]  # colour, marker, line
 
@@ -39,6 +42,22 @@ def curve(
         low, high = values.min(axis=0), values.max(axis=0)
         axes.fill_between(densities, low, high, color=colour, alpha=0.12, linewidth=0)
     return middle
+
+
+def ink(colour: str) -> str:
+    """A colour for words: as dark as it must be to be read on a pale ground; white stays white."""
+    parts = np.array(to_rgb(colour))
+    if parts.min() > 0.95 or _luminance(parts) <= DARK_ENOUGH:
+        return colour  # white words stand on dark grounds
+    while _luminance(parts) > DARK_ENOUGH:
+        parts = 0.97 * parts
+    return to_hex(parts)
+
+
+def _luminance(parts: np.ndarray) -> float:
+    """The relative luminance of WCAG 2.1, of red, green and blue from 0 to 1."""
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
 def legend_below(figure: Figure, *entries: Sequence, ncols: int, fontsize: int = 9) -> None:
