@@ -85,7 +85,8 @@ course: setup ## editions for students and teachers, and a folder for nbgrader, 
 course-two course-all: $(VENV)/nbgrader
 	$(BIN)/python tools/course.py --seed $(SEED) --nbgrader $(if $(filter %two,$@),notebooks/03*.ipynb notebooks/09*.ipynb)
 
-course-all: ## let nbgrader release and grade all of it; course-two: two notebooks
+course-two: ## let nbgrader itself release and grade two notebooks of the course
+course-all: ## the same with all of them
 
 $(VENV)/nbgrader: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[course]'
