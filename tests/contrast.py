@@ -26,7 +26,10 @@ def luminance(colour):
 def faint(figure):
     """(words, contrast) of all texts of a figure that are hard to read."""
     figure.canvas.draw()
+    off = [axis for axes in figure.axes if not axes.axison for axis in (axes.xaxis, axes.yaxis)]
+    hidden = {text for axis in off for text in axis.findobj(Text)}  # never drawn, but "visible"
     texts = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip()]
+    texts = [text for text in texts if text not in hidden]
     places = [text.get_window_extent() for text in texts]
     alphas = [text.get_alpha() for text in texts]
     for text in texts:
