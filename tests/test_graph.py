@@ -143,7 +143,8 @@ RULES = {  # an operation on maps of 8 channels of which the first three won: wh
     "flip": (lambda x: x.flip(1), [5, 6, 7]),
     "roll": (lambda x: torch.roll(x, 1, dims=1), [1, 2, 3]),
     "chunk, second half": (lambda x: x.chunk(2, dim=1)[1], []),
-    "halves swapped": (lambda x: torch.cat(x.chunk(2, dim=1)[::-1], dim=1), [4, 5, 6]),
+    "halves swapped": (lambda x: torch.cat([x[:, 4:], x.chunk(2, dim=1)[0]], dim=1), [4, 5, 6]),
+    "halves in reverse": (lambda x: torch.cat(x.chunk(2, dim=1)[::-1], dim=1), [4, 5, 6]),
     "split": (lambda x: x.split([2, 6], dim=1)[1], [0]),
     "a slice": (lambda x: x[:, 2:4], [0]),
     "cat": (lambda x: torch.cat([x, x], dim=1), [0, 1, 2, 8, 9, 10]),
@@ -158,6 +159,8 @@ RULES = {  # an operation on maps of 8 channels of which the first three won: wh
     "unknown: where": (lambda x: torch.where(x > 0, x, x), ALL),
     "unknown: sort": (lambda x: x.sort(dim=1)[0], ALL),
 }  # fmt: skip
+if torch.__version__.startswith("2.6."):  # torch.fx there follows no slice of a tuple into `cat`
+    del RULES["halves in reverse"]
 
 
 @pytest.mark.parametrize(("function", "live"), RULES.values(), ids=RULES)
