@@ -66,6 +66,7 @@ def pytest_runtest_call(item):
         from contrast import faint
 
         found = [words for number in pyplot.get_fignums() for words in faint(pyplot.figure(number))]
+        pyplot.close("all")
         assert not found, f"too little contrast: {found}"
     return result
 

@@ -83,6 +83,7 @@ def test_whatever_stands_in_a_report_the_check_does_not_raise(junk):
 
 
 def test_a_report_is_written_as_page_picture_and_numbers(report, tmp_path):
+    before = plt.get_fignums()
     page = project.write_report(report, tmp_path / "mine")
     assert sorted(path.name for path in page.parent.iterdir()) == [
         "report.json",
@@ -94,7 +95,7 @@ def test_a_report_is_written_as_page_picture_and_numbers(report, tmp_path):
     assert "| gated | 97.0 %, 98.0 % | 100,000 | 0.400 |" in text
     assert "nothing found" in text and "another image's gates | 80.0 %" in text
     assert (page.parent / "report.png").read_bytes().startswith(b"\x89PNG")
-    assert not plt.get_fignums()
+    assert plt.get_fignums() == before
 
 
 def test_an_unfair_report_says_so_on_its_page(report, tmp_path):
