@@ -14,7 +14,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout 300
 DIGITS := fbs_tutorial/assets/digits
 CIFAR := fbs_tutorial/assets/cifar10
-CORE := calibrate contract convert dynamics errors execution gated graph losses macs packaging saliency tables wta
+CORE := calibrate contract convert dynamics errors execution gated graph losses macs saliency tables wta
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lab test quick lint unit nbval test-gpu test-native-asan test-colab test-oldest colab wheel run notebooks slides site test-site digits bench bench-gpu budget gpu ablation trials bench-live compare course course-two course-all clean
@@ -40,7 +40,7 @@ test: lint ## lint, unit, property and browser tests, every notebook twice
 	$(PYTEST) $(NBVAL) --durations 5 tests notebooks
 
 quick: lint ## lint and the tests of the core, in two minutes
-	$(PYTEST) -m 'not slow' $(CORE:%=tests/test_%.py)
+	$(PYTEST) --dist worksteal -m 'not slow' $(CORE:%=tests/test_%.py)
 
 lint: setup
 	$(BIN)/ruff check .
