@@ -40,7 +40,7 @@ test: lint ## lint, unit, property and browser tests, every notebook twice
 	$(PYTEST) $(NBVAL) --durations 5 tests notebooks
 
 quick: lint ## lint and the tests of the core, in two minutes
-	$(PYTEST) --dist worksteal -m 'not slow' $(CORE:%=tests/test_%.py)
+	$(PYTEST) --dist worksteal -m 'not slow' -k 'not mobilenet and not shufflenet' $(CORE:%=tests/test_%.py)
 
 lint: setup
 	$(BIN)/ruff check .
