@@ -23,7 +23,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import nbformat
 from nbformat import NotebookNode
@@ -32,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import course_grading as grading  # noqa: E402
+import wheels  # noqa: E402
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CHECK = re.compile(r"checks\.(check_\w+)\((\w+)\)")
@@ -156,7 +156,9 @@ def editions(paths: Sequence[Path], out: Path, quick: bool) -> list[str]:
                  for path, fine in zip(to_run, done, strict=True) if not fine]  # fmt: skip
     for edition in ("student", "solution"):
         if not quick:
-            put_wheel(out / edition / "notebooks")
+            for old in (out / edition / "notebooks").glob("*.whl"):
+                old.unlink()
+            wheels.build("full", out / edition / "notebooks")
         shutil.make_archive(str(out / edition), "zip", out / edition)
     return wrong
 
@@ -180,20 +182,6 @@ def execute(path: Path) -> bool:
         cell.metadata.get("jupyter", {}).pop("outputs_hidden", None)
     nbformat.write(notebook, path)
     return True
-
-
-def put_wheel(folder: Path) -> None:
-    """The package, where the first cell of a notebook finds it."""
-    for old in folder.glob("*.whl"):
-        old.unlink()
-    with TemporaryDirectory() as copied:  # what an earlier build left cannot get into it
-        for name in ("pyproject.toml", "README.md", "LICENSE"):
-            shutil.copy2(ROOT / name, copied)
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / "fbs_tutorial", Path(copied, "fbs_tutorial"), ignore=ignored)
-        pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index"]
-        pip += ["--disable-pip-version-check", "--no-build-isolation", "--wheel-dir", str(folder)]
-        subprocess.run([*pip, copied], check=True)
 
 
 def write(notebook: NotebookNode, path: Path) -> None:
