@@ -31,7 +31,7 @@ from .training.runs import markdown_table, read_log
 from .training.settings import RunError, Settings, numbers
 from .training.train import train
 
-FLAGS = Settings.flags() | {"anyway": "--anyway"}
+FLAGS = Settings.flags() | {"anyway": "--anyway", "clock": "--clock"}
 WEIGHTS = "a network: a file of this package, or with --model a plain torch state dict"
 
 
@@ -229,7 +229,7 @@ def _budget(options: argparse.Namespace) -> int:
         batch=options.batch,
         size=options.size,
         device=options.device,
-        clock=not options.no_clock,
+        clock=not options.no_clock if options.clock is None else options.clock,
         out=out,
         command=_command(options),
         say=note,
@@ -438,7 +438,16 @@ def _add_budget(commands: argparse._SubParsersAction) -> None:
     add("--batch", type=int, default=64, help="images per call that is timed (default: 64)")
     add("--size", type=int, help="of photographs in pixels")
     add("--device", default="cpu", help="cpu or cuda")
-    add("--no-clock", action="store_true", help="do not time; the same command can do it later")
+    times = command.add_mutually_exclusive_group()
+    times.add_argument(
+        "--no-clock", action="store_true", help="do not time; the same command can do it later"
+    )
+    times.add_argument(
+        "--clock",
+        type=float,
+        metavar="SECONDS",
+        help="time for at least so long, also what FILE.json holds already; no more is done anew",
+    )
     add(
         "--out",
         metavar="FILE.json",

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
@@ -17,10 +18,10 @@ from fbs_tutorial.bench.answer import (
     GATES,
     QUESTIONS,
     SCALING,
-    SLACK,
     STATIC,
     Entrant,
     Match,
+    headline,
     matches,
     sentence,
     stored_budget,
@@ -39,35 +40,50 @@ def entrant(kind, name, validation, macs, tests=None):
 
 def a_match(difference, error=0.3, question=CHANNELS, cost="macs"):
     one, rival = (Entrant(FBS, "one", 0.9, {0: 0.9}, {cost: 2e6}) for _ in range(2))
-    return Match(question, "digits", "compare/digits.json", cost, one, rival, difference, error)
+    facts = question, "digits", "compare/digits.json", cost, one, (rival,), 0.9
+    return Match(*facts, difference, error)
 
 
-def test_each_side_sends_what_is_best_on_validation_images_within_the_budget():
+def test_each_entry_meets_its_neighbours_on_the_line_of_the_rivals():
     entrants = [
         entrant(FBS, "cheap", 0.80, 10, {0: 0.99}),  # best on test images, which decide nothing
         entrant(FBS, "good", 0.90, 20),
+        entrant(FBS, "worse", 0.85, 30),  # dearer than a better one: not on the line
+        entrant(FBS, "below", 0.70, 5),  # there is no rival so cheap
+        entrant(FBS, "beyond", 0.97, 99),
         entrant(STATIC, "small", 0.85, 10),
         entrant(STATIC, "lucky", 0.70, 20, {0: 0.99}),
         entrant(STATIC, "dear", 0.95, 40),
+        entrant(STATIC, "twin", 0.94, 40),
     ]
-    pairs = [
-        (one.name, rival.name) for one, rival in answer._pairs(entrants, FBS, (STATIC,), "macs")
+    found = [
+        (one.name, *(rival.name for rival in near))
+        for one, near in answer._meetings(entrants, FBS, (STATIC,), "macs")
     ]
-    assert pairs == [("cheap", "small"), ("good", "small"), ("good", "dear")]
-    assert not list(answer._pairs(entrants, FBS, (STATIC,), "ms"))
-    assert not list(answer._pairs(entrants, DIAL, (CASCADE,), "macs"))
+    assert found == [("cheap", "small"), ("good", "small", "dear"), ("beyond", "dear")]
+    assert not list(answer._meetings(entrants, FBS, (STATIC,), "ms"))
+    assert not list(answer._meetings(entrants, DIAL, (CASCADE,), "macs"))
+
+
+def test_between_two_rivals_the_cost_is_equal_by_a_line_over_its_logarithm():
+    small = entrant(STATIC, "small", 0.8, 10, {0: 0.80, 1: 0.82, 2: 0.1})
+    dear = entrant(STATIC, "dear", 0.9, 40, {0: 0.90, 1: 0.86})
+    levels = answer._levels(20, (small, dear), "macs")  # halfway: 10, 20, 40
+    assert levels == {0: pytest.approx(0.85), 1: pytest.approx(0.84)}
+    assert answer._levels(99, (dear,), "macs") == dear.tests
+    one = entrant(FBS, "one", 0.9, 20, {0: 0.86, 1: 0.85})
+    assert answer._difference(one, levels, 10_000)[0] == pytest.approx(1)
 
 
 def test_the_error_is_that_of_the_images_or_of_the_seeds_whichever_is_larger():
     one = entrant(FBS, "", 0.9, 1, {0: 0.9})
-    difference, error = answer._difference(one, entrant(STATIC, "", 0.9, 1, {0: 0.89}), 10_000)
+    difference, error = answer._difference(one, {0: 0.89}, 10_000)
     assert difference == pytest.approx(1) and error == pytest.approx(0.433, abs=0.001)
     one = entrant(FBS, "", 0.9, 1, {0: 0.95, 1: 0.85, 2: 0.1})
-    other = entrant(STATIC, "", 0.9, 1, {0: 0.9, 1: 0.9})
-    difference, error = answer._difference(one, other, 10_000)  # over the common seeds
+    difference, error = answer._difference(one, {0: 0.9, 1: 0.9}, 10_000)  # over the common seeds
     assert difference == pytest.approx(0) and error == pytest.approx(5)
-    one, other = (entrant(FBS, "", 0.9, 1, dict.fromkeys(range(9), t)) for t in (0.9, 0.89))
-    assert answer._difference(one, other, 10_000) == (  # more seeds, and the same test images
+    one = entrant(FBS, "", 0.9, 1, dict.fromkeys(range(9), 0.9))
+    assert answer._difference(one, dict.fromkeys(range(9), 0.89), 10_000) == (  # more seeds, and the same test images
         pytest.approx(1), pytest.approx(0.433, abs=0.001),
     )  # fmt: skip
 
@@ -89,21 +105,36 @@ def test_a_difference_counts_from_two_standard_errors_on(difference, outcome):
     assert a_match(difference).outcome == outcome
 
 
+def test_the_headline_says_no_more_than_the_outcomes():
+    won, level = (a_match(points, question=AMOUNT) for points in (1.0, 0.2))
+    assert headline([level, a_match(1, question=AMOUNT, cost="ms")]) == (
+        "Dynamic pruning wins nowhere yet"
+    )
+    assert headline([won]) == "At equal MACs a second look wins"
+    none = headline([won, a_match(0, question=GATES), a_match(-1, question=GATES)])
+    assert none.startswith("At equal MACs a second look wins; gates add nothing")
+    some = headline([won, a_match(1, question=GATES, cost="bytes"), a_match(0, question=GATES)])
+    assert some.endswith("with gates it is ahead at 1 of 2 costs (level at 1)")
+
+
 def test_the_sentence_follows_the_outcomes():
     won, level, lost = (a_match(points, question=AMOUNT) for points in (1.0, 0.2, -1.0))
-    said = sentence([won, level, lost])
-    assert "wins where it decides how much each image gets" in said
-    assert "in 1 of 3 budgets (level in 1 and behind in 1), by up to 1.0 points." in said
+    timed = a_match(0.2, question=AMOUNT, cost="ms")
+    said = sentence([won, level, lost, timed])
+    assert said.startswith(f"{headline([won])}.")
+    assert "at 1 of 3 costs (level at 1 and behind at 1), by up to 1.0 points;" in said
+    assert "at equal milliseconds at none of 1 cost (level at 1)." in said
     said = sentence([lost])
-    assert "wins nowhere yet" in said and "in none of 1 budget (behind in 1)." in said
+    assert "wins nowhere yet" in said and "at none of 1 cost (behind at 1)." in said
     assert "by up to" not in said and "only scale" not in said and "with gates" not in said
-    for points, words in ((1, "1 of 1 budget."), (0, "(level in 1)."), (-1, "(behind in 1).")):
+    assert "milliseconds at" not in said
+    for points, words in ((1, "1 of 1 cost,"), (0, "(level at 1),"), (-1, "(behind at 1),")):
         said = sentence([a_match(points, question=GATES)])
         (about,) = [part for part in said.split(". ") if part.startswith("Two looks with gates")]
-        assert f"{about}.".endswith(words) and "beat" not in said
+        assert words in about and "beat" not in said
     said = sentence([a_match(1, question=SCALING), a_match(0, question=CHOOSING)])
-    assert "Gates that only scale are ahead of static networks in 1 of 1 budget;" in said
-    assert said.endswith("ahead of those in none of 1 budget (level in 1).")
+    assert "Gates that only scale are ahead of static networks at 1 of 1 cost;" in said
+    assert said.endswith("ahead of those at none of 1 cost (level at 1).")
 
 
 def test_its_sentences_are_short(found):
@@ -115,20 +146,26 @@ def found():
     return matches()
 
 
-def test_nobody_costs_more_than_the_budget_and_all_is_as_stored(found):
+def test_every_cost_is_equal_and_all_is_as_stored(found):
     files = {m.source for m in found}
     assert {"budget/cifar10.json", "compare/digits.json"} <= files
     for match in found:
-        assert match.one.kind == QUESTIONS[match.question][0]
-        assert match.rival.kind in QUESTIONS[match.question][1]
+        kind, rivals = QUESTIONS[match.question]
+        assert match.one.kind == kind and {rival.kind for rival in match.rivals} <= set(rivals)
         assert match.cost in COSTS and match.error > 0
+        low, high = match.rivals[0], match.rivals[-1]
+        price, ends = match.one.costs[match.cost], [e.costs[match.cost] for e in (low, high)]
+        assert ends[0] <= price and (price < ends[1] or len(match.rivals) == 1)
+        levels = sorted(mean(e.tests[s] for s in low.tests) for e in (low, high))
+        assert levels[0] - 1e-9 <= match.level <= levels[1] + 1e-9
     known = {look["name"]: look for look in stored_budget("cifar10")["looks"]}
     single = [m for m in found if m.source == "budget/cifar10.json" and m.question == CHANNELS]
     for match in single:
         assert match.one.test == known[match.one.name]["test"]["accuracy"]
-        assert match.rival.costs["macs"] == known[match.rival.name]["test"]["macs"]
-    equal = [m for m in single if m.cost == "macs" and m.one.name == "d0.5"]
-    assert any(m.rival.costs["macs"] <= SLACK * m.one.costs["macs"] for m in equal)
+        for rival in match.rivals:
+            assert rival.costs["macs"] == known[rival.name]["test"]["macs"]
+    (half,) = [m for m in single if m.cost == "macs" and m.one.name == "d0.5"]
+    assert [rival.name for rival in half.rivals] == ["static0.5-distilled", "plain"]
 
 
 def test_tables_and_pages_are_those_of_the_stored_results(found):
@@ -140,13 +177,19 @@ def test_tables_and_pages_are_those_of_the_stored_results(found):
     assert (ROOT / "benchmarks" / "answer.md").read_text().rstrip().endswith(table(found))
 
 
-def test_the_picture_has_every_comparison(found):
-    figure, said = answer_picture(title="who wins")
-    assert said == sentence(found)
+def test_the_picture_has_every_comparison_inside_its_axes(found):
+    figure, said = answer_picture()
+    assert said == sentence(found) and figure.get_suptitle() == headline(found)
     panels = dict(zip(COSTS, figure.axes, strict=True))
     for cost, axes in panels.items():
         drawn = [c for c in axes.containers if len(c)]
         assert len(drawn) == sum(m.cost == cost for m in found)
+        assert axes.get_xscale() == "linear"
+        (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+        for point, _, (bar,) in (c.lines for c in drawn):
+            ends = [end for segment in bar.get_segments() for end in segment]
+            for x, y in [*point.get_xydata(), *ends]:
+                assert left < x < right and top < y < bottom
     assert "not measured" in [text.get_text() for text in figure.axes[2].texts]
     plt.close(figure)
 

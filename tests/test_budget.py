@@ -84,6 +84,32 @@ def test_the_command_writes_everything_and_the_clock_can_run_later(
     assert re.search(r"\| d0\.1 .*\| 10 \(5 to 100\) *\|", said)
 
 
+def test_a_finished_file_is_timed_anew_and_nothing_else(measured, tmp_path, monkeypatch, capsys):
+    _, out = measured
+    mine = tmp_path / "digits.json"
+    mine.write_bytes(out.read_bytes())
+    weights = ["--weights", str(TENTH), f"{ANY}@0.3,0.5", str(DENSE)]
+    command = ["budget", *weights, "--data", "digits", "--shares", "0.1,0.3", "--out", str(mine)]
+    assert main(command) == 0
+    before, asked = json.loads(mine.read_text()), []
+    race = budget.race
+
+    def slower(variants, seconds, device, *, rounds):
+        asked.append(seconds)
+        return dict.fromkeys(
+            race(variants, seconds, device, rounds=rounds), Timing(6.4, 6, 7, 3, 9)
+        )
+
+    monkeypatch.setattr(budget, "race", slower)
+    monkeypatch.setattr(budget, "answers_of", None)  # nothing is measured again
+    assert main(command) == 0 and "nothing is measured anew" in capsys.readouterr().err
+    assert main([*command, "--clock", "40"]) == 0
+    after = json.loads(mine.read_text())
+    assert asked == [40] and after["clock"]["ms"]["d0.1"][0] == pytest.approx(100)
+    assert after["clock"]["command"].endswith("--clock 40")
+    assert before.pop("clock")["ms"].keys() == after.pop("clock")["ms"].keys() and before == after
+
+
 def test_each_point_is_what_look_again_does(measured):
     """On all test images, with the thresholds that the file gives."""
     results, _ = measured
@@ -252,6 +278,8 @@ def test_the_picture_joins_no_two_networks_and_hides_no_marker(measured):
         ([str(TENTH), str(DENSE), "--shares", "0.2,0.1"], "shares must be numbers between 0"),
         ([str(TENTH), str(DENSE), "--shares", "1"], "shares must be numbers between 0 and 1"),
         ([str(TENTH), str(DENSE), "--batch", "0"], "--batch must be at least 1, got 0"),
+        ([str(TENTH), str(DENSE), "--clock", "-1"], "--clock must be a number of seconds, 0 or"),
+        ([str(TENTH), str(DENSE), "--clock", "nan"], "--clock must be a number of seconds.*nan"),
         ([str(TENTH), "missing.safetensors"], "missing.safetensors cannot be read"),
         ([str(TENTH), str(DENSE), "--data", "nowhere"], "data must be one of"),
     ],

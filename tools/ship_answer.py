@@ -7,17 +7,19 @@ of ``answer``.
 
 from readme import README, RESULTS, ROOT, between_marks
 
-from fbs_tutorial.bench.answer import SLACK, SURE, matches, summary, table
+from fbs_tutorial.bench.answer import SURE, matches, summary, table
 from fbs_tutorial.lesson.plots import answer_picture
 
 STORED = ROOT / "benchmarks"
 ABOUT = (
-    "Made by `tools/ship_answer.py` from the stored results in this folder. Within each budget the "
-    "network, or the pair of looks, that is right on most validation images stands for its side; "
-    f"what costs up to {SLACK - 1:.0%} more is still equal. Budgets are the costs of the single "
-    "networks, and the least and the most that one of the side asked about costs. A difference in "
-    f"test accuracy counts from {SURE:g} standard errors on: the larger of that between the seeds "
-    "and that of so many test images."
+    "Made by `tools/ship_answer.py` from the stored results in this folder. On each side the "
+    "networks, and pairs of looks, take part that are right on more validation images than all "
+    "cheaper ones. Each of the side asked about is compared **at its own cost** with what the "
+    "rivals reach there: on a straight line between the test accuracies of the rival below and the "
+    "one above it, over the logarithm of the cost. Beyond the dearest rival it is what that one "
+    "reaches, and below the cheapest nothing is compared. A difference in test accuracy counts "
+    f"from {SURE:g} standard errors on: the larger of that between the seeds and that of so many "
+    "test images."
 )
 
 

@@ -3,13 +3,21 @@
 Five questions, each at equal MACs, equal bytes and equal milliseconds: FBS at one density against
 static networks; two looks, one of them FBS, against one look for all images; and against two looks
 of static networks; gates that scale channels and never choose against static networks, and gates
-that choose against those. Within each budget the network that is right on most validation images
-stands for its side. Test images decide nothing: they are only scored.
+that choose against those.
+
+Equal cost is equal. Each side is represented by its *line*: those of its entries that are right on
+more validation images than all cheaper ones. An entry on the line of the side asked about meets
+the rivals' line at its own cost. What a rival would reach there lies on the straight line between
+the two neighbours, over the logarithm of the cost; beyond the dearest rival it is what that one
+reaches; below the cheapest there is no comparison. Test images decide nothing: they are only
+scored.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from math import log
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -19,7 +27,6 @@ from .stored import LESSON, benchmark_file
 from .timing import three_digits
 
 COSTS = {"macs": "MACs", "bytes": "bytes", "ms": "milliseconds"}
-SLACK = 1.03  # of the cost: channels are whole, and clocks are not exact
 SURE = 2.0  # standard errors from which on a difference counts
 TEST_IMAGES = {"digits": 500}  # of files that do not say; of the other data sets 10,000
 NAMES = {"digits": "digits", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
@@ -55,14 +62,20 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Match:
-    """One comparison at equal cost; ``difference`` and its standard error in points."""
+    """One comparison at equal cost; ``difference`` and its standard error in points.
+
+    ``rivals`` are the neighbours on the rivals' line, the cheaper first, or the one that has just
+    this cost or is the dearest; ``level`` is the test accuracy 0..1 of that line at the cost of
+    ``one``.
+    """
 
     question: str
     data: str
     source: str  # the file that holds both
     cost: str
     one: Entrant
-    rival: Entrant
+    rivals: tuple[Entrant, ...]
+    level: float
     difference: float
     error: float
 
@@ -86,9 +99,11 @@ def matches(folder: Path | None = None) -> list[Match]:
             continue  # nobody to lose to: rivals come in several sizes
         for question, (kind, rivals) in QUESTIONS.items():
             for cost in COSTS:
-                pairs = _pairs(entrants, kind, rivals, cost)
                 facts = question, data, f"{place}/{data}.json", cost
-                found += [Match(*facts, *pair, *_difference(*pair, images)) for pair in pairs]
+                for one, near in _meetings(entrants, kind, rivals, cost):
+                    levels = _levels(one.costs[cost], near, cost)
+                    points = _difference(one, levels, images)
+                    found.append(Match(*facts, one, near, mean(levels.values()), *points))
     return found
 
 
@@ -168,45 +183,56 @@ def _of_seeds(kind: str, name: str, rows: Sequence[dict], costs: Mapping[str, fl
 # Who meets whom
 
 
-def _pairs(
+def _meetings(
     entrants: Sequence[Entrant], kind: str, rivals: Sequence[str], cost: str
-) -> Iterator[tuple[Entrant, Entrant]]:
-    """For each budget the best of a kind and the best rival within it, each pair once.
-
-    The budgets are what the rivals that are single networks cost, for that is where they are
-    strongest, and the least and the most that one of the kind costs.
-    """
+) -> Iterator[tuple[Entrant, tuple[Entrant, ...]]]:
+    """Each entry on the line of a kind with its neighbours on the line of its rivals."""
     priced = [e for e in entrants if cost in e.costs]
-    mine, theirs = ([e for e in priced if e.kind in kinds] for kinds in ((kind,), rivals))
-    if not mine or not theirs:
-        return
-    own = [e.costs[cost] for e in mine]
-    budgets = {min(own), max(own), *(e.costs[cost] for e in priced if e.kind in (FBS, STATIC))}
-    met = set()
-    for limit in sorted(budgets):
-        pair = tuple(_best(side, cost, SLACK * limit) for side in (mine, theirs))
-        if None not in pair and (names := (pair[0].name, pair[1].name)) not in met:
-            met.add(names)
-            yield pair
+    mine, theirs = (line([e for e in priced if e.kind in k], cost) for k in ((kind,), rivals))
+    for one in mine:
+        if near := _neighbours(theirs, one.costs[cost], cost):
+            yield one, near
 
 
-def _best(entrants: Sequence[Entrant], cost: str, limit: float) -> Entrant | None:
-    """Of those within a budget the one that is right on most validation images."""
-    affordable = [e for e in entrants if e.costs[cost] <= limit]
-    return max(affordable, key=lambda e: e.validation, default=None)
+def line(entrants: Sequence[Entrant], cost: str) -> list[Entrant]:
+    """By rising cost those that are right on more validation images than all cheaper ones."""
+    kept: list[Entrant] = []
+    for entrant in sorted(entrants, key=lambda e: (e.costs[cost], -e.validation)):
+        if not kept or entrant.validation > kept[-1].validation:
+            kept.append(entrant)
+    return kept
 
 
-def _difference(one: Entrant, rival: Entrant, images: int) -> tuple[float, float]:
+def _neighbours(theirs: Sequence[Entrant], price: float, cost: str) -> tuple[Entrant, ...]:
+    """Of a line the entries on both sides of a cost; its last beyond its end, none before it."""
+    for low, high in pairwise(theirs):
+        if low.costs[cost] <= price < high.costs[cost]:
+            return (low, high) if low.costs[cost] < price else (low,)
+    return tuple(theirs[-1:]) if theirs and price >= theirs[-1].costs[cost] else ()
+
+
+def _levels(price: float, near: Sequence[Entrant], cost: str) -> dict[int, float]:
+    """What the rivals reach at a cost, by seed: on a straight line over the cost's logarithm."""
+    low, high = near[0], near[-1]
+    if low is high:
+        return dict(low.tests)
+    ends = (log(e.costs[cost]) for e in (low, high))
+    part = (log(price) - (start := next(ends))) / (next(ends) - start)
+    seeds = low.tests.keys() & high.tests.keys()
+    return {seed: (1 - part) * low.tests[seed] + part * high.tests[seed] for seed in seeds}
+
+
+def _difference(one: Entrant, levels: Mapping[int, float], images: int) -> tuple[float, float]:
     """In points: the mean over common seeds, and a standard error.
 
     The error is the larger of two: that between the seeds, and that of so many test images if
-    both networks erred independently, which they do not, so that it is rather too large. All seeds
+    both sides erred independently, which they do not, so that it is rather too large. All seeds
     share their test images: more seeds do not make the second smaller.
     """
-    seeds = sorted(one.tests.keys() & rival.tests.keys())
-    differences = [one.tests[seed] - rival.tests[seed] for seed in seeds]
-    drawn = sum(e.test * (1 - e.test) for e in (one, rival)) / images
-    error = drawn**0.5
+    seeds = sorted(one.tests.keys() & levels.keys())
+    differences = [one.tests[seed] - levels[seed] for seed in seeds]
+    shares = one.test, mean(levels.values())
+    error = (sum(share * (1 - share) for share in shares) / images) ** 0.5
     if len(seeds) > 1:
         error = max(error, stdev(differences) / len(seeds) ** 0.5)
     return 100 * mean(differences), 100 * error
@@ -247,19 +273,24 @@ def _range(mine: Sequence[Match]) -> str:
 
 def table(found: Sequence[Match]) -> str:
     """Markdown: every comparison."""
-    head = ["question", "data", "equal", "network", "cost", "test", "rival", "its cost", "its test"]
-    return markdown([*head, "difference", "outcome"], map(_line, found))
+    head = ["question", "data", "equal", "network", "cost", "test", "rivals (their costs)"]
+    return markdown([*head, "theirs at this cost", "difference", "outcome"], map(_line, found))
 
 
 def _line(match: Match) -> list[str]:
-    sides = [
-        text
-        for side in (match.one, match.rival)
-        for text in (side.name, _cost(side, match.cost), f"{side.test:.2%}")
+    one, cost = match.one, match.cost
+    return [
+        match.question,
+        NAMES[match.data],
+        COSTS[cost],
+        one.name,
+        _cost(one, cost),
+        f"{one.test:.2%}",
+        " to ".join(f"{rival.name} ({_cost(rival, cost)})" for rival in match.rivals),
+        f"{match.level:.2%}",
+        f"{match.difference:+.2f} ± {match.error:.2f}",
+        match.outcome,
     ]
-    difference = f"{match.difference:+.2f} ± {match.error:.2f}"
-    facts = match.question, NAMES[match.data], COSTS[match.cost]
-    return [*facts, *sides, difference, match.outcome]
 
 
 def _cost(entrant: Entrant, cost: str) -> str:
@@ -269,28 +300,44 @@ def _cost(entrant: Entrant, cost: str) -> str:
     return f"{value / 1e3:,.0f} kB" if cost == "bytes" else f"{three_digits(value)} ms"
 
 
+def headline(found: Sequence[Match]) -> str:
+    """The answer in one line, for a title; it claims no more than ``found`` shows."""
+    if not tally(found, AMOUNT, "macs")["wins"]:
+        return "Dynamic pruning wins nowhere yet"
+    gates = tally(found, GATES)
+    if not sum(gates.values()):
+        return "At equal MACs a second look wins"
+    if gates["wins"]:
+        return f"At equal MACs a second look wins; with gates it is ahead at {_won(gates)}"
+    rivals = "cascades of small plain networks do not have"
+    return f"At equal MACs a second look wins; gates add nothing to it that {rivals}"
+
+
 def sentence(found: Sequence[Match]) -> str:
     """The answer to the title in short sentences; verdicts and numbers come from ``found``."""
-    looks = tally(found, AMOUNT, "macs")
+    looks, clock = (tally(found, AMOUNT, cost) for cost in ("macs", "ms"))
     best = max((m.difference for m in found if (m.question, m.cost) == (AMOUNT, "macs")), default=0)
     gain = f", by up to {best:.1f} points" * (looks["wins"] > 0)
-    where = "where it decides how much each image gets" if looks["wins"] else "nowhere yet"
+    timed = f"; at equal milliseconds at {_won(clock)}" * (sum(clock.values()) > 0)
     parts = [
-        f"Dynamic pruning wins {where}: at equal MACs a second look for the unsure is ahead of one "
-        f"look for all in {_won(looks)}{gain}.",
+        f"{headline(found)}.",
+        f"Two looks, FBS among them, are ahead of one look for all at {_won(looks)}{gain}{timed}.",
         *_without_gates(found),
         "At equal MACs, bytes or milliseconds, FBS with one density for all images is ahead of "
-        f"static networks in {_won(tally(found, CHANNELS))}.",
+        f"static networks at {_won(tally(found, CHANNELS))}.",
         *_scaling(found),
     ]
     return " ".join(parts)
 
 
 def _without_gates(found: Sequence[Match]) -> Iterator[str]:
-    """What two looks are without gates, at equal MACs, where that was measured."""
-    counts = tally(found, GATES, "macs")
+    """What two looks are without gates, where that was measured."""
+    counts, every = tally(found, GATES, "macs"), tally(found, GATES)
     if sum(counts.values()):
-        yield f"Two looks with gates are ahead of two looks of static networks in {_won(counts)}."
+        yield (
+            f"Two looks with gates are ahead of two looks of static networks at {_won(counts)}, "
+            f"and counting bytes and milliseconds at {_won(every)}."
+        )
 
 
 def _scaling(found: Sequence[Match]) -> Iterator[str]:
@@ -298,15 +345,15 @@ def _scaling(found: Sequence[Match]) -> Iterator[str]:
     scaling, choosing = (tally(found, question) for question in (SCALING, CHOOSING))
     if sum(scaling.values()):
         yield (
-            f"Gates that only scale are ahead of static networks in {_won(scaling)}; gates that "
-            f"may choose are ahead of those in {_won(choosing)}."
+            f"Gates that only scale are ahead of static networks at {_won(scaling)}; gates that "
+            f"may choose are ahead of those at {_won(choosing)}."
         )
 
 
 def _won(counts: Mapping[str, int]) -> str:
-    """As "3 of 5 budgets (level in 1 and behind in 1)"."""
+    """As "3 of 5 costs (level at 1 and behind at 1)"."""
     others = {"level": counts["level"], "behind": counts["loses"]}
-    rest = " and ".join(f"{name} in {count}" for name, count in others.items() if count)
+    rest = " and ".join(f"{name} at {count}" for name, count in others.items() if count)
     total = sum(counts.values())
-    budgets = f"{total} budget{'s' * (total != 1)}"
-    return f"{counts['wins'] or 'none'} of {budgets}" + f" ({rest})" * bool(rest)
+    costs = f"{total} cost{'s' * (total != 1)}"
+    return f"{counts['wins'] or 'none'} of {costs}" + f" ({rest})" * bool(rest)

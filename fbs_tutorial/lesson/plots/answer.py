@@ -5,8 +5,18 @@ from collections.abc import Iterator, Mapping, Sequence
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
 
-from ...bench.answer import NAMES, QUESTIONS, SHORT, Match, matches, sentence, stored_budget
+from ...bench.answer import (
+    NAMES,
+    QUESTIONS,
+    SHORT,
+    Match,
+    headline,
+    matches,
+    sentence,
+    stored_budget,
+)
 from ...bench.budget import DIAL, FIXED, PLAIN, SINGLE, curves, label
 from ...bench.timing import three_digits
 from .accuracy import budget_curves
@@ -126,6 +136,7 @@ def answer_picture(found: Sequence[Match] | None = None, title: str = "") -> tup
 
     Args:
         found: as from `matches`; those of the stored results when None.
+        title: what the comparisons say, `headline`, when empty.
     """
     found = matches() if found is None else found
     rows = [
@@ -134,8 +145,9 @@ def answer_picture(found: Sequence[Match] | None = None, title: str = "") -> tup
         for source in dict.fromkeys(m.source for m in found if m.question == question)
     ]
     figure, panels = plt.subplots(
-        1, len(SHORT), figsize=(9.5, 1.4 + 0.48 * len(rows)), sharey=True, layout="constrained"
-    )
+        1, len(SHORT), figsize=(9.5, 1.6 + 0.55 * len(rows)),
+        sharex=True, sharey=True, layout="constrained",
+    )  # fmt: skip
     for axes, (cost, name) in zip(panels, SHORT.items(), strict=True):
         _panel(axes, [m for m in found if m.cost == cost], rows)
         axes.set_title(name, fontsize=10)
@@ -143,8 +155,11 @@ def answer_picture(found: Sequence[Match] | None = None, title: str = "") -> tup
     labels = [f"{question}\n{names[source]}" for question, source in rows]
     panels[0].set_yticks(range(len(rows)), labels, fontsize=8)
     panels[0].set(ylim=(len(rows) - 0.5, -0.5))
-    panels[1].set_xlabel("points of test accuracy ahead of the rival, and the standard error")
-    figure.suptitle(title, fontsize=10)
+    panels[0].set_xlim(*_limits(found))
+    panels[1].set_xlabel(
+        "points of test accuracy ahead of the rivals at the same cost, with the standard error"
+    )
+    figure.suptitle(title or headline(found), fontsize=10)
     legend_below(figure, *_legend(panels[0]), ncols=3, fontsize=8)
     return figure, sentence(found)
 
@@ -156,17 +171,21 @@ def _panel(axes: Axes, found: Sequence[Match], rows: Sequence[tuple[str, str]]) 
         mine = [m for m in found if (m.question, m.source) == row]
         for i, match in enumerate(mine):
             colour, marker, _ = OUTCOMES[match.outcome]
-            shift = 0.6 * ((i + 0.5) / len(mine) - 0.5)
+            shift = 0.75 * ((i + 0.5) / len(mine) - 0.5)
             axes.errorbar([match.difference], [y + shift], xerr=[match.error], color=colour,
-                          marker=marker, markersize=5, elinewidth=1)  # fmt: skip
+                          marker=marker, markersize=4, elinewidth=1)  # fmt: skip
         if not mine:
             axes.text(0, y, "not measured", ha="center", va="center", fontsize=8,
                       bbox={"color": "white"})  # fmt: skip
-    axes.set_xscale("symlog", linthresh=2)
-    axes.set_xticks([-5, -2, -1, 0, 1, 2], ["-5", "-2", "-1", "0", "1", "2"])
-    axes.set_xticks([], minor=True)
-    axes.set_xlim(-8, 4)
+    axes.xaxis.set_major_locator(MultipleLocator(2))
     axes.grid(alpha=0.3, axis="x")
+
+
+def _limits(found: Sequence[Match]) -> tuple[float, float]:
+    """Limits within which every mark and every error bar lies, with 0 between them."""
+    low = min((m.difference - m.error for m in found), default=-1)
+    high = max((m.difference + m.error for m in found), default=1)
+    return min(low, -1) - 0.4, max(high, 1) + 0.4
 
 
 def _legend(axes: Axes) -> tuple[list, list[str]]:
