@@ -83,7 +83,8 @@ def test_the_error_is_that_of_the_images_or_of_the_seeds_whichever_is_larger():
     difference, error = answer._difference(one, {0: 0.9, 1: 0.9}, 10_000)  # over the common seeds
     assert difference == pytest.approx(0) and error == pytest.approx(5)
     one = entrant(FBS, "", 0.9, 1, dict.fromkeys(range(9), 0.9))
-    assert answer._difference(one, dict.fromkeys(range(9), 0.89), 10_000) == (  # more seeds, and the same test images
+    more_seeds_and_the_same_images = answer._difference(one, dict.fromkeys(range(9), 0.89), 10_000)
+    assert more_seeds_and_the_same_images == (
         pytest.approx(1), pytest.approx(0.433, abs=0.001),
     )  # fmt: skip
 

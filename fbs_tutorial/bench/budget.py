@@ -101,8 +101,8 @@ def budget(
         model: of files that do not tell.
         shares: of the validation images that look again, in (0, 1); each sets a threshold.
         batch: images in a call that is timed. size: of photographs in pixels.
-        clock: whether to time, on accelerated networks; a number of seconds times for at least so
-            long, and times anew what ``out`` holds already, of which nothing else changes.
+        clock: whether to time, on accelerated networks; seconds: for so long at least, and anew
+            what ``out`` holds already, of which nothing else changes.
         out: a JSON file for the results, written before the clock runs and after it.
         command: what to record as the command. say: gets a line for each look.
 
@@ -116,9 +116,7 @@ def budget(
     shares = _checked_shares(shares)
     if batch < 1:
         raise RunError("{batch} must be at least 1, got {got}", {"got": batch})
-    again = clock is not True and clock is not False
-    if again and not 0 <= clock < inf:
-        raise RunError("{clock} must be a number of seconds, 0 or more, got {got}", {"got": clock})
+    again = _asked_again(clock)
     candidates = _candidates(weights, model)
     settings = _settings(candidates, data, size)
     facts = _facts(candidates, settings, shares, command)
@@ -126,24 +124,35 @@ def budget(
     if results is not None and not again and (_is_timed(results, batch) or not clock):
         say(f"{out} holds these results, of {results['machine']['date']}; nothing is measured anew")
         return results
-    splits = load_splits(
-        settings.data, settings.recipe, settings.seed, False, Team(device=torch.device(device))
-    )
-    for candidate in candidates:
-        check_fit(candidate.network, splits, str(candidate.path))
+    splits = _splits(settings, candidates, device)
     if results is None:
         results = facts | {"machine": machine(device)}
         results |= _measured(candidates, splits, shares, say)
         _write(results, out)
-    if clock is not False:
-        seconds = clock if again else 0.0
-        found = _clock(results, candidates, splits, batch, device, seconds)
-        if again:
-            results["clock"] = {"command": command, **found}
-        else:
-            results |= {"command": command, "clock": found}
+    if again or clock:
+        found = _clock(results, candidates, splits, batch, device, clock if again else 0.0)
+        told = {"clock": {"command": command} | found}
+        results |= told if again else told | {"command": command}
         _write(results, out)
     return results
+
+
+def _splits(settings: Settings, candidates: Sequence[Candidate], device: str) -> Splits:
+    """The images, which every candidate can take."""
+    team = Team(device=torch.device(device))
+    splits = load_splits(settings.data, settings.recipe, settings.seed, False, team)
+    for candidate in candidates:
+        check_fit(candidate.network, splits, str(candidate.path))
+    return splits
+
+
+def _asked_again(clock: bool | float) -> bool:
+    """Whether ``clock`` is a number of seconds, for which finished results are timed anew."""
+    if isinstance(clock, bool):
+        return False
+    if not 0 <= clock < inf:
+        raise RunError("{clock} must be a number of seconds, 0 or more, got {got}", {"got": clock})
+    return True
 
 
 def _write(results: dict, out: Path | None) -> None:

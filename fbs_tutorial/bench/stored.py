@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..checkpoints import ASSETS
+from .variants import OPPONENTS
 
 H100 = ASSETS / "h100"
 LESSON = ASSETS / "lesson"  # copies of files in benchmarks/ that notebooks read
@@ -63,8 +64,8 @@ def _network(row: Mapping) -> dict:
     found["dense"] = row["dense_best"]
     for variant in row["variants"]:
         kind, microseconds = variant["variant"], round(1000 * variant["median_ms"], 2)
-        if kind.startswith("dense"):
-            key = "dense_nhwc" if kind.endswith("channels_last") else "dense_nchw"
+        if kind in OPPONENTS:
+            key = "dense_nhwc" if kind.endswith(("channels_last", "compiled")) else "dense_nchw"
             found[key] = min(microseconds, found.get(key, microseconds))
         elif kind == "accelerated":
             found[f"accelerated {float(variant['density'])}"] = microseconds

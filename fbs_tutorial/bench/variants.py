@@ -30,6 +30,7 @@ GAIN = 0.1  # of the random predictors: larger gates would grow from layer to la
 INPUTS = 4  # batches that every variant goes round, so that its winners change from call to call
 CALIBRATION = 8  # images that set the batch norms' statistics
 DENSE = ("dense", "dense channels_last", "dense folded", "dense folded channels_last")
+OPPONENTS = (*DENSE, "compiled")  # the fastest of them is the best dense, which shares refer to
 OTHER_ORACLE = "oracle in the other layout"  # the slower of the two is not recorded
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # of maps and weights; else float32
 
