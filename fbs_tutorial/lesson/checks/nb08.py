@@ -163,9 +163,11 @@ def _search(function: Callable, clock: _Clock) -> str:
     clock.asked = 0
     found = float(function(clock))
     if clock.asked > CALLS:
-        return f"{found:.3g} after {clock.asked} measurements"
+        right = "right" if abs(found - clock.even) <= 0.02 else "wrong"
+        return f"{right}, but after {clock.asked} measurements"
     near = abs(found - clock.even) <= 0.02
-    return _wanted(clock) if near else f"{found:.2f}"
+    end = round(found) if abs(found - round(found)) < 0.07 else None
+    return _wanted(clock) if near else f"{found:.2f}" if end is None else f"close to {end}"
 
 
 def _wanted(clock: _Clock) -> str:
@@ -284,6 +286,16 @@ class GatherError(Exception):
     """Kernels or maps were copied by a list where the exercise is to read them in place."""
 
 
+class SliceError(Exception):
+    """A slice of a plane is shorter or longer than the sums it is added to."""
+
+
+UNEQUAL = (
+    "a slice is not as long as the sums: between two rows of a plane lies one zero, not two, so "
+    "a row has width + 1 numbers, and a slice height * (width + 1)"
+)
+
+
 class _Copies(TorchDispatchMode):
     """Counts the kernels and planes that are copied by lists of numbers inside the ``with``."""
 
@@ -308,7 +320,12 @@ def _in_place_of_a_gather(
     function: Callable, planes: Tensor, weight: Tensor, live: Tensor, winners: Tensor, *size: int
 ) -> Tensor:
     with _Convolutions() as counter, _Copies(planes, weight, winners) as copies:
-        maps = function(planes, weight, live, winners, *size)
+        try:
+            maps = function(planes, weight, live, winners, *size)
+        except RuntimeError as error:
+            if "must match the size" not in str(error):
+                raise
+            raise SliceError(UNEQUAL) from error
     if counter.calls:
         raise ConvolutionError("this calls a convolution; slices and sums are enough")
     if copies.found:
@@ -367,6 +384,12 @@ check_from_planes = Exercise(
         Mistake(
             lambda p, w, live, win, h, c: _from_planes(p, w, live, win, h, c, pitch=c),
             "you step by width from row to row, but a row of the plane has width + 1 numbers",
+        ),
+        Mistake(
+            lambda p, w, live, win, h, c: _from_planes(
+                p, w, live, win, h, c + 1, pitch=c + 2, crop=False
+            ),
+            "you count two zeros between rows: a row of the plane has width + 1 numbers",
         ),
         Mistake(partial(_from_planes, swap=True), "you exchange inputs and outputs in the weight"),
         Mistake(

@@ -215,6 +215,21 @@ def _in_place(block: nn.Module, density: float) -> nn.Module:
     return block
 
 
+def _kept(block: nn.Module, density: float, name: str) -> nn.Module:
+    gated = _gated(block, density)
+    setattr(gated, name, copy.deepcopy(getattr(block, name)))
+    return gated
+
+
+def _norms_outside(block: nn.Module, density: float) -> nn.Module:
+    gated = copy.deepcopy(block)
+    gated.conv1 = ChannelPruning(gated.conv1, density=density)
+    gated.conv2 = ChannelPruning(gated.conv2, density=density)
+    if gated.downsample is not None:
+        gated.downsample[0] = ChannelPruning(gated.downsample[0], density=density)
+    return gated
+
+
 def _one_gate(block: nn.Module, density: float) -> nn.Module:
     gated = copy.deepcopy(block)
     parts = (gated.conv1, gated.bn1, nn.ReLU(), gated.conv2, gated.bn2)
@@ -236,6 +251,19 @@ check_gate_block = Exercise(
         ),
         Mistake(lambda b, d: _gated(b, 1.0), "you leave the density at 1"),
         Mistake(lambda b, d: _gated(b, d, None), "each batch norm runs twice"),
+        Mistake(
+            lambda b, d: _kept(b, d, "bn1"),
+            "bn1 runs twice: inside the ChannelPruning and at its old place",
+        ),
+        Mistake(
+            lambda b, d: _kept(b, d, "bn2"),
+            "bn2 runs twice: inside the ChannelPruning and at its old place",
+        ),
+        Mistake(_norms_outside, "the batch norms stay outside, and fill what the gates emptied"),
+        Mistake(
+            lambda b, d: convert(b, d),
+            "you convert the block to gated layers; here it is ChannelPruning that is asked for",
+        ),
         Mistake(lambda b, d: _gated(b, d, downsample=False), "downsample is not gated"),
     ),
 )
@@ -262,6 +290,7 @@ def _basic_block(kind: str) -> tuple[nn.Module, Tensor]:
 
 FITS = "a plain network and its gated twin, which chooses per image"
 LAYERS, SHARE = 10, 0.5  # at least so many gated layers, at most this share of the MACs
+DENSITY = 0.5  # the same for all: the fewest channels would win a race that asks for time alone
 
 
 def _verdict(function: Callable) -> str | None:
@@ -277,6 +306,9 @@ def _verdict(function: Callable) -> str | None:
     layers = gated_layers(gated) if is_gated(gated) else {}
     if len(layers) < LAYERS:
         return f"fewer than {LAYERS} gated layers in the second network"
+    others = sorted({layer.density for layer in layers.values()} - {DENSITY})
+    if others:
+        return f"density {', '.join(f'{d:g}' for d in others)}, where {DENSITY} is asked for"
     if plain.training or gated.training:
         return "a network in training mode"
     colours = torch.rand(4, 3, 1, 1)  # else two images would look alike to a predictor
@@ -353,6 +385,10 @@ check_my_networks = Experiment(
     (
         Mistake(lambda: small_networks(gates="neutral"), "your gates do not look at the image"),
         Mistake(lambda: small_networks(1.0), "you leave the density at 1"),
+        Mistake(
+            lambda: small_networks(0.01),
+            "you keep hardly any channel: what is left is quick, and of no use",
+        ),
         Mistake(lambda: small_networks(count=2), "you gate too few layers"),
         Mistake(lambda: small_networks()[::-1], "you return the gated network first"),
         Mistake(
