@@ -119,10 +119,7 @@ def bench(
             holds something else; CheckpointError is one for ``weights``.
         OSError: ``out`` cannot be written.
     """
-    if seconds is not None and not seconds > 0:
-        raise ValueError(f"seconds must be a number > 0, got {seconds}")
-    usual = QUICK_TIME if quick else {}
-    end = Deadline(usual.get(device, inf) if seconds is None else seconds)
+    end = _deadline(device, quick, seconds)
     check_device(device)
     _check_numbers(batches or (), densities, threads)
     cases, own, about = _cases(models, weights, data, layers, quick)
@@ -245,6 +242,14 @@ def _check_numbers(
     for name, number in [*(("batch", b) for b in batches), ("threads", threads)]:
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
+
+
+def _deadline(device: str, quick: bool, seconds: float | None) -> Deadline:
+    """When a case that is under way is given up."""
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"seconds must be a number > 0, got {seconds}")
+    usual = QUICK_TIME if quick else {}
+    return Deadline(usual.get(device, inf) if seconds is None else seconds)
 
 
 @contextmanager
