@@ -98,7 +98,7 @@ def layouts(skipped: int = 1) -> Picture:
             draw.matrix(axes, 22 + 3.2 * place, y, [[word]], (3.2, 3), fills=[[fill]])
     return figure, (
         "The same 18 numbers in three orders. Channel b is empty: in the first and the last order "
-        "it is one block, which nobody need touch; in channels_last it sits in every pixel. The "
+        "it is one block, which nobody has to touch; in channels_last it sits in every pixel. The "
         "planes also hold zeros between the rows; those above and below are not drawn."
     )
 

@@ -54,12 +54,19 @@ def accuracy_over_cost(results: Mapping, title: str = "") -> tuple[Figure, str]:
     figure, panels = plt.subplots(1, 2, figsize=(9.5, 4.6), sharey=True, layout="constrained")
     for name, (colour, marker, line, fill) in COST_LOOKS.items():
         for axes, cost in zip(panels, ("macs", "ms"), strict=True):
-            points = sorted((p[cost], p["accuracy"]) for p in groups.get(name, ()))
+            found = sorted(groups.get(name, ()), key=lambda p: p[cost])
+            points = [(p[cost], p["accuracy"]) for p in found]
             style = {"markerfacecolor": fill or colour, "label": name}
             size = 11 if marker == "*" else 7
             axes.plot(*zip(*points, strict=True), color=colour, marker=marker, linestyle=line,
                       markersize=size, **style)  # fmt: skip
-    labels = ("million MACs per image, predictors included", "milliseconds per image")
+            if cost == "ms":
+                for p in found:
+                    axes.hlines(p["accuracy"], *p["quartiles"], color=colour, linewidth=0.8)
+    labels = (
+        "million MACs per image, predictors included",
+        "milliseconds per image, with quartiles",
+    )
     for axes, words, ticks in zip(panels, labels, COST_TICKS, strict=True):
         axes.set(xscale="log", xlabel=words)
         plain_ticks(axes.xaxis, ticks)
@@ -111,6 +118,7 @@ def _timed(results: Mapping) -> Iterator[tuple[str, dict]]:
                     "who": who,
                     "macs": point["test"]["macs"] / 1e6,
                     "ms": results["clock"]["ms"][who][0],
+                    "quartiles": results["clock"]["ms"][who][1:],
                     "accuracy": 100 * point["test"]["accuracy"],
                     "validation": point["validation"]["accuracy"],
                 },
