@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..checkpoints import load_network, save_network
 from ..data import spread
 from ..execution import accelerate
+from ..files import check_writable
 from ..method.convert import convert, random_predictor
 from ..method.gated import gated_layers, is_gated, set_density
 from ..method.macs import count_macs
@@ -43,6 +44,7 @@ SECONDS = 0.5  # of timing for each network and batch
 PUBLISHED = {"slimming": 1e-4, "sr": 1e-5}  # for VGG on CIFAR-10, by both papers' authors
 CHOSEN = {  # on validation images, with ``compare --choose``; see benchmarks/compare
     "digits": {"slimming": 1e-4, "sr": 1e-5, "gain": 0.3},
+    "fashion_mnist": {"slimming": 0.0, "sr": 3e-3, "gain": 0.3},
 }
 CANDIDATES = {  # of both penalties, and of what predictors start with
     "slimming": (0.0, 1e-4, 1e-3, 3e-3, 1e-2),
@@ -266,9 +268,20 @@ def striped(lab: Lab, target: float) -> Made:
 
 
 def _match_stripes(lab: Lab, network: nn.Module, target: float) -> tuple[float, nn.Module]:
+    """Prune to so many MACs. Entries may lie closer together than halving the range of thresholds
+    can tell apart; where that misses the target, they are taken one by one."""
     skeletons = [v for name, v in network.named_parameters() if name.endswith("skeleton")]
-    largest = max(value.abs().max().item() for value in skeletons)
-    return lab.match(lambda threshold: prune_stripes(network, threshold), 0.0, largest, target)
+    sizes = torch.cat([value.detach().abs().flatten() for value in skeletons]).sort().values
+
+    def pruned(rank: float) -> nn.Module:
+        return prune_stripes(network, sizes[round(rank)].item())
+
+    largest = sizes[-1].item()
+    made = lab.match(lambda threshold: prune_stripes(network, threshold), 0.0, largest, target)
+    if abs(lab.macs(made[1]) / target - 1) > CLOSE:
+        rank, finer = lab.match(pruned, 0.0, len(sizes) - 1.0, target)
+        made = sizes[round(rank)].item(), finer
+    return made
 
 
 def gated(lab: Lab, target: float) -> Made:
@@ -334,6 +347,8 @@ def compare(
     """
     with join_team() as team, threads(plan.recipe.threads):
         results = _results(plan, out, team, command)
+        if networks is not None:
+            check_writable(networks / "any.safetensors")  # before what takes long
         levels = (None, *plan.densities)
         results.say_what_is_there(
             any(results.lacks(seed, level) for seed in plan.seeds for level in levels), say
