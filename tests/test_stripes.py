@@ -242,8 +242,9 @@ def test_after_every_update_small_entries_are_0_whatever_the_optimizer_did():
             assert gone.any() and not any(norm.bias[gone].any() for norm in conv.norms)
 
 
-def test_training_prunes_after_each_step_and_before_the_first(monkeypatch):
-    """Without a penalty, too: ``sr`` 0 switches off the penalty, not the pruning."""
+@pytest.mark.parametrize("sr", [0.0, 1.0])
+def test_training_prunes_after_each_step_and_before_the_first(sr, monkeypatch):
+    """``sr`` 0 switches off the penalty, not the pruning; with it entries shrink in every step."""
     net, seen = worn(add_skeletons(network("digitsnet"))), []
 
     def is_pruned(net, *_):
@@ -254,7 +255,7 @@ def test_training_prunes_after_each_step_and_before_the_first(monkeypatch):
     monkeypatch.setattr(loop, "accuracy", is_pruned)
     is_pruned(net)
     step = Step("stripes", "stripes", None, 2, 0.05)
-    recipe = replace(RECIPES["digits"], batch=32, sr=0.0, threshold=0.4)
+    recipe = replace(RECIPES["digits"], batch=32, sr=sr, threshold=0.4)
     loop.prepare(net, step, recipe)
     is_pruned(net)
     part = torch.rand(64, 1, 16, 16), torch.arange(64) % 10

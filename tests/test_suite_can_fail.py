@@ -364,7 +364,7 @@ FAULTS = {  # what: file, text, fault, tests that must notice
             update_skeletons(self.network, self.recipe.threshold)
         self.optimizer.step()
 """,
-        "test_stripes.py::test_training_prunes_after_each_step_and_before_the_first",
+        "test_stripes.py::test_training_prunes_after_each_step_and_before_the_first[1.0]",
     ),
     "a comparison that forgets the predictors": (
         "bench/compare.py",
