@@ -24,7 +24,13 @@ from .style import (
     plain_ticks,
 )
 
-BARS = {"dense": GREY, "masked": ORANGE, "loops": PURPLE, "oracle": GREEN, "narrow": GREEN}  # others are blue
+BARS = {
+    "dense": GREY,
+    "masked": ORANGE,
+    "loops": PURPLE,
+    "oracle": GREEN,
+    "narrow": GREEN,
+}  # others are blue
 MARKERS = "os^DvP"
 PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # beneath words over lines
 
