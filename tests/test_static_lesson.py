@@ -123,8 +123,8 @@ def test_the_slider_shows_the_nearest_level_of_a_method():
     points["FBS"] = [point(0.2, 0.5, 0.5), point(0.9, 0.98, 0.98)]
     figure, sentence = plots.pruning_level(points, "stripes", 0.8)
     assert sentence == (
-        "stripes at 0.9: 90.0% of the MACs, 7 kB stored, right on 90.0% after the cut and 98.0% in the "
-        "end. Dotted lines: after the cut."
+        "stripes at 0.9: 90.0% of the MACs, 7 kB stored, right on 90.0% after the cut and 98.0% in "
+        "the end. Dotted lines: after the cut."
     )
     assert len(figure.axes[0].get_lines()) == 4 + 3 + 1
     assert "right on 50.0% in the end" in plots.pruning_level(points, "FBS", 0.1)[1]
