@@ -125,7 +125,9 @@ def test_a_report_may_hold_pairs_of_looks_quartiles_and_a_paired_error(report, t
     report["networks"]["gated"]["quartiles"] = [0.3, 0.5]
     report["pairs"] = {"gated, then plain": {"accuracy": [0.98, 0.99], "macs": 200_000}}
     report["paired_error"] = 0.002
-    said = "no more than seeds differ (1.0 points), more than twice the paired standard error (0.4"
+    said = (
+        "no more than seeds differ (1.0 points);\n  more than twice the paired standard error (0.4"
+    )
     assert said in repr(checks.check_report(report))
     figure, sentence = project.report_picture(report)
     assert "gated, then plain 98.5 % right, 200,000 MACs." in sentence

@@ -87,7 +87,7 @@ def margin(report: Mapping) -> str:
     said += f"({apart:.1f} points)"
     if "paired_error" in report:
         twice = 200 * report["paired_error"]
-        said += f", {_than(lead, twice)} twice the paired standard error ({twice:.1f} points)"
+        said += f"; {_than(lead, twice)} twice the paired standard error ({twice:.1f} points)"
     return said
 
 

@@ -377,7 +377,7 @@ def check_report(report: Mapping) -> CheckResult:
         return CheckResult(False, f"a report is a dictionary with {CRITERIA}")
     try:
         found = list(faults(report))
-        said = "" if found else margin(report)
+        said = "" if found else margin(report).replace("; ", ";\n  ")
     except Exception as error:  # whatever may stand in a reader's report
         return CheckResult(False, f"the report cannot be read: {type(error).__name__}: {error}")
     if found:
