@@ -143,8 +143,7 @@ def test_a_contest_has_a_dot_per_seed_and_says_who_is_best():
     results = {"plan": {"densities": [0.5]}, "rows": found}
     figure, sentence = plots.contest({"digits": results}, "title")
     assert sentence == (
-        "digits, d = 0.5: FBS is best with 93.0 %, narrow has 91.0 %, and FBS is +2.0 points from "
-        "it."
+        "digits, d = 0.5: best FBS, 93.0 %; narrow 91.0 %; FBS minus narrow +2.0 points."
     )
     (axes,) = figure.axes
     dots = [len(x.get_xdata()) for x in axes.lines if x.get_marker() not in ("None", "", "<")]

@@ -143,8 +143,8 @@ def contest(results: Mapping[str, dict], title: str = "") -> tuple[Figure, str]:
         axes.set_title(f"{name}, d = {level:g}\nnarrow {narrow:.1f} %", fontsize=9)
         best = max(off, key=lambda method: off[method].mean())
         said.append(
-            f"{name}, d = {level:g}: {LABELS[best]} is best with {narrow + off[best].mean():.1f} "
-            f"%, narrow has {narrow:.1f} %, and FBS is {_signed(off['fbs'].mean())} points from it."
+            f"{name}, d = {level:g}: best {LABELS[best]}, {narrow + off[best].mean():.1f} %; "
+            f"narrow {narrow:.1f} %; FBS minus narrow {_signed(off['fbs'].mean())} points."
         )
     row[0][0].invert_yaxis()
     figure.supxlabel(

@@ -10,9 +10,27 @@ from matplotlib.figure import Figure
 
 from ...bench.report import fastest_kind, find
 from ...bench.timing import Timing, three_digits
-from .style import BLACK, BLUE, DARK_GREY, GREEN, GREY, ORANGE, PURPLE, legend_below, plain_ticks
+from .style import (
+    BLACK,
+    BLUE,
+    DARK_GREEN,
+    DARK_GREY,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    legend_below,
+    plain_ticks,
+)
 
-BARS = {"dense": GREY, "masked": ORANGE, "loops": PURPLE, "oracle": GREEN}  # others are blue
+BARS = {  # others are blue
+    "dense": GREY,
+    "masked": ORANGE,
+    "loops": PURPLE,
+    "oracle": GREEN,
+    "kernel mask": DARK_GREEN,
+    "slimmed": GREEN,
+}
 MARKERS = "os^DvP"
 PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # beneath words over lines
 
