@@ -5,6 +5,7 @@ import json
 
 import matplotlib.pyplot as plt
 import pytest
+import torch
 
 from fbs_tutorial.lesson import checks, diagrams, project
 from fbs_tutorial.lesson.diagrams import draw
@@ -118,6 +119,35 @@ def test_the_picture_has_a_mark_for_each_seed(report):
     assert [len(line.get_xdata()) for axes in figure.axes for line in axes.lines] == [2] * 6
     assert "gated 97.5 % right, 100,000 MACs, 0.400 ms" in sentence
     plt.close(figure)
+
+
+def test_a_report_may_hold_pairs_of_looks_quartiles_and_a_paired_error(report, tmp_path):
+    report["networks"]["gated"]["quartiles"] = [0.3, 0.5]
+    report["pairs"] = {"gated, then plain": {"accuracy": [0.98, 0.99], "macs": 200_000}}
+    report["paired_error"] = 0.002
+    said = (
+        "no more than seeds differ (1.0 points);\n  more than twice the paired standard error (0.4"
+    )
+    assert said in repr(checks.check_report(report))
+    figure, sentence = project.report_picture(report)
+    assert "gated, then plain 98.5 % right, 200,000 MACs." in sentence
+    assert [len(axes.lines) for axes in figure.axes] == [4, 3]
+    (low, high) = figure.axes[1].collections[1].get_segments()[0][:, 0]
+    assert (low, high) == (0.3, 0.5)
+    plt.close(figure)
+    text = project.write_report(report, tmp_path).read_text()
+    assert "| gated | 97.0 %, 98.0 % | 100,000 | 0.400 (0.300 to 0.500) |" in text
+    assert "| gated, then plain | 98.0 %, 99.0 % | 200,000 |  |" in text
+
+
+def test_a_paired_error_counts_only_images_on_which_two_sides_differ():
+    same = torch.rand(2, 100) < 0.9
+    assert project.paired_error(same, same) == 0
+    other = same.clone()
+    other[:, :4] = ~other[:, :4]
+    difference = (same.double() - other.double()).mean(dim=0)
+    assert project.paired_error(same, other) == pytest.approx(difference.std().item() / 10)
+    assert 0.01 < project.paired_error(same, other) < 0.04
 
 
 @pytest.mark.parametrize("found", [None, {"gated": "97 % right", "narrow": "98 % right"}])

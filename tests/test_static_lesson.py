@@ -1,5 +1,7 @@
 """Notebook 12: what its checks take, and its pictures, which say what they show."""
 
+import copy
+
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest
@@ -11,14 +13,25 @@ from fbs_tutorial.lesson.diagrams import draw
 from fbs_tutorial.lesson.plots.style import BLUE, GREEN, ORANGE, PURPLE
 
 
-def test_pairs_may_be_a_tensor_or_tuples():
+def test_pairs_may_be_tuples_and_a_tensor_is_told_that_a_list_is_asked_for():
     """The rest of what the checks do is in test_checks.py, with all exercises."""
 
     def found(mask, weight):
         return ((weight.abs().amax((2, 3)) > 0) & ~mask).nonzero()
 
-    assert checks.check_revived(found)
     assert checks.check_revived(lambda m, w: [tuple(pair) for pair in found(m, w).tolist()])
+    assert "a tensor, where a list is asked for" in repr(checks.check_revived(found))
+
+
+def test_a_block_that_cannot_run_is_told_why():
+    def without_its_norm(block, keep):
+        small = copy.deepcopy(block)
+        small.conv1.weight = nn.Parameter(block.conv1.weight[keep])
+        small.conv2.weight = nn.Parameter(block.conv2.weight[:, keep])
+        return small
+
+    said = repr(checks.check_prune_block(without_its_norm))
+    assert "a block that cannot run: conv1, bn1 and conv2 have weights of [[" in said
 
 
 def test_a_block_with_new_modules_is_as_good():
@@ -105,12 +118,37 @@ def test_the_slider_shows_the_nearest_level_of_a_method():
         same = {"share": share, "macs": share, "kB": 7.0, "layers": {"conv1": share}}
         return same | {"before": before, "accuracy": accuracy}
 
-    points = {name: [point(0.2, 0.3, 0.5), point(0.9, 0.9, 0.98)] for name in "abc"}
-    points["d"] = [point(0.2, 0.5, 0.5), point(0.9, 0.98, 0.98)]
-    figure, sentence = plots.pruning_level(points, "c", 0.8)
+    static = ("kernel masks", "slimming", "stripes")
+    points = {name: [point(0.2, 0.3, 0.5), point(0.9, 0.9, 0.98)] for name in static}
+    points["FBS"] = [point(0.2, 0.5, 0.5), point(0.9, 0.98, 0.98)]
+    figure, sentence = plots.pruning_level(points, "stripes", 0.8)
     assert sentence == (
-        "c at 0.9: 90.0% of the MACs, 7 kB stored, right on 90.0% after the cut and 98.0% in the "
-        "end. Dashed lines: after the cut."
+        "stripes at 0.9: 90.0% of the MACs, 7 kB stored, right on 90.0% after the cut and 98.0% in "
+        "the end. Dotted lines: after the cut."
     )
     assert len(figure.axes[0].get_lines()) == 4 + 3 + 1
-    assert "right on 50.0% in the end" in plots.pruning_level(points, "d", 0.1)[1]
+    assert "right on 50.0% in the end" in plots.pruning_level(points, "FBS", 0.1)[1]
+
+
+def test_a_contest_has_a_dot_per_seed_and_says_who_is_best():
+    def rows(level, method, *right):
+        return [
+            {"seed": i, "level": level, "method": method, "test_accuracy": r, "bytes": 7000}
+            for i, r in enumerate(right)
+        ]
+
+    found = [*rows(None, "plain", 0.99), *rows(0.5, "narrow", 0.9, 0.92)]
+    found += [*rows(0.5, "kernels", 0.5, 0.91), *rows(0.5, "fbs", 0.92, 0.94)]
+    found += rows(0.5, "fbs, idle removed", 0.92, 0.94)
+    results = {"plan": {"densities": [0.5]}, "rows": found}
+    figure, sentence = plots.contest({"digits": results}, "title")
+    assert sentence == (
+        "digits, d = 0.5: best FBS, 93.0 %; narrow 91.0 %; FBS minus narrow +2.0 points."
+    )
+    (axes,) = figure.axes
+    dots = [len(x.get_xdata()) for x in axes.lines if x.get_marker() not in ("None", "", "<")]
+    assert dots == [2, 1, 2]  # one lies far to the left
+    words = [text.get_text() for text in axes.texts]
+    assert "−41.0" in words and words.count("7 kB") == 3
+    assert axes.get_yticklabels()[0].get_text() == "narrow from the start"
+    plt.close(figure)

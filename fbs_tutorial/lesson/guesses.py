@@ -137,6 +137,9 @@ class Prediction:
         return f"{self.low:g} {line} {self.high:g} {self.unit}".rstrip() + "   ○ guess  ◆ answer"
 
 
+EXAMPLE = Prediction("An example, and no result", 0, 100, "%", guess=70, truth=80.0)
+
+
 def predict(
     question: str,
     low: float,
@@ -264,6 +267,7 @@ def show_guesses() -> None:
     kept = [Prediction(**guess) for guess in kept_guesses() if guess["truth"] is not None]
     if not kept:
         print(f"No guess is kept here yet: {FILE} holds those of all notebooks in this folder.")
+        print(f"This is what one looks like:\n   {EXAMPLE.verdict()}".replace("\n", "\n   "))
         return
     for guess in kept:
         print(guess.question)

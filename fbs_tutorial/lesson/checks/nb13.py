@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -80,26 +82,55 @@ FLAWS = {
     "A": "opponent", "B": "test", "C": "controls", "D": "clock", "E": "seeds", "F": "fair",
     "G": "opponent",
 }  # fmt: skip
-FOUND = "the right word"
-RULES = {
-    "A": ("how many MACs has each, predictors included?", "add the predictors to the gated one"),
-    "B": ("how was the density chosen?", "which images picked the best of six densities?"),
-    "C": ("what shows that the choice matters?", "many winner sets may be worth nothing"),
-    "D": ("how were the milliseconds taken?", "when was each network timed, and with what beside?"),
-    "E": ("how many trainings of each network are there?", "three numbers, but of what?"),
-    "F": ("does it claim more than its numbers bear out?", "it lost, and it says so"),
-    "G": ("what did each network get before it was measured?", "count the epochs of each"),
+WORDS = ("test", "seeds", "opponent", "clock", "controls", "fair")
+EACH = "one of the words for each letter"
+QUESTIONS = {
+    "A": "how many MACs has each, predictors included?",
+    "B": "how was the density chosen?",
+    "C": "what shows that the choice matters?",
+    "D": "how were the milliseconds taken?",
+    "E": "how many trainings of each network are there?",
+    "F": "does it claim more than its numbers bear out?",
+    "G": "what did each network get before it was measured?",
 }
 
 
-def _verdict(function: Callable, name: str) -> str:
-    answer = function()[name]
-    return FOUND if answer == FLAWS[name] else str(answer)
+def _form(function: Callable) -> str:
+    """What is missing or not one of the words, or EACH."""
+    answer = function()
+    if answer is None:
+        return None
+    if not isinstance(answer, Mapping):
+        return f"{type(answer).__name__} instead of a dictionary"
+    missing = [name for name in FLAWS if name not in answer]
+    if missing:
+        return f"no word for {', '.join(missing)}"
+    unknown = {str(answer[name]): name for name in FLAWS if answer[name] not in WORDS}
+    if unknown:
+        words = ", ".join(f"{word!r} for {name}" for word, name in unknown.items())
+        return f"{words}; the words are {', '.join(WORDS)}"
+    return EACH
+
+
+def _right(function: Callable) -> str:
+    """How many letters have the right word."""
+    answer = function()
+    right = sum(answer[name] == flaw for name, flaw in FLAWS.items())
+    return f"{right} of the {len(FLAWS)} are right"
+
+
+def _word(function: Callable, name: str) -> str:
+    return function()[name]
 
 
 def _reports() -> Iterator[Case]:
-    for name, (hint, more) in RULES.items():
-        yield Case((name,), FOUND, f"report {name}: {hint}", more, ask=_verdict)
+    spec = "unfair() returns a dictionary: the letters A to G, and a word for each"
+    yield Case((), EACH, spec, ask=_form)
+    whole = "read each report as its opponent would: which comparison would you not accept?"
+    more = "; ".join(f"{name}: {question}" for name, question in QUESTIONS.items())
+    yield Case((), f"{len(FLAWS)} of the {len(FLAWS)} are right", whole, more, ask=_right)
+    for name, flaw in FLAWS.items():  # tells mistakes apart; the count has failed before
+        yield Case((name,), flaw, QUESTIONS[name], ask=_word)
 
 
 def _but(**others: str) -> Callable:
@@ -111,6 +142,11 @@ check_unfair = Exercise(
     _reports,
     "seven reports, six flaws and a fair one, all found.",
     (
+        Mistake(lambda: dict.fromkeys(FLAWS, "fair"), "you accept all seven; six have a flaw each"),
+        Mistake(
+            lambda: {name: flaw for name, flaw in FLAWS.items() if name != "G"}, "you leave out G"
+        ),
+        Mistake(_but(A="macs"), "you use a word of your own for A"),
         Mistake(
             _but(A="seeds"), "you blame the seeds of A, which are three of each: look at its MACs"
         ),
@@ -156,7 +192,9 @@ check_unfair = Exercise(
 
 # Exercise 3: a network of the reader's own
 
-SMALL, MOST = 0.5, 3_000_000
+SMALL, MOST, LEAST = 0.5, 3_000_000, 3  # width, MACs, gated layers
+STOPPED = re.compile(r"past .*(line \d+, in .*)", re.DOTALL)  # in the warning of `convert`
+CHAIN = "a chain of ordinary convolutions: no maps are added to others, no layer is depthwise"
 RIGHT = "a network with gates, a sum or a depthwise layer, and a width"
 
 
@@ -179,18 +217,33 @@ def _built(function: Callable, width: float) -> str:
 
 
 def _structure(function: Callable, network: nn.Module, width: float, images: torch.Tensor) -> str:
+    chain = "" if _has_sum(network, images) else CHAIN
     norms = sum(isinstance(m, nn.BatchNorm2d) for m in network.modules())
-    if norms < 3:
-        return f"{norms} batch norms: nothing else can be gated"
-    gates = _gates(network)
-    if gates < 3:
-        return f"{gates} convolutions that can be gated: a batch norm stands directly after each"
+    if norms < LEAST:
+        few = f"{norms} batch norms, where {LEAST} at least are asked for: nothing else is gated"
+        return "; and ".join(filter(None, [few, chain]))
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        gates = _gates(network)
+    if line := next(filter(None, (_asks_values(w) for w in warned)), ""):
+        return f"a forward that asks what its images hold, or how large they are: {line}"
+    if gates < LEAST:
+        return (
+            f"{gates} convolutions that can be gated, where {LEAST} at least are asked for: a "
+            "batch norm stands directly after each"
+        )
     macs = count_macs(network, images).dense
     if macs > MOST:
         return f"more than {MOST:,} MACs, which takes long to train"
     if width < 1 and macs >= 0.7 * count_macs(function(1.0).eval(), images).dense:
         return "hardly fewer MACs at half of the width"
-    return RIGHT if _has_sum(network, images) else "a chain of ordinary convolutions"
+    return chain or RIGHT
+
+
+def _asks_values(warned: warnings.WarningMessage) -> str:
+    """The line of ``forward`` of which a warning of `convert` says that it cannot be followed."""
+    found = STOPPED.search(str(warned.message))
+    return found[1] if found else ""
 
 
 def _gates(network: nn.Module) -> int:
@@ -270,6 +323,21 @@ class _Net(nn.Module):
         return x.softmax(dim=1) if self.soft else x
 
 
+class _AsksForValues(_Net):
+    """A network that breaks the third rule of section 3."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.mean() > 100:
+            x = x / 100
+        return super().forward(x)
+
+
+def _chain_of_two(width: float) -> nn.Module:
+    c = max(1, round(16 * width))
+    layers = _block(1, c, 2, "after"), _block(c, c, 2, "after")
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, 10))
+
+
 my_network = _Net
 
 check_my_network = Experiment(
@@ -284,6 +352,11 @@ check_my_network = Experiment(
         ),
         Mistake(lambda w: _Net(w, soft=True), "it returns probabilities instead of logits"),
         Mistake(lambda w: _Net(w, add="number"), "it is a chain: no maps are added to other maps"),
+        Mistake(
+            _AsksForValues,
+            "its forward has an if that depends on the images: gates cannot follow the data there",
+        ),
+        Mistake(lambda w: _chain_of_two(w), "it is a chain of two layers: three, and a sum"),
         Mistake(lambda w: _Net(1.0), "it takes a width and makes no use of it"),
         Mistake(lambda w: _Net(w, classes=2), "it answers with a wrong number of classes"),
         Mistake(lambda w: _Net(w, wide=16), "it is too large to train in a lesson"),
@@ -304,7 +377,7 @@ def check_report(report: Mapping) -> CheckResult:
         return CheckResult(False, f"a report is a dictionary with {CRITERIA}")
     try:
         found = list(faults(report))
-        said = "" if found else margin(report)
+        said = "" if found else margin(report).replace("; ", ";\n  ")
     except Exception as error:  # whatever may stand in a reader's report
         return CheckResult(False, f"the report cannot be read: {type(error).__name__}: {error}")
     if found:

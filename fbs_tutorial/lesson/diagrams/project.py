@@ -12,7 +12,7 @@ PIECES = {  # what it is: how it is made, and the notebook that explains it
     "plain": ("fit", "a network of\nyour own"),
     "gated": ("convert, fit", "density falls,\nplain one teaches"),
     "counted": ("count_macs", "predictors\nincluded"),
-    "timed": ("accelerate, race", "by turns,\non this machine"),
+    "timed": ("accelerate, race", "in turn,\non this machine"),
     "report": ("check_report", "what is missing?\nwhat is unfair?"),
 }
 NOTEBOOKS = {"data": "00", "plain": "06", "gated": "04, 06", "counted": "05", "timed": "08, 10"}

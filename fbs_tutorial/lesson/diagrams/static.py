@@ -47,9 +47,9 @@ def four_cuts(
         said.append(f"{name} {kept.float().mean():.0%}")
     draw.note(axes, 12, 27, "inputs")
     return figure, (
-        f"{shown} outputs and {shown} inputs, among them such as only one of the two images keeps. "
-        "A small square is a weight, and pale ones are gone. "
-        f"Left of the whole layer: {', '.join(said)}."
+        f"Drawn are {shown} outputs and {shown} inputs, some of which only one of the two images "
+        "keeps. A small square is a weight, and pale ones are gone. "
+        f"What is left of the whole layer: {', '.join(said)}."
     )
 
 
@@ -90,7 +90,7 @@ def leak(mask: Tensor, leaky: Tensor, held: Tensor, shown: int = 8) -> Picture:
     """
     leaky, held = leaky.detach(), held.detach()
     figure, axes = draw.canvas(37)
-    draw.title(axes, 2, 2.4, "One step with momentum, and what was cut is back")
+    draw.title(axes, 2, 2.4, "One step of training, and what was cut is back")
     parts = [("zeros written once", leaky), ("a mask in the layer", held)]
     said = []
     for place, (name, weight) in enumerate(parts):

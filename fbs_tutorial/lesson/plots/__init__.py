@@ -13,7 +13,7 @@ from .accuracy import (
     learning_curve,
 )
 from .answer import accuracy_over_cost, answer_picture, budget_picture
-from .compared import compared, filter_shapes, pruning_level
+from .compared import compared, contest, filter_shapes, pruning_level
 from .cost import layer_shares, stage_bars, tile_times, time_and_macs, time_bars, time_by_density
 from .gpu import (
     DEVICES,
@@ -49,6 +49,7 @@ __all__ = [
     "class_heat_maps",
     "clocks",
     "compared",
+    "contest",
     "count_and_clock",
     "depth_lines",
     "filter_shapes",

@@ -10,34 +10,43 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ...bench.compared import LABELS, grouped
+from ...bench.compared import IDLE, LABELS, grouped
 from .style import (
     BLACK,
     BLUE,
+    DARK_GREEN,
     DARK_GREY,
     GREEN,
     GREY,
-    ORANGE,
-    PURPLE,
-    YELLOW,
+    PALE_BLUE,
+    PALE_GREEN,
+    TEXT,
+    ink,
     legend_below,
     plain_ticks,
 )
 
-LOOKS = {  # colour, marker, line
+LOOKS = {  # colour, marker, line: static methods are green, FBS is blue
     "plain": (BLACK, "*", ""),
     "narrow": (DARK_GREY, "x", "--"),
-    "scratch": (BLACK, "+", ":"),
+    "scratch": (DARK_GREY, "+", ":"),
     "slimming": (GREEN, "s", "-"),
-    "kernels": (PURPLE, "P", "-"),
-    "stripes": (ORANGE, "^", "-"),
+    "kernels": (DARK_GREEN, "P", "--"),
+    "stripes": (PALE_GREEN, "^", "-."),
     "fbs": (BLUE, "o", "-"),
     "fbs, idle removed": (BLUE, "o", ":"),
-    "slimming, fbs": (YELLOW, "D", "-"),
-    "slimming, fbs, idle removed": (YELLOW, "D", ":"),
+    "slimming, fbs": (PALE_BLUE, "D", "-"),
+    "slimming, fbs, idle removed": (PALE_BLUE, "D", ":"),
+}
+LEVEL_LOOKS = {  # of the networks that `pruning_level` turns down
+    "kernel masks": (DARK_GREEN, "P", "--"),
+    "slimming": (GREEN, "s", "-"),
+    "stripes": (PALE_GREEN, "^", "-."),
+    "FBS": (BLUE, "o", "-"),
 }
 AXES = {"macs": "MACs (millions)", "bytes": "stored (kB)", "ms": "ms, one image"}
 UNITS = {"macs": 1e6, "bytes": 1e3, "ms": 1.0}
+CUT = 0.05  # of a data set's dots: so many may lie beyond the axis, marked with their number
 
 
 def compared(results: dict, title: str = "") -> tuple[Figure, str]:
@@ -111,6 +120,89 @@ def _sentence(results: dict) -> str:
     return "\n".join(said)
 
 
+def contest(results: Mapping[str, dict], title: str = "") -> tuple[Figure, str]:
+    """How far each method is from the narrow network: a panel per data set and level.
+
+    A dot is a seed, a stroke the mean; at the right stands what is stored, in kB. Dots far to the
+    left lie at the edge, as a triangle with its number.
+
+    Args:
+        results: of `compare`, under the names of the data sets. Removing idle channels changes
+            no answer, so it has no row of its own.
+    """
+    panels = [(name, level) for name, one in results.items() for level in one["plan"]["densities"]]
+    figure, row = plt.subplots(
+        1, len(panels), figsize=(2.0 * len(panels) + 1.6, 3.5), sharey=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    said = []
+    for axes, (name, level) in zip(row[0], panels, strict=True):
+        off, stored = _distances(results[name], level)
+        _dots(axes, off, stored, *_limits(results[name]))
+        narrow = 100 * mean(r["test_accuracy"] for r in grouped(results[name])[level, "narrow"])
+        axes.set_title(f"{name}, d = {level:g}\nnarrow {narrow:.1f} %", fontsize=9)
+        best = max(off, key=lambda method: off[method].mean())
+        said.append(
+            f"{name}, d = {level:g}: best {LABELS[best]}, {narrow + off[best].mean():.1f} %; "
+            f"narrow {narrow:.1f} %; FBS minus narrow {_signed(off['fbs'].mean())} points."
+        )
+    row[0][0].invert_yaxis()
+    figure.supxlabel(
+        "test accuracy minus the narrow network's mean (points); kB stored", fontsize=9
+    )
+    figure.suptitle(title, fontsize=10)
+    return figure, "\n".join(said)
+
+
+def _distances(results: dict, level: float) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Points from the narrow network's mean, one per seed, and kB stored, by method."""
+    groups = {m: rows for (own, m), rows in grouped(results).items() if own == level}
+    narrow = mean(row["test_accuracy"] for row in groups["narrow"])
+    shown = {m: rows for m, rows in groups.items() if not m.endswith(IDLE)}
+    off = {
+        m: np.array([100 * (row["test_accuracy"] - narrow) for row in rows])
+        for m, rows in shown.items()
+    }
+    return off, {m: mean(row["bytes"] for row in rows) / 1e3 for m, rows in shown.items()}
+
+
+def _limits(results: dict) -> tuple[float, float]:
+    """The ends of an axis for all levels, without the lowest dots."""
+    levels = [_distances(results, level)[0] for level in results["plan"]["densities"]]
+    every = np.concatenate([points for level in levels for points in level.values()])
+    return np.quantile(every, CUT) - 0.4, every.max() + 0.3
+
+
+def _dots(
+    axes: Axes, off: Mapping[str, np.ndarray], stored: Mapping[str, float], low: float, high: float
+) -> None:
+    """One panel of `contest`, from ``low`` to ``high`` points."""
+    axes.axvline(0, color=DARK_GREY, linewidth=0.8)
+    for place, (method, points) in enumerate(off.items()):
+        colour, marker, _ = LOOKS[method]
+        inside = points[points >= low]
+        axes.plot(inside, [place] * len(inside), marker, color=colour, markersize=5, alpha=0.8)
+        if points.mean() >= low:
+            axes.plot([points.mean()] * 2, [place - 0.3, place + 0.3], "-", color=colour)
+        beyond = sorted(points[points < low])
+        if beyond:
+            words = ", ".join(map(_signed, beyond))
+            axes.plot([low], [place], "<", color=colour, markersize=5, clip_on=False)
+            axes.annotate(words, (low, place), (5, -8), textcoords="offset points", fontsize=7,
+                          va="center", color=ink(colour))  # fmt: skip
+        axes.annotate(f"{stored[method]:.0f} kB", (1, place), (-2, 6), fontsize=6.5, ha="right",
+                      xycoords=("axes fraction", "data"), textcoords="offset points",
+                      color=TEXT)  # fmt: skip
+    axes.set_yticks(range(len(off)), [LABELS[method] for method in off], fontsize=8)
+    axes.set_xlim(low, high + 0.2 * (high - low))  # room for what is stored
+    axes.set_ylim(-0.7, len(off) - 0.3)
+    axes.grid(axis="x", alpha=0.3)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
+
+
 def filter_shapes(kept: Mapping[str, Tensor]) -> tuple[Figure, str]:
     """The shapes of filters, each its 3x3 taps, kept ones filled: ``{layer: [C_out, 3, 3]}``."""
     figure, column = plt.subplots(
@@ -122,11 +214,11 @@ def filter_shapes(kept: Mapping[str, Tensor]) -> tuple[Figure, str]:
         strip = np.full((3, 4 * len(shown) - 1), np.nan)
         for i, shape in enumerate(shown):
             strip[:, 4 * i : 4 * i + 3] = shape
-        axes.imshow(strip, cmap=ListedColormap(["#EEEEEE", BLUE]), vmin=0, vmax=1)
+        axes.imshow(strip, cmap=ListedColormap(["#EEEEEE", GREEN]), vmin=0, vmax=1)
         axes.set_title(name, fontsize=9, loc="left")
         axes.set_axis_off()
         said.append(f"{name} keeps {shapes.float().mean():.0%} of its stripes")
-    return figure, "; ".join(said) + ". Blue taps are kept; the first 32 filters of each layer."
+    return figure, "; ".join(said) + ". Green taps are kept; the first 32 filters of each layer."
 
 
 def pruning_level(
@@ -143,16 +235,18 @@ def pruning_level(
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(8.5, 3.7), width_ratios=(1.5, 1), layout="constrained"
     )
-    looks = zip(points.items(), (PURPLE, GREEN, ORANGE, BLUE), "Ps^o", strict=True)
-    for (name, row), colour, marker in looks:
+    looks = [*LEVEL_LOOKS.values()]
+    for (name, row), (colour, marker, line) in zip(points.items(), looks, strict=True):
         macs, cut, tuned = ([100 * p[key] for p in row] for key in ("macs", "before", "accuracy"))
-        left.plot(macs, tuned, color=colour, marker=marker, markersize=4, label=name)
+        left.plot(macs, tuned, line, color=colour, marker=marker, markersize=4, label=name)
         if cut != tuned:
-            left.plot(macs, cut, "--", color=colour, linewidth=0.9)
+            left.plot(macs, cut, ":", color=colour, linewidth=0.9)
     here = min(points[method], key=lambda point: abs(point["share"] - share))
     left.plot([100 * here["macs"]], [100 * here["accuracy"]], "o", color=BLACK, markersize=13,
               fillstyle="none", label="you are here")  # fmt: skip
-    left.set(xlabel="MACs (% of the unpruned network)", ylabel="test accuracy (%)", ylim=(0, 104))
+    left.set(
+        xlabel="MACs (% of the unpruned network)", ylabel="validation accuracy (%)", ylim=(0, 104)
+    )
     left.grid(alpha=0.3)
     legend_below(figure, *left.get_legend_handles_labels(), ncols=5, fontsize=8)
     names, shares = list(here["layers"]), [100 * value for value in here["layers"].values()]
@@ -163,5 +257,5 @@ def pruning_level(
     cut = "" if here["before"] == here["accuracy"] else f"{here['before']:.1%} after the cut and "
     return figure, (
         f"{method} at {here['share']:.1f}: {here['macs']:.1%} of the MACs, {here['kB']:.0f} kB "
-        f"stored, right on {cut}{here['accuracy']:.1%} in the end. Dashed lines: after the cut."
+        f"stored, right on {cut}{here['accuracy']:.1%} in the end. Dotted lines: after the cut."
     )

@@ -13,6 +13,7 @@ from ...bench.timing import Timing, three_digits
 from .style import (
     BLACK,
     BLUE,
+    DARK_GREEN,
     DARK_GREY,
     GREEN,
     GREY,
@@ -24,13 +25,15 @@ from .style import (
     plain_ticks,
 )
 
-BARS = {
+BARS = {  # others are blue
     "dense": GREY,
     "masked": ORANGE,
     "loops": PURPLE,
     "oracle": GREEN,
     "narrow": GREEN,
-}  # others are blue
+    "kernel mask": DARK_GREEN,
+    "slimmed": GREEN,
+}
 MARKERS = "os^DvP"
 PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # beneath words over lines
 
