@@ -16,12 +16,13 @@ from .answer import accuracy_over_cost, answer_picture, budget_picture
 from .compared import compared, filter_shapes, pruning_level
 from .cost import layer_shares, stage_bars, tile_times, time_and_macs, time_bars, time_by_density
 from .gpu import (
-    DEVICES,
     clocks,
     count_and_clock,
     layer_roofline,
     lists_and_launches,
     networks_on_gpu,
+    stages_on_gpu,
+    tiles_on_gpu,
 )
 from .simple import depth_lines, image_row, layer_bars, right_and_work
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
@@ -31,7 +32,6 @@ from .winners import class_heat_maps, weight_reads, winner_bars, winner_maps, wi
 __all__ = [
     "BLACK",
     "BLUE",
-    "DEVICES",
     "GREEN",
     "GREY",
     "LOOKS",
@@ -65,7 +65,9 @@ __all__ = [
     "pruning_level",
     "right_and_work",
     "stage_bars",
+    "stages_on_gpu",
     "tile_times",
+    "tiles_on_gpu",
     "time_and_macs",
     "time_bars",
     "time_by_density",

@@ -202,6 +202,7 @@ def weight_reads(
         edgecolors="white", linewidth=0.3,
     )  # fmt: skip
     axes.vlines(range(0, shape[1] + 1, sector), 0, shape[0], BLACK, linewidth=0.8)
+    axes.set_xticks(range(0, shape[1] + 1, sector))
     axes.invert_yaxis()
     axes.set(xlabel="output channel", ylabel="input channel", title=title)
     colours = [(BLUE, "needed"), (ORANGE, "read with it"), ("white", "not read")]
@@ -212,7 +213,7 @@ def weight_reads(
         ncols=3,
     )
     sentence = (
-        f"Needed are {100 * needed.mean():.0f} % of the {needed.size} weights, read are "
+        f"The image needs {100 * needed.mean():.0f} % of the {needed.size} weights and reads "
         f"{100 * read.mean():.0f} %."
     )
     return figure, sentence
