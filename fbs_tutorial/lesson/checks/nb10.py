@@ -263,9 +263,9 @@ def _judged(rule: Callable) -> tuple[bool, str]:
     said = f"the faster way in {right} of {len(rows)} measured layers"
     if worst > NEAR:
         layer, precision, _ = rows[losses.index(worst)]
-        says = "three launches" if rule(layer, precision) else "the plain layer"
+        says = "three launches take" if rule(layer, precision) else "the plain layer takes"
         return False, (
-            f"{said}.\n  The worst: {_in_words(layer, precision)}, where {says} takes "
+            f"{said}.\n  The worst: {_in_words(layer, precision)}, where {says} "
             f"{worst:.1f} times as long.\n  It has {layer.pixels} pixels, {layer.k_in} live inputs "
             f"and {layer.k_out} winners: how often does an image use each of its weights?"
         )

@@ -21,13 +21,15 @@ from .gpu import (
     layer_roofline,
     lists_and_launches,
     networks_on_gpu,
+    source,
+    sources,
     stages_on_gpu,
     tiles_on_gpu,
 )
 from .simple import depth_lines, image_row, layer_bars, right_and_work
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
 from .trials import growing_pool, losses_of_gates
-from .winners import class_heat_maps, weight_reads, winner_bars, winner_maps, winners_of_two
+from .winners import class_heat_maps, winner_bars, winner_maps, winners_of_two
 
 __all__ = [
     "BLACK",
@@ -64,6 +66,8 @@ __all__ = [
     "plt",
     "pruning_level",
     "right_and_work",
+    "source",
+    "sources",
     "stage_bars",
     "stages_on_gpu",
     "tile_times",
@@ -71,7 +75,6 @@ __all__ = [
     "time_and_macs",
     "time_bars",
     "time_by_density",
-    "weight_reads",
     "winner_bars",
     "winner_maps",
     "winners_of_two",

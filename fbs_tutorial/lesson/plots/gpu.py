@@ -278,7 +278,7 @@ def tiles_on_gpu(times: Mapping[Layer, Mapping[tuple[int, int], float]]) -> tupl
     figure, axes = plt.subplots(figsize=(8, 3.4), layout="constrained")
     tiles = list(next(iter(times.values())))
     looks = zip((ORANGE, DARK_GREY, BLUE, BLACK, LIGHT), "soD^v", strict=True)
-    for tile, (colour, marker) in zip(tiles, looks, strict=True):
+    for tile, (colour, marker) in zip(tiles, looks, strict=False):
         shares = [found[tile] / min(found.values()) for found in times.values()]
         label = f"{tile[0]}×{tile[1]}"
         axes.plot(shares, names, marker, color=colour, label=label, markersize=8)

@@ -182,38 +182,3 @@ def _said_shares(layers: Mapping[str, Tensor]) -> str:
         f"Of {shares.shape[1]} channels {never} never win and {always} always win; for {apart[0]} "
         "the share differs by more than 0.5 between two classes."
     )
-
-
-def weight_reads(
-    channels: Tensor, winners: Tensor, shape: tuple[int, int], sector: int, title: str = ""
-) -> tuple[Figure, str]:
-    """What one image reads of a weight ``[C_in, C_out]``, whose rows come in pieces of ``sector``.
-
-    Args:
-        channels, winners: the rows and columns that are needed, ``[k_in]`` and ``[k_out]``.
-    """
-    needed = np.zeros(shape, dtype=bool)
-    needed[np.ix_(channels.numpy(), winners.numpy())] = True
-    pieces = np.add.reduceat(needed, range(0, shape[1], sector), axis=1) > 0
-    read = pieces.repeat(sector, axis=1)[:, : shape[1]]
-    figure, axes = plt.subplots(figsize=(7.5, 4), layout="constrained")
-    axes.pcolormesh(
-        read.astype(int) + needed, cmap=ListedColormap(["white", ORANGE, BLUE]), vmin=0, vmax=2,
-        edgecolors="white", linewidth=0.3,
-    )  # fmt: skip
-    axes.vlines(range(0, shape[1] + 1, sector), 0, shape[0], BLACK, linewidth=0.8)
-    axes.set_xticks(range(0, shape[1] + 1, sector))
-    axes.invert_yaxis()
-    axes.set(xlabel="output channel", ylabel="input channel", title=title)
-    colours = [(BLUE, "needed"), (ORANGE, "read with it"), ("white", "not read")]
-    legend_below(
-        figure,
-        [Patch(facecolor=colour, edgecolor=GREY) for colour, _ in colours],
-        [name for _, name in colours],
-        ncols=3,
-    )
-    sentence = (
-        f"The image needs {100 * needed.mean():.0f} % of the {needed.size} weights and reads "
-        f"{100 * read.mean():.0f} %."
-    )
-    return figure, sentence
