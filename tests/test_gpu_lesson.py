@@ -198,7 +198,7 @@ def test_loads_in_a_compiled_program_are_counted_by_kind_and_bytes():
     ld.param.b64 %rd6, [kernel_param_0];
     """
     assert counted(program) == {
-        "cp.async, 4 bytes": 2, "cp.async, 16 bytes": 1, "ld, 2 bytes": 1, "ld, 16 bytes": 1
+        "cp.async 4 B": 2, "cp.async 16 B": 1, "ld 2 B": 1, "ld 16 B": 1
     }  # fmt: skip
 
 
@@ -213,5 +213,5 @@ def test_numbers_from_a_list_are_loaded_one_by_one():
     types = {"x": "*bf16", "y": "*bf16", "winners": "*i64"}
     sizes = {"BLOCK": 1024}
     with_lists, without = (loads(copied, types, LISTS=lists, **sizes) for lists in (True, False))
-    assert with_lists["ld, 2 bytes"] == 8 and "ld, 2 bytes" not in without
-    assert without["ld, 16 bytes"] == 1
+    assert with_lists["ld 2 B"] == 8 and "ld 2 B" not in without
+    assert without["ld 16 B"] == 1

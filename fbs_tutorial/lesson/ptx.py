@@ -34,7 +34,7 @@ def counted(ptx: str) -> Counter[str]:
     """The loads in a program: ``cp.async`` goes on beside the arithmetic, ``ld`` waits for it."""
     found = Counter()
     for size in re.findall(r"cp\.async\.c[ag]\.shared\.global[^;]*?, (0x\w+|\d+)[,;]", ptx):
-        found[f"cp.async, {int(size, 0)} bytes"] += 1
+        found[f"cp.async {int(size, 0)} B"] += 1
     for vector, bits in re.findall(r"ld\.global\S*?(?:\.v(\d))?\.[bufs](\d+)\s", ptx):
-        found[f"ld, {int(vector or 1) * int(bits) // 8} bytes"] += 1
+        found[f"ld {int(vector or 1) * int(bits) // 8} B"] += 1
     return Counter(dict(found.most_common()))
