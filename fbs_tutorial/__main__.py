@@ -192,6 +192,7 @@ def _bench(options: argparse.Namespace) -> int:
         batches=options.batch,
         densities=options.densities,
         quick=options.quick,
+        seconds=options.seconds,
         threads=options.threads,
         anyway=options.anyway,
         out=out,
@@ -401,6 +402,7 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     add("--batch", type=numbers(int), metavar="1,32", help="images at a time")
     add("--densities", type=numbers(float), metavar="0.5,0.25")
     add("--quick", action="store_true", help="a part of it, in less than a minute")
+    add("--seconds", type=float, help="the time there is; the same command goes on")
     add("--threads", type=int, help="of PyTorch on the CPU (default: all)")
     add(
         "--out",

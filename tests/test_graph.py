@@ -253,7 +253,7 @@ UNARY = [
     lambda x: F.dropout(x, 0.5, training=False),
     lambda x: x.view(x.size(0), 2, 4, 4, 4).transpose(1, 2).reshape(x.shape),
     lambda x: x.flatten(1).view(x.shape),
-    lambda x: torch.cat(x.chunk(2, dim=1)[::-1], dim=1),
+    lambda x: torch.cat([x.chunk(2, dim=1)[1], x.chunk(2, dim=1)[0]], dim=1),
     lambda x: x.mean(dim=(2, 3), keepdim=True).expand(x.shape),
     lambda x: x.mean(dim=1, keepdim=True) + x,
     lambda x: F.max_pool2d(x, 3, stride=1, padding=1),

@@ -241,7 +241,7 @@ def _beside_dense(axes: Axes, rows: Sequence[Mapping], names: Sequence[str]) -> 
         [row[way] / row["dense_pytorch"] for row in rows] for way in ("single", "total", "narrow")
     ]
     axes.hlines(names, *shares[:2], color=GREY, linewidth=3, zorder=1)
-    looks = (ORANGE, "o", "one kernel"), (BLUE, "D", "three launches, with selection")
+    looks = (ORANGE, "v", "one kernel"), (BLUE, "D", "three launches, with selection")
     looks += ((BLACK, "|", "narrow: k channels, no ReLU"),)
     for share, (colour, marker, name) in zip(shares, looks, strict=True):
         axes.plot(
@@ -497,17 +497,18 @@ def _ways(
     selection = selection_time(layer.c_out, measured)
     plain = here[0]["dense_pytorch"] if here else plain_time(layer, products)
     looks = (
-        (lambda at: selection + skip_time(at, products, True, H100), BLUE, "D", "three launches"),
+        (lambda at: selection + skip_time(at, products, True, H100), BLUE, "D-", "three launches"),
         (
             lambda at: selection + dense_time(at, products, True, H100),
             ORANGE,
-            "o",
+            "o--",
             "dense and masked",
         ),
-        (lambda at: plain, BLACK, "s", "plain dense"),
+        (lambda at: plain, BLACK, "s-.", "plain dense"),
     )
-    for i, (way, colour, marker, name) in enumerate(looks):
-        axes.plot(densities, [way(at) for at in layers], color=colour, label=name)
+    for i, (way, colour, look, name) in enumerate(looks):
+        marker, line = look[0], look[1:]
+        axes.plot(densities, [way(at) for at in layers], line, color=colour, label=name)
         points = [measured_ways(row)[i] for row in here]
         axes.plot([row["density"] for row in here], points, marker, color=colour, markersize=8)
     if narrow:
