@@ -311,12 +311,14 @@ def stages_on_gpu(
     names = [f"{_layer_name(row)}, {row['images']} images" for row in rows]
     figure, axes = plt.subplots(figsize=(8, 1.6 + 0.3 * len(rows)), layout="constrained")
     left = np.zeros(len(rows))
-    for name, colour in ("select", DARK_GREY), ("gather", LIGHT), ("convolve", BLUE):
+    looks = ("select", DARK_GREY, "//"), ("gather", LIGHT, ".."), ("convolve", BLUE, "")
+    for name, colour, hatch in looks:
         parts = [min(r[name].values()) if name == "convolve" else r[name] for r in rows]
         share = np.array(
             [part / row["dense_pytorch"] for part, row in zip(parts, rows, strict=True)]
         )
-        axes.barh(names, share, left=left, color=colour, label=name)
+        look = {"color": colour, "hatch": hatch, "edgecolor": "white"}
+        axes.barh(names, share, left=left, label=name, **look)
         left += share
     axes.axvline(1, color=BLACK, label="plain dense")
     axes.invert_yaxis()
