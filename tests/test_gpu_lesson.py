@@ -5,10 +5,18 @@ import pytest
 import torch
 
 from fbs_tutorial.bench.stored import stored
+from fbs_tutorial.execution.roofline import skipping_is_faster
 from fbs_tutorial.lesson import diagrams, plots
 from fbs_tutorial.lesson.diagrams import draw, gpu
+from fbs_tutorial.lesson.plots.gpu import plain_time, same_layer, three_launches_time
 from fbs_tutorial.lesson.plots.style import BLUE, PALE
+from fbs_tutorial.lesson.ptx import counted, loads
 from fbs_tutorial.lesson.toy_gpu import COMPILING, WAKING, ToyGpu, ToyLayer
+
+try:
+    import triton.language as tl
+except ImportError:
+    tl = None
 
 
 @pytest.fixture(autouse=True)
@@ -148,8 +156,62 @@ def test_weights_come_from_memory_once_and_copies_only_where_the_cache_is_too_sm
 def test_what_was_measured_stands_beside_the_bytes():
     found = plots.clocks(stored("single_kernel"), stored("layers"), 0.5000000001, 128, 56)
     assert found == {"dense": 627.17, "scattered": 544.34, "copied": 252.71}
-    assert "took 627, 544, 253 µs" in diagrams.bytes_per_image(0.5, 128, 56, found)[1]
+    sentence = diagrams.bytes_per_image(0.5, 128, 56, found)[1]
+    assert "took 544 and 253 µs" in sentence and "took 627." in sentence
     assert plots.clocks(stored("single_kernel"), stored("layers"), 0.3, 128, 56) is None
     figure, sentence = diagrams.bytes_per_image(0.3, 128, 56, None)
     assert "took" not in sentence
     assert "not measured" in [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_the_rule_answers_as_notebook_10_says():
+    def wins(density, products):
+        layer, rows = same_layer(64, 512, 7, density), stored("layers")["rows"]
+        three = three_launches_time(layer, products, rows)
+        return skipping_is_faster(layer, products, True), three < plain_time(layer, products)
+
+    assert [wins(0.5, "tf32")[0], wins(0.25, "tf32")[0]] == [False, True]
+    assert all(all(wins(density, "fp32")) for density in (0.5, 0.25))
+    narrow = next(r["narrow"] for r in stored("single_kernel")["rows"]
+                  if (r["products"], r["channels"], r["side"], r["density"])
+                  == ("tf32", 128, 56, 0.5))  # fmt: skip
+    model = three_launches_time(same_layer(128, 128, 56, 0.5), "tf32", stored("layers")["rows"])
+    assert model == pytest.approx(narrow, rel=0.03)  # a draw
+
+
+def test_the_first_numbers_of_notebook_09_are_the_stored_ones():
+    rows = stored("networks")["rows"]
+    (row,) = (r for r in rows if (r["network"], r["products"]) == ("mcifarnet", "fp32"))
+    assert row["images"] == 256
+    dense = min(row["dense_nchw"], row["dense_nhwc"])
+    shares = [round(100 * row[f"accelerated {d}"] / dense) for d in (0.5, 1.0)]
+    assert shares == [41, 100]
+
+
+def test_loads_in_a_compiled_program_are_counted_by_kind_and_bytes():
+    program = """
+    @%p1 cp.async.cg.shared.global [ %r1 + 0 ], [ %rd1 + 0 ], 0x10, %r2;
+    cp.async.ca.shared.global [ %r3 + 0 ], [ %rd2 + 0 ], 0x4, %r4;
+    cp.async.ca.shared.global [ %r5 + 0 ], [ %rd3 + 0 ], 0x4;
+    @%p2 ld.global.b16 { %rs1 }, [ %rd4 + 0 ];
+    ld.global.v4.b32 { %r6, %r7, %r8, %r9 }, [ %rd5 + 0 ];
+    ld.param.b64 %rd6, [kernel_param_0];
+    """
+    assert counted(program) == {
+        "cp.async 4 B": 2, "cp.async 16 B": 1, "ld 2 B": 1, "ld 16 B": 1
+    }  # fmt: skip
+
+
+def copied(x, winners, y, k, BLOCK: "constexpr", LISTS: "constexpr"):  # noqa: F821, N803
+    j = tl.arange(0, BLOCK)
+    place = tl.load(winners + j, mask=j < k, other=0) if LISTS else j
+    tl.store(y + j, tl.load(x + place, mask=j < k, other=0.0), mask=j < k)
+
+
+def test_numbers_from_a_list_are_loaded_one_by_one():
+    pytest.importorskip("triton")
+    types = {"x": "*bf16", "y": "*bf16", "winners": "*i64"}
+    sizes = {"BLOCK": 1024}
+    with_lists, without = (loads(copied, types, LISTS=lists, **sizes) for lists in (True, False))
+    assert with_lists["ld 2 B"] == 8 and "ld 2 B" not in without
+    assert without["ld 16 B"] == 1

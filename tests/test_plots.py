@@ -251,17 +251,6 @@ def test_depth_lines_stop_where_values_overflow():
     assert figure.axes[0].get_yscale() == "log"
 
 
-def test_weight_reads_counts_what_shares_a_sector_with_a_winner():
-    channels, winners = torch.tensor([0, 2]), torch.tensor([1, 8, 9])
-    figure, sentence = plots.weight_reads(channels, winners, (4, 10), 4, "title")
-    assert sentence == "Needed are 15 % of the 40 weights, read are 30 %."
-    drawn = figure.axes[0].collections[0].get_array().reshape(4, 10)
-    assert drawn[0].tolist() == drawn[2].tolist() == [1, 2, 1, 1, 0, 0, 0, 0, 2, 2]
-    assert not drawn[1].any() and not drawn[3].any()
-    texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts == ["needed", "read with it", "not read"]
-
-
 def test_networks_on_a_gpu_are_compared_with_the_faster_layout():
     row = {"network": "vgg16", "images": 32, "products": "tf32", "dense_nchw": 400.0}
     row |= {"dense_nhwc": 200.0, "accelerated 1.0": 180.0}
@@ -274,22 +263,27 @@ def test_networks_on_a_gpu_are_compared_with_the_faster_layout():
         "VGG-16, 32 images, TF32 30, 50, 90; M-CifarNet, 1 image, float32 30, 150, 90." in sentence
     )
     assert sentence.endswith("\na GPU; today. Made by me.")
-    (axes,) = figure.axes
+    assert "Percent of the time at d = 1: d = 0.25: 33 to 33; d = 0.5: 56 to 167." in sentence
+    axes, own = figure.axes
     assert axes.get_yticklabels()[0].get_text().startswith("VGG-16")
-    assert axes.get_title() == "Skipping saves time in 2 of 2 cases"
+    assert axes.get_title() == "Faster than dense, of 2: 1 at d = 0.5, 2 at d = 0.25"
+    assert own.get_title() == "Faster than itself at d = 1, of 2: 1 at d = 0.5, 2 at d = 0.25"
     assert len({line.get_marker() for line in axes.lines[:3]}) == 3
-    assert "best dense" in axes.get_xlabel()
+    assert "best dense" in axes.get_xlabel() and "at d = 1" in own.get_xlabel()
 
 
 def one_layer(**times):
     layer = {"products": "tf32", "channels": 64, "side": 7}
+    made = {"machine": "a GPU, a driver", "date": "today"}
     rows = [
-        {**layer, "products": products, "density": d, "single": us}
+        {**layer, "products": products, "density": d, "single": us, "narrow": 20.0}
         for products in ("fp32", "tf32", "bf16")
-        for d, us in ((0.5, 150.0), (1.0, 300.0))
+        for d, us in ((0.25, 10.0), (0.5, 150.0), (1.0, 300.0))
     ]
     half = {**layer, "density": 0.5, **times}
-    return {"rows": rows}, {"prototype": {"rows": [half, {**half, "products": "bf16", "total": 1}]}}
+    quarter, other = {**half, "density": 0.25}, {**half, "products": "bf16", "total": 1}
+    prototype = {**made, "made by": "a prototype", "rows": [half, other, quarter]}
+    return {**made, "made by": "me (commit abc123)", "rows": rows}, {"prototype": prototype}
 
 
 def test_bytes_name_the_faster_way_where_the_clock_agrees():
@@ -299,19 +293,50 @@ def test_bytes_name_the_faster_way_where_the_clock_agrees():
         figure, sentence = plots.count_and_clock(single, layers, lambda *sizes, ways=ways: ways)
         assert f"64 ch, 7×7: {2 / bytes_copied:.1f} and 1.5." in sentence
         assert f"in {right} of 1 layers" in figure.axes[0].get_title()
+        assert sentence.endswith("own kernels are younger than both.")
+        assert "\na GPU. One kernel and the narrow layer: today, beside commit abc123." in sentence
 
 
-def test_lists_are_compared_with_the_same_kernel_without_and_both_ways_with_dense():
+def test_both_ways_stand_beside_dense_and_the_narrow_layer_each_with_its_name():
     figure, sentence = plots.lists_and_launches(*one_layer(total=40.0, dense_pytorch=100.0))
     left, right = figure.axes
-    lines = {line.get_label(): list(line.get_xdata()) for line in (*left.lines, *right.lines)}
-    assert lines["TF32"] == lines["bfloat16"] == [0.5]
-    assert lines["one kernel, TF32"] == [1.5] and lines["three launches, TF32"] == [0.4]
-    assert "longer in 0 of 3 cases" in sentence and "1 of 1 layers, and dense in 1." in sentence
+    for axes, wanted in (left, ("TF32", 0.5)), (right, ("narrow: k channels, no ReLU", 0.2)):
+        lines = {line.get_label(): list(line.get_xdata()) for line in axes.lines}
+        assert lines[wanted[0]] == [wanted[1]]
+        named = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert wanted[0] in named and ("MACs: a quarter" in named) == (axes is left)
+    assert lines["one kernel"] == [1.5] and lines["three launches, with selection"] == [0.4]
+    assert "longer in 0 of 3 cases" in sentence
+    assert (
+        "in 1 of 1 layers at d = 0.5 and in 0 of 1 at d = 0.25, and dense in 1 and 1." in sentence
+    )
+    assert "faster in 1 of 1: copying first takes 2.0 to 2.0 times as long." in sentence
+
+
+def test_tiles_are_compared_with_the_fastest_of_each_layer():
+    large, small = (same_layer(1, 64, side, 0.5) for side in (30, 7))
+    times = {large: {(64, 64): 100.0, (128, 64): 109.0}, small: {(64, 64): 40.0, (128, 64): 80.0}}
+    figure, sentence = plots.tiles_on_gpu(times)
+    assert sentence == "Within 10 % of the fastest tile, of 2 layers: 64×64 in 2, 128×64 in 1."
+    assert [list(line.get_xdata()) for line in figure.axes[0].lines] == [[1, 1], [1.09, 2]]
+
+
+def test_stages_add_up_to_the_three_launches():
+    layers = stored("layers")
+    figure, sentence = plots.stages_on_gpu(layers)
+    assert "in 9 of 12: TF32, d = 0.5" in figure.axes[0].get_title()
+    assert "30 to 256 % of the plain layer's time." in sentence
+    select, gather, convolve = figure.axes[0].containers
+    row = next(r for r in layers["rows"] if (r["products"], r["side"]) == ("tf32", 7))
+    last = select[-1], gather[-1], convolve[-1]
+    shares = row["select"], row["gather"], min(row["convolve"].values())
+    for bar, share in zip(last, shares, strict=True):
+        assert bar.get_width() == pytest.approx(share / row["dense_pytorch"])
+    assert convolve[-1].get_x() == pytest.approx(sum(shares[:2]) / row["dense_pytorch"])
 
 
 def test_a_layers_roofline_says_the_rule_and_what_was_measured():
-    rows = stored("layers")["rows"]
+    rows = stored("layers")
     figure, sentence = plots.layer_roofline(512, 7, 64, "tf32", 0.5, rows)
     assert sentence.endswith(  # with the selection
         "the rule takes dense and masked. Measured: three launches 157, dense and masked 94, "
@@ -329,11 +354,12 @@ def test_a_layers_roofline_says_the_rule_and_what_was_measured():
 
 
 def test_plain_dense_is_the_same_at_every_density_and_selection_is_counted():
-    rows = stored("layers")["rows"]
-    right = plots.layer_roofline(128, 28, 64, "tf32", 0.5, rows)[0].axes[1]
+    layers = stored("layers")
+    rows = layers["rows"]
+    right = plots.layer_roofline(128, 28, 64, "tf32", 0.5, layers)[0].axes[1]
     lines = {line.get_label(): line.get_ydata() for line in right.lines}
     assert set(lines["plain dense"]) == {88.05}  # measured
-    wide = plots.layer_roofline(192, 28, 64, "tf32", 0.5, rows)
+    wide = plots.layer_roofline(192, 28, 64, "tf32", 0.5, layers)
     lines = {line.get_label(): line.get_ydata() for line in wide[0].axes[1].lines}
     assert np.ptp(lines["plain dense"]) == 0 and "plain dense" in wide[1]
     layer = same_layer(64, 128, 28, 0.5)
@@ -344,22 +370,22 @@ def test_plain_dense_is_the_same_at_every_density_and_selection_is_counted():
     )
 
 
-def test_a_roofline_follows_the_device_and_shows_the_data_sheet():
-    rows = stored("layers")["rows"]
-    assert {plots.DEVICES[name] for name in plots.DEVICES} == GPUS.keys() == SHEETS.keys()
-    for name, capability in plots.DEVICES.items():
-        figure, sentence = plots.layer_roofline(512, 7, 64, "tf32", 0.5, rows, name)
-        fitted, sheet = (max(line.get_ydata()) for line in figure.axes[0].lines[:2])
-        kind = "fp32" if name == "T4" else "tf32"
-        assert fitted == pytest.approx(2 * GPUS[capability].own[kind])
-        assert sheet == getattr(SHEETS[capability], kind) > fitted
-        assert ("Measured" in sentence) == (name == "H100")  # the others were not
-        assert (
-            f"{name}: 512 channels, 7×7, 64 images, {'float' if name == 'T4' else 'TF'}" in sentence
-        )
-        labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-        assert "data sheet" in labels
-        assert ("fitted to what was measured" in labels) == (name == "H100")
+def test_a_roofline_shows_the_data_sheet_and_the_narrow_layer_where_it_was_measured():
+    layers, narrow = stored("layers"), stored("single_kernel")["rows"]
+    assert GPUS.keys() == SHEETS.keys()
+    for products, sheet in ("fp32", 67), ("tf32", 495), ("bf16", 989):
+        figure, sentence = plots.layer_roofline(128, 56, 128, products, 0.5, layers, narrow)
+        fitted, promised = (max(line.get_ydata()) for line in figure.axes[0].lines[:2])
+        assert fitted == pytest.approx(2 * H100.own[products]) and fitted < promised == sheet
+        low, high = figure.axes[0].get_ylim()
+        dots = figure.axes[0].lines[2].get_ydata()
+        assert low < min(dots) and max(dots) < high
+        (thin,) = (line for line in figure.axes[1].lines if line.get_marker() == "v")
+        wanted = {r["density"]: r["narrow"] for r in narrow if r["density"] < 1
+                  and (r["products"], r["channels"], r["side"]) == (products, 128, 56)}  # fmt: skip
+        assert dict(zip(*thin.get_data(), strict=True)) == wanted
+        assert f"Measured at d = 0.5: a narrow layer {wanted[0.5]:.0f} µs." in sentence
+    assert "narrow" not in plots.layer_roofline(128, 28, 64, "tf32", 0.5, layers, narrow)[1]
 
 
 def test_rates_of_other_gpus_are_the_h100s_in_the_proportion_of_the_data_sheets():

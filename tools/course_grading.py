@@ -63,7 +63,7 @@ OTHER = {
     "check_break_even": "(('layer A', 0.12, 1.0), ('layer B', 0.35, 1.1),"
     " ('layer C', 0.25, 1.3, 1.0), ('layer D', 1.2, 0.4), ('layer E', 0.2, 0.5))",
     "check_finish_time": "(([15, 25, 60], 6), ([2, 2, 2, 2, 2], 9), ([70, 3, 3, 3], 10),"
-    " ([4, 40], 7))",
+    " ([4, 40], 7), ([2, 30, 2], 9), ([2, 2, 25, 2], 7))",
     "check_measure": "((9.1, (40.0, 60.0, 90.0), 8), (6.3, (200.0, 150.0, 250.0), 7))",
     "check_asking_time": "(([15, 25, 60, 10], 6, [False] * 4),"
     " ([15, 25, 60, 10], 6, [False, True, False, True]), ([2, 2, 2], 9, [True] * 3),"
@@ -75,7 +75,7 @@ OTHER = {
     "check_my_network": "(1.0, 0.4)",
 }
 # Nothing else can be asked: answers without inputs, and layers that the notebook itself names.
-SAME = ("check_unfair", "check_torn_layer", "check_my_recipe", "check_tile", "check_my_cut")
+SAME = ("check_unfair", "check_pays", "check_my_recipe", "check_tile", "check_my_cut")
 
 CONFIG = r'''"""Made by `make course`. What else can stand here: https://nbgrader.readthedocs.io"""
 

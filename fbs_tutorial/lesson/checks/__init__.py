@@ -30,7 +30,7 @@ from .nb09 import (
     check_tile,
     check_weight_addresses,
 )
-from .nb10 import check_asking_time, check_finish_time, check_measure, check_torn_layer
+from .nb10 import check_asking_time, check_finish_time, check_measure, check_pays
 from .nb11 import check_gate_block, check_inverted_macs, check_live_in_sum, check_my_networks
 from .nb12 import check_absorb, check_my_cut, check_prune_block, check_revived, check_stripe_sum
 from .nb13 import check_fair_width, check_my_network, check_report, check_unfair
@@ -74,6 +74,7 @@ __all__ = [
     "check_network_share",
     "check_neutral",
     "check_pair_index",
+    "check_pays",
     "check_places",
     "check_predicted_saliency",
     "check_prune_block",
@@ -85,7 +86,6 @@ __all__ = [
     "check_stripe_sum",
     "check_threshold_for",
     "check_tile",
-    "check_torn_layer",
     "check_training_step",
     "check_unfair",
     "check_uniform_in_macs",

@@ -239,7 +239,11 @@ def _first_wrong(got: Tensor, expected: Tensor, wrong: Tensor, axes: Sequence[st
     place = tuple(wrong.nonzero()[0].tolist())  # () for a single number
     names = axes if len(place) > 1 or axes[0] != "image" else ("channel",)
     where = ", ".join(f"{name} {index}" for name, index in zip(names, place, strict=False))
-    values = f"expected {short(expected[place].item())}, got {short(got[place].item())}"
+    wanted, found = expected[place].item(), got[place].item()
+    one, other = short(wanted), short(found)
+    if one == other:  # they differ in later digits
+        one, other = f"{wanted:.9g}", f"{found:.9g}"
+    values = f"expected {one}, got {other}"
     return f"first wrong value: {where}: {values}" if where else values
 
 

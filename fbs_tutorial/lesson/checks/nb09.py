@@ -159,7 +159,8 @@ class _Memory:
         if outside:
             raise IndexError(
                 f"a load reads {outside} numbers that lie outside of the tensors, where a GPU may "
-                "stop the program or hand over anything; is its mask complete?"
+                "stop the program or hand over anything; either its addresses are too large, or "
+                "its mask lets too much through"
             )
         return self.memory.load(places, mask, *rest)
 
@@ -275,6 +276,26 @@ check_gather_kernel = Exercise(
             (
                 {"place": PLACE.replace("width", "k_out")},
                 "rows of own lie k_out apart; each is width numbers long",
+            ),
+            (
+                {"place": PLACE.replace("width", "k_out"), "write": READ},
+                "rows of own lie k_out apart, and no zeros fill them; each is width numbers long",
+            ),
+            (
+                {"place": "((n * 9 + tap) * k_in * width + i * k_out)[:, None] + j[None, :]"},
+                "rows of own lie k_out apart, and taps as they should; each row is width long",
+            ),
+            (
+                {
+                    "place": "((n * 9 + tap) * k_in * width + i * k_out)[:, None] + j[None, :]",
+                    "write": READ,
+                },
+                "rows of own lie k_out apart, and end without zeros; each row is width long",
+            ),
+            (
+                {"where": WHERE.replace("tap *", "(n * 9 + tap) *")},
+                "the image number is in where; but weight [9, C_in, C_out] is one for all images, "
+                "and only its copies in own are numbered",
             ),
             (
                 {"write": "(i >= 0)[:, None] & (j >= 0)[None, :]"},
@@ -401,6 +422,21 @@ check_finish_kernel = Exercise(
                 "the shift is that of channel j; the j-th winner's lies at shift + out",
             ),
             (
+                (f"total += {row_of('shift + j', '')}", GATE, RELU),
+                "the shift is that of channel j, and is loaded without a mask; the j-th winner's "
+                "lies at shift + out",
+            ),
+            (
+                (ADD, f"total *= {row_of('pi + n * k_out + out')}", RELU),
+                "you look for the gate of channel out; but pi [N, k_out] has one for each winner, "
+                "in the order of the list: the j-th is at pi + n * k_out + j",
+            ),
+            (
+                (ADD, f"total *= {row_of('pi + out')}", RELU),
+                "you look for the gate of channel out, and in the first image; but pi [N, k_out] "
+                "has one for each winner, in the order of the list",
+            ),
+            (
                 (ADD, f"total *= {row_of('pi + j')}", RELU),
                 "all images get the gates of the first; those of image n begin at pi + n * k_out",
             ),
@@ -454,15 +490,18 @@ def _how_near(function: Callable) -> tuple[bool, str]:
     """What each layer takes in the reader's tile, and in the best one."""
     lines, worst = [], 0.0
     for layer, times in tile_times().items():
-        took, best = times[tuple(function(layer))], min(times.values())
-        worst = max(worst, took / best)
+        tile, best = tuple(function(layer)), min(times.values())
+        slower = times[tile] / best
+        worst = max(worst, slower)
         lines.append(
-            f"{layer.pixels} pixels, {layer.k_out} winners: {took:.0f} µs, best {best:.0f} µs"
+            f"{'✔' if slower <= NEAR else '✘'} pixels {layer.pixels}, k_out {layer.k_out}: "
+            f"{tile[0]}×{tile[1]} takes {times[tile]:.1f} µs, the best {best:.1f} µs, "
+            f"{100 * slower - 100:.1f} % more"
         )
     said = "\n  ".join(lines)
     if worst <= NEAR:
         return True, f"all four layers are within 10 % of the best tile measured.\n  {said}"
-    return False, f"one is {100 * worst - 100:.0f} % slower than the best tile.\n  {said}"
+    return False, f"the worst is {100 * worst - 100:.1f} % slower than the best tile.\n  {said}"
 
 
 check_tile = Experiment(

@@ -16,22 +16,24 @@ from .answer import accuracy_over_cost, answer_picture, budget_picture
 from .compared import compared, contest, filter_shapes, pruning_level
 from .cost import layer_shares, stage_bars, tile_times, time_and_macs, time_bars, time_by_density
 from .gpu import (
-    DEVICES,
     clocks,
     count_and_clock,
     layer_roofline,
     lists_and_launches,
     networks_on_gpu,
+    source,
+    sources,
+    stages_on_gpu,
+    tiles_on_gpu,
 )
 from .simple import depth_lines, image_row, layer_bars, right_and_work
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
 from .trials import growing_pool, losses_of_gates
-from .winners import class_heat_maps, weight_reads, winner_bars, winner_maps, winners_of_two
+from .winners import class_heat_maps, winner_bars, winner_maps, winners_of_two
 
 __all__ = [
     "BLACK",
     "BLUE",
-    "DEVICES",
     "GREEN",
     "GREY",
     "LOOKS",
@@ -65,12 +67,15 @@ __all__ = [
     "plt",
     "pruning_level",
     "right_and_work",
+    "source",
+    "sources",
     "stage_bars",
+    "stages_on_gpu",
     "tile_times",
+    "tiles_on_gpu",
     "time_and_macs",
     "time_bars",
     "time_by_density",
-    "weight_reads",
     "winner_bars",
     "winner_maps",
     "winners_of_two",

@@ -182,39 +182,3 @@ def _said_shares(layers: Mapping[str, Tensor]) -> str:
         f"Of {shares.shape[1]} channels {never} never win and {always} always win; for {apart[0]} "
         "the share differs by more than 0.5 between two classes."
     )
-
-
-def weight_reads(
-    channels: Tensor, winners: Tensor, shape: tuple[int, int], sector: int, title: str = ""
-) -> tuple[Figure, str]:
-    """What one image reads of a weight ``[C_in, C_out]``, whose rows come in pieces of ``sector``.
-
-    Args:
-        channels, winners: the rows and columns that are needed, ``[k_in]`` and ``[k_out]``.
-    """
-    needed = np.zeros(shape, dtype=bool)
-    needed[np.ix_(channels.numpy(), winners.numpy())] = True
-    pieces = np.add.reduceat(needed, range(0, shape[1], sector), axis=1) > 0
-    read = pieces.repeat(sector, axis=1)[:, : shape[1]]
-    figure, axes = plt.subplots(figsize=(7.5, 4), layout="constrained")
-    axes.pcolormesh(
-        read.astype(int) + needed, cmap=ListedColormap(["white", ORANGE, BLUE]), vmin=0, vmax=2,
-        edgecolors="white", linewidth=0.3,
-    )  # fmt: skip
-    y, x = np.nonzero(read & ~needed)
-    axes.plot(x + 0.5, y + 0.5, "x", color=BLACK, markersize=3)
-    axes.vlines(range(0, shape[1] + 1, sector), 0, shape[0], BLACK, linewidth=0.8)
-    axes.invert_yaxis()
-    axes.set(xlabel="output channel", ylabel="input channel", title=title)
-    needless, cross = Patch(facecolor=ORANGE), Line2D([], [], marker="x", color=BLACK, linestyle="")
-    looks = {
-        "needed": Patch(facecolor=BLUE),
-        "read with it": (needless, cross),
-        "not read": Patch(facecolor="white", edgecolor=GREY),
-    }
-    legend_below(figure, list(looks.values()), list(looks), ncols=3)
-    sentence = (
-        f"Needed are {100 * needed.mean():.0f} % of the {needed.size} weights, read are "
-        f"{100 * read.mean():.0f} %."
-    )
-    return figure, sentence

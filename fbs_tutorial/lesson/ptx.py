@@ -1,0 +1,40 @@
+"""What Triton makes of a kernel for an H100, without one: the loads in its program, by size."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+HOPPER = 90  # the H100's compute capability
+ALIGNED = [["tt.divisibility", 16]]  # addresses and sizes are multiples of 16, as in large layers
+
+
+def loads(kernel: Callable, types: Mapping[str, str], **constants: object) -> Counter[str]:
+    """Instructions that load from memory in the compiled kernel, by kind and bytes, most first.
+
+    Args:
+        kernel: a Triton kernel, before ``triton.jit``.
+        types: of its tensors, such as ``{"x": "*bf16"}``; all other arguments are 32-bit integers.
+        constants: of the arguments that are ``constexpr``.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from triton.runtime.jit import JITFunction
+
+    function = JITFunction(kernel)
+    names = function.arg_names
+    signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in names}
+    hints = {(i,): ALIGNED for i, name in enumerate(names) if name not in constants}
+    source = ASTSource(function, signature, constants, hints)
+    options = {"num_warps": 4, "num_stages": 3}
+    return counted(triton.compile(source, GPUTarget("cuda", HOPPER, 32), options).asm["ptx"])
+
+
+def counted(ptx: str) -> Counter[str]:
+    """The loads in a program: ``cp.async`` goes on beside the arithmetic, ``ld`` waits for it."""
+    found = Counter()
+    for size in re.findall(r"cp\.async\.c[ag]\.shared\.global[^;]*?, (0x\w+|\d+)[,;]", ptx):
+        found[f"cp.async {int(size, 0)} B"] += 1
+    for vector, bits in re.findall(r"ld\.global\S*?(?:\.v(\d))?\.[bufs](\d+)\s", ptx):
+        found[f"ld {int(vector or 1) * int(bits) // 8} B"] += 1
+    return Counter(dict(found.most_common()))
