@@ -138,6 +138,10 @@ check_residual_macs = Exercise(
             "you add the counts of live channels, and count those twice that both have",
         ),
         Mistake(
+            _ByDensity(lambda live, last, channels: live + last),
+            "you add the counts of live channels, and count those twice that both have",
+        ),
+        Mistake(
             lambda s, b, p: _residual(
                 s, b, p, lambda live, last, stem: live | last, lambda live, a: int(live.sum())
             ),
