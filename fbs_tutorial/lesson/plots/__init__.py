@@ -23,7 +23,7 @@ from .gpu import (
     lists_and_launches,
     networks_on_gpu,
 )
-from .simple import depth_lines, image_row, layer_bars, right_and_work
+from .simple import depth_lines, image_row, layer_bars, right_and_work, three_counts
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
 from .trials import growing_pool, losses_of_gates
 from .winners import class_heat_maps, weight_reads, winner_bars, winner_maps, winners_of_two
@@ -65,6 +65,7 @@ __all__ = [
     "pruning_level",
     "right_and_work",
     "stage_bars",
+    "three_counts",
     "tile_times",
     "time_and_macs",
     "time_bars",

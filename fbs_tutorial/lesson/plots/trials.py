@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from statistics import mean
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -62,6 +63,7 @@ def losses_of_gates(results: dict, title: str = "") -> tuple[Figure, str]:
     figure, panels = plt.subplots(
         1, len(UPDATES) + 1, figsize=(9.5, 3.6), layout="constrained", width_ratios=(3, 3, 2.4)
     )
+    panels[1].sharey(panels[0])
     for axes, update in zip(panels, UPDATES, strict=False):
         for row in (r for r in results["rows"] if r["update"] == update):
             colour, line, _ = LOSS_LOOKS[row["form"]]
@@ -72,7 +74,6 @@ def losses_of_gates(results: dict, title: str = "") -> tuple[Figure, str]:
                 axes.plot([row["diverged"]], [last], "X", color=colour, markersize=9)
         axes.set(title=update, xlabel="update", yscale="log")
         axes.grid(alpha=0.3)
-    panels[1].sharey(panels[0])
     panels[0].set_ylabel("training loss")
     _accuracies_at_the_end(panels[-1], results["rows"])
     handles, names = panels[0].get_legend_handles_labels()
@@ -93,7 +94,7 @@ def _accuracies_at_the_end(axes: Axes, rows: Sequence[dict]) -> None:
             if len(values) < len(here):
                 axes.text(i + 0.22 * (j - 1), 2, "NaN", color=colour, ha="center", fontsize=8)
     axes.set(title="after the last update", ylabel="validation accuracy (%)", ylim=(0, 104))
-    axes.set_xticks(range(len(UPDATES)), [name.replace(" ", "\n", 1) for name in UPDATES])
+    axes.set_xticks(range(len(UPDATES)), [fill(name, 8) for name in UPDATES])
     axes.set_xlim(-0.5, len(UPDATES) - 0.5)
     axes.grid(alpha=0.3, axis="y")
 
@@ -124,7 +125,9 @@ def _said_of_the_end(rows: Sequence[dict]) -> str:
             numbers = ["NaN" if a is None else f"{100 * a:.0f}" for a in here]
             parts.append(f"{form} {', '.join(numbers)}")
         said.append(f"  {update}: {'; '.join(parts)}")
-    return "\n".join(["Validation accuracy (%) after the last update, one number for each seed:", *said])
+    return "\n".join(
+        ["Validation accuracy (%) after the last update, one number for each seed:", *said]
+    )
 
 
 def _where_it_began(places: Sequence[dict]) -> str:
