@@ -602,3 +602,13 @@ def test_class_heat_maps_leave_out_what_is_decided():
     assert figure.axes[0].get_title() == "conv1: 2 of 4 channels"
     assert figure.axes[0].collections[0].get_array().size == 4
     assert "of 2 in conv1" in sentence
+
+
+def test_three_counts_say_the_middle_and_the_end():
+    counts = {"by gates": [0.25, 1.0], "by zeros": [0.2, 0.5], "executed": [1.003, 1.003]}
+    figure, sentence = plots.three_counts([0.5, 1.0], counts)
+    assert sentence == (
+        "At d = 0.5 and d = 1: by gates 25.0 % and 100.0 %; by zeros 20.0 % and 50.0 %; "
+        "executed 100.3 % and 100.3 %."
+    )
+    assert len(figure.axes[0].lines) == 3

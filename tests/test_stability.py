@@ -167,12 +167,14 @@ def test_the_table_and_the_picture_say_what_was_found(results):
     assert "| 1 of 1 (step 2) |" in table(made) and table(made).count("\n") == 7
     figure, sentence = losses_of_gates(made, "gates")
     assert "gates as they are: 1 of 2 runs not finite" in sentence and "at update 2" in sentence
-    assert sentence.endswith("still finite and block 6 of 57 is the first whose output is not.")
+    words = "still finite and block 6 of 57 is the first whose output is not.\nValidation accuracy"
+    assert words in sentence and "gates as they are NaN" in sentence.splitlines()[-1]
     place["weights"] = "a.bias"
-    assert said_of_gates(made).endswith("where the update before has already broken weights.")
+    assert "where the update before has already broken weights." in said_of_gates(made)
     place |= {"weights": None, "module": None}
-    assert said_of_gates(made).endswith("where the weights are still finite.")
-    assert [axes.get_title() for axes in figure.axes] == list(UPDATES)
+    assert "where the weights are still finite.\n" in said_of_gates(made)
+    assert [axes.get_title() for axes in figure.axes] == [*UPDATES, "after the last update"]
+    assert [text.get_text() for text in figure.axes[-1].texts] == ["NaN"]
     plt.close(figure)
 
 

@@ -57,7 +57,8 @@ def loss_section(path) -> str:
     results = json.loads(path.read_text())
     figure, sentence = losses_of_gates(results, f"{TITLES[path.stem]}, {results['plan']['model']}")
     figure.savefig(path.with_suffix(".png"), dpi=130)
-    parts = [origin(results), table(results), f"![{sentence}](stability/{path.stem}.png)"]
+    words = " ".join(sentence.split())
+    parts = [origin(results), table(results), f"![{words}](stability/{path.stem}.png)"]
     return "\n\n".join(parts)
 
 

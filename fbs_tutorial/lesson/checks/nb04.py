@@ -1,6 +1,7 @@
 """The exercises of notebook 04, Gated convolution."""
 
 import copy
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -66,6 +67,13 @@ check_neutral = Exercise(
         Mistake(
             lambda c, b: (torch.ones_like(c), _least(c), b / _least(c)),
             "the sign of gamma is lost",
+        ),
+        *(
+            Mistake(
+                lambda c, b, sign=sign: (sign(c), c.clamp(min=1e-6), b / c.clamp(min=1e-6)),
+                "you clamp gamma itself, so that a channel with a negative one is lost",
+            )
+            for sign in (torch.ones_like, torch.sign)
         ),
         Mistake(
             lambda c, b: (c.sign(), _least(c), b / torch.where(c == 0, 1e-6, c)),
@@ -173,6 +181,31 @@ class _BatchAlways(GatedLayer):
         return (_wide(pi) * (z + _tall(self.beta))).relu()
 
 
+class _PositiveOnly(GatedLayer):
+    def select(self, predicted: Tensor) -> Tensor:
+        return (super().select(predicted) > 0).to(predicted)
+
+
+class _MaskOnly(GatedLayer):
+    def select(self, predicted: Tensor) -> Tensor:
+        return winner_mask(predicted.relu(), self.density).to(predicted)
+
+
+class _Sum(GatedLayer):
+    def measure(self, x: Tensor) -> Tensor:
+        return x.abs().sum(dim=(2, 3))
+
+
+class _FlatBeta(GatedLayer):
+    def output(self, x: Tensor, pi: Tensor) -> Tensor:
+        return (_wide(pi) * (self.norm(self.conv(x)) + self.beta)).relu()
+
+
+class _FlatGate(GatedLayer):
+    def output(self, x: Tensor, pi: Tensor) -> Tensor:
+        return (pi * (self.norm(self.conv(x)) + _tall(self.beta))).relu()
+
+
 class _NoSelection(GatedLayer):
     def select(self, predicted: Tensor) -> Tensor:
         return predicted.relu()
@@ -218,16 +251,38 @@ def _filled(kind: Callable, density: float, training: bool, seed: int) -> nn.Mod
     return layer.train(training)
 
 
+def _fitting(ask: Callable) -> Callable:
+    """``ask``, but shapes that do not fit become words that name the two that met."""
+
+    def asked(kind: Callable, seed: int, **options: object) -> Tensor | str:
+        try:
+            return ask(kind, seed, **options)
+        except RuntimeError as error:
+            sizes = re.search(r"tensor a \((\d+)\) must match .* tensor b \((\d+)\)", str(error))
+            if sizes is None:
+                raise
+            few, many = sorted(map(int, sizes.groups()))
+            return f"{UNFIT}: a last axis of {many} meets one of {few}"
+
+    return asked
+
+
+UNFIT = "shapes that cannot be broadcast"
+
+
+@_fitting
 def _output(kind: Callable, seed: int, density: float, training: bool = False) -> Tensor:
     return _filled(kind, density, training, seed)(_maps(seed))
 
 
+@_fitting
 def _gate_kept(kind: Callable, seed: int) -> Tensor | str:
     layer = _filled(kind, 0.5, False, seed)
     layer(_maps(seed))
     return getattr(layer, "gate", "no self.gate after forward")
 
 
+@_fitting
 def _gradient(kind: Callable, seed: int) -> Tensor | str:
     layer = _filled(kind, 0.5, True, seed)
     layer(_maps(seed)).square().sum().backward()
@@ -303,7 +358,19 @@ check_gated_layer = Exercise(
         Mistake(_BetaOutside, "beta stands outside the gate, so that losers are not empty"),
         Mistake(_GateBeforeNorm, "the gate comes before norm, which undoes it"),
         Mistake(_Detached, "the gate is detached, and the predictor never learns"),
-        Mistake(_Switch, "the gate is a switch of 0 and 1: how much is lost"),
+        *(
+            Mistake(kind, "the gate is a switch of 0 and 1: how much is lost")
+            for kind in (_Switch, _PositiveOnly, _MaskOnly)
+        ),
+        Mistake(_Sum, "s is a sum over each map, and the mean of |x| was asked for"),
+        *(
+            Mistake(
+                kind,
+                "beta [C] or the gate [N, C] meets maps [N, C, H, W] as it is: "
+                "it needs [:, None, None] or [:, :, None, None]",
+            )
+            for kind in (_FlatBeta, _FlatGate)
+        ),
         Mistake(
             _ByMagnitude, "winners are taken by magnitude: a ReLU before the choice is missing"
         ),
@@ -453,6 +520,17 @@ check_mean_one_gate = Exercise(
         Mistake(
             lambda g, d: _mean_one(_with_equals(g, d, winner_mask(g, d).float())) * d,
             "you take the mean over the winners, not over all channels",
+        ),
+        *(
+            Mistake(
+                lambda g, d, least=least: (
+                    winner_take_all(g, d)
+                    * winner_mask(g, d).sum(dim=1, keepdim=True)
+                    / winner_take_all(g, d).sum(dim=1, keepdim=True).clamp(min=least)
+                ),
+                "you take the mean over the winners, not over all channels",
+            )
+            for least in (0.0, 1e-8)  # a row of zeros becomes NaN, or stays 0
         ),
         Mistake(
             lambda g, d: winner_take_all(g, d) / winner_take_all(g, d).mean(),

@@ -90,7 +90,10 @@ def _residual_chains() -> Iterator[Case]:
             for _ in range(depth)
         ]
         more = inside if depth == 1 else either
-        yield Case((stem, blocks, positions), residual_macs(stem, blocks, positions), carried, more)
+        plural = "blocks" if depth > 1 else "block"
+        called = f"a chain of {depth} {plural} of {channels} channels and {positions} positions"
+        expected = residual_macs(stem, blocks, positions)
+        yield Case((stem, blocks, positions), expected, carried, more, called=called)
 
 
 class _ByDensity:
@@ -135,6 +138,10 @@ check_residual_macs = Exercise(
         ),
         Mistake(
             _ByDensity(lambda live, last, channels: min(channels, live + last)),
+            "you add the counts of live channels, and count those twice that both have",
+        ),
+        Mistake(
+            _ByDensity(lambda live, last, channels: live + last),
             "you add the counts of live channels, and count those twice that both have",
         ),
         Mistake(

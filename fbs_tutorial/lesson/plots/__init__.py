@@ -26,7 +26,7 @@ from .gpu import (
     stages_on_gpu,
     tiles_on_gpu,
 )
-from .simple import depth_lines, image_row, layer_bars, right_and_work
+from .simple import depth_lines, image_row, layer_bars, right_and_work, three_counts
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
 from .trials import growing_pool, losses_of_gates
 from .winners import class_heat_maps, winner_bars, winner_maps, winners_of_two
@@ -71,6 +71,7 @@ __all__ = [
     "sources",
     "stage_bars",
     "stages_on_gpu",
+    "three_counts",
     "tile_times",
     "tiles_on_gpu",
     "time_and_macs",

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from .style import BLACK, BLUE, GREEN, ORANGE, PURPLE, draw_images, legend_below
 
+SKY = "#56B4E9"  # the palette's second blue
+
 
 def layer_bars(
     layers: Sequence[str],
@@ -84,6 +86,28 @@ def depth_lines(panels: dict[str, dict[str, Sequence[float]]], ylabel: str) -> t
         axes.grid(alpha=0.3)
     legend_below(figure, *np.atleast_1d(row)[0].get_legend_handles_labels(), ncols=len(styles))
     return figure, "\n".join(said)
+
+
+def three_counts(
+    densities: Sequence[float], counts: dict[str, Sequence[float]]
+) -> tuple[Figure, str]:
+    """Shares of the dense MACs against density: by gates, by zeros, and executed.
+
+    Args:
+        counts: ``{name: one share 0..1 per density}``, up to three.
+    """
+    figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
+    looks, said = [(BLUE, "o", "-"), (SKY, "s", "--"), (BLACK, "x", ":")], []
+    near = min(range(len(densities)), key=lambda i: abs(densities[i] - 0.5))
+    for (name, shares), (colour, marker, line) in zip(counts.items(), looks, strict=False):
+        percent = [100 * share for share in shares]
+        axes.plot(densities, percent, line, color=colour, marker=marker, label=name)
+        said.append(f"{name} {percent[near]:.1f} % and {percent[-1]:.1f} %")
+    axes.set(xlabel="density d", ylabel="dense MACs (%)", ylim=(0, 108), xticks=densities)
+    axes.set_title("Three counts of one network", fontsize=10)
+    axes.grid(alpha=0.3)
+    legend_below(figure, ncols=3)
+    return figure, f"At d = {densities[near]:g} and d = {densities[-1]:g}: {'; '.join(said)}."
 
 
 def image_row(images: Tensor, captions: Sequence[str], title: str = "") -> tuple[Figure, str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from statistics import mean
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +13,9 @@ from ...bench.choice import CHOOSES, SCALES, STATIC, WIDER, lines, verdict
 from ...bench.stability import FORMS, UPDATES
 from .style import BLACK, BLUE, GREEN, ORANGE, PURPLE, legend_below
 
-LOSS_LOOKS = dict(zip(FORMS, ((BLACK, "-"), (BLUE, "--"), (ORANGE, "-")), strict=True))
+LOSS_LOOKS = dict(
+    zip(FORMS, ((BLACK, "-", "o"), (BLUE, "--", "s"), (ORANGE, "-", "^")), strict=True)
+)
 
 
 def growing_pool(results: dict, title: str = "") -> tuple[Figure, str]:
@@ -55,14 +58,15 @@ def _bars(
 
 
 def losses_of_gates(results: dict, title: str = "") -> tuple[Figure, str]:
-    """The training loss of each form and seed of `stability`, for both updates; a cross where it
-    is no longer finite."""
+    """The training loss of each form and seed of `stability`, for both updates, a cross where it
+    is no longer finite; and the validation accuracy after the last update."""
     figure, panels = plt.subplots(
-        1, len(UPDATES), figsize=(8.5, 3.6), sharey=True, layout="constrained"
+        1, len(UPDATES) + 1, figsize=(9.5, 3.6), layout="constrained", width_ratios=(3, 3, 2.4)
     )
-    for axes, update in zip(panels, UPDATES, strict=True):
+    panels[1].sharey(panels[0])
+    for axes, update in zip(panels, UPDATES, strict=False):
         for row in (r for r in results["rows"] if r["update"] == update):
-            colour, line = LOSS_LOOKS[row["form"]]
+            colour, line, _ = LOSS_LOOKS[row["form"]]
             steps = range(1, len(row["losses"]) + 1)
             axes.plot(steps, row["losses"], line, color=colour, linewidth=1, label=row["form"])
             if row["diverged"]:
@@ -71,6 +75,7 @@ def losses_of_gates(results: dict, title: str = "") -> tuple[Figure, str]:
         axes.set(title=update, xlabel="update", yscale="log")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("training loss")
+    _accuracies_at_the_end(panels[-1], results["rows"])
     handles, names = panels[0].get_legend_handles_labels()
     once = dict(zip(names, handles, strict=True))
     legend_below(figure, list(once.values()), list(once), ncols=3)
@@ -78,8 +83,25 @@ def losses_of_gates(results: dict, title: str = "") -> tuple[Figure, str]:
     return figure, said_of_gates(results)
 
 
+def _accuracies_at_the_end(axes: Axes, rows: Sequence[dict]) -> None:
+    """A marker for each run, beside one another within an update; none for a run that broke."""
+    for i, update in enumerate(UPDATES):
+        for j, form in enumerate(FORMS):
+            here = [r for r in rows if (r["update"], r["form"]) == (update, form)]
+            values = [100 * r["accuracy"] for r in here if r["accuracy"] is not None]
+            colour, _, marker = LOSS_LOOKS[form]
+            axes.plot([i + 0.22 * (j - 1)] * len(values), values, marker, color=colour)
+            if len(values) < len(here):
+                axes.text(i + 0.22 * (j - 1), 2, "NaN", color=colour, ha="center", fontsize=8)
+    axes.set(title="after the last update", ylabel="validation accuracy (%)", ylim=(0, 104))
+    axes.set_xticks(range(len(UPDATES)), [fill(name, 8) for name in UPDATES])
+    axes.set_xlim(-0.5, len(UPDATES) - 0.5)
+    axes.grid(alpha=0.3, axis="y")
+
+
 def said_of_gates(results: dict) -> str:
-    """How many runs of each form ended in values that are not finite, and where that began."""
+    """How many runs of each form ended in values that are not finite, and where that began; and
+    how accurate the others are in the end."""
     said = []
     for form in FORMS:
         rows = [row for row in results["rows"] if row["form"] == form]
@@ -91,7 +113,21 @@ def said_of_gates(results: dict) -> str:
             part += f", from update {steps[0]} on" if len(steps) > 1 else f", at update {steps[0]}"
             part += _where_it_began([row["where"] for row in over])
         said.append(part)
-    return f"{'; '.join(said)}."
+    return f"{'; '.join(said)}.\n{_said_of_the_end(results['rows'])}"
+
+
+def _said_of_the_end(rows: Sequence[dict]) -> str:
+    said = []
+    for update in UPDATES:
+        parts = []
+        for form in FORMS:
+            here = [r["accuracy"] for r in rows if (r["update"], r["form"]) == (update, form)]
+            numbers = ["NaN" if a is None else f"{100 * a:.0f}" for a in here]
+            parts.append(f"{form} {', '.join(numbers)}")
+        said.append(f"  {update}: {'; '.join(parts)}")
+    return "\n".join(
+        ["Validation accuracy (%) after the last update, one number for each seed:", *said]
+    )
 
 
 def _where_it_began(places: Sequence[dict]) -> str:
