@@ -40,7 +40,9 @@ class Case:
 
     ``hint`` says what to think of; ``more`` nearly gives the answer and is shown only on request.
     ``ask(function, *arguments)`` is what is compared, where it is not simply the returned value.
-    ``axes``: what the places of a wrong value are called. ``unit``: of an expected number.
+    ``axes``: what the places of a wrong value are called; the places of a list without such names
+    are called just that. ``unit``: of an expected number. ``called``: what the function was called
+    with, in words, where the arguments would say nothing.
     """
 
     arguments: tuple
@@ -48,8 +50,9 @@ class Case:
     hint: str
     more: str = ""
     ask: Callable = plainly
-    axes: tuple[str, ...] = ("image", "channel", "row", "column")
+    axes: tuple[str, ...] = ()
     unit: str = ""
+    called: str = ""
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,10 @@ def _copies(case: Case) -> list:
 def _message(wrong: _Wrong, case: Case, likely: str, hint: int) -> str:
     if wrong.final:
         return wrong.text
-    lines = [wrong.text, f"called with {', '.join(short(a) for a in case.arguments)}"]
+    lines = [wrong.text]
+    called = case.called or ", ".join(map(short, case.arguments))
+    if called:
+        lines.append(f"called with {called}")
     if likely:
         lines.append(f"it looks as if {likely}")
     lines.append(f"hint: {case.hint}" if hint < 2 or not case.more else f"hint: {case.more}")
@@ -221,8 +227,8 @@ def _unlike(got: object, expected: object, unit: str) -> str:
         for place, pair in enumerate(pairs):
             if not _same(*pair):
                 return f"place {place} of the list: {_unlike(*pair, unit)}"
-    if one == other and isinstance(expected, float) and isinstance(got, float):
-        one, other = repr(float(expected)), repr(float(got))  # NumPy's have names around them
+    if isinstance(expected, float) and isinstance(got, float):
+        one, other = apart(float(expected), float(got))  # NumPy's have names around them
     return f"expected {one}{unit}, got {other}"
 
 
@@ -235,12 +241,28 @@ def _wrong_kind(got: Tensor, expected: Tensor) -> str:
     return ""
 
 
+PLACES = ("image", "channel", "row", "column")  # of a wrong value in a tensor
+
+
 def _first_wrong(got: Tensor, expected: Tensor, wrong: Tensor, axes: Sequence[str]) -> str:
     place = tuple(wrong.nonzero()[0].tolist())  # () for a single number
-    names = axes if len(place) > 1 or axes[0] != "image" else ("channel",)
+    names = axes or (PLACES if len(place) > 1 else ("place",))
     where = ", ".join(f"{name} {index}" for name, index in zip(names, place, strict=False))
-    values = f"expected {short(expected[place].item())}, got {short(got[place].item())}"
+    values = "expected {}, got {}".format(*apart(expected[place].item(), got[place].item()))
     return f"first wrong value: {where}: {values}" if where else values
+
+
+def apart(one: object, other: object) -> tuple[str, str]:
+    """Two values as a message shows them, with as many digits as tell them apart."""
+    if isinstance(one, float) and isinstance(other, float) and one != other:
+        for digits in range(3, 18):
+            texts = f"{one:.{digits}g}", f"{other:.{digits}g}"
+            if texts[0] != texts[1]:
+                return texts
+    return short(one), short(other)
+
+
+LONGEST = 100  # letters of a list of tensors that is shown whole
 
 
 def short(value: object) -> str:
@@ -249,8 +271,11 @@ def short(value: object) -> str:
         if value.numel() > 12:
             return f"a tensor of shape {list(value.shape)}"
         return str(_rounded(value.tolist()))
-    if isinstance(value, list):
-        return "[" + ", ".join(short(part) for part in value) + "]"
+    if isinstance(value, list | tuple):
+        text = ", ".join(map(short, value))
+        if len(text) > LONGEST and any(isinstance(part, Tensor) for part in value):
+            return f"{len(value)} tensors, the first of shape {list(value[0].shape)}"
+        return f"[{text}]" if isinstance(value, list) else f"({text})"
     if isinstance(value, bool) or not isinstance(value, float):
         return value if isinstance(value, str) else repr(value)
     return f"{value:.3g}"
