@@ -315,14 +315,14 @@ def price_of_every_density(
     return figure, ".\n".join(said) + "."
 
 
-PRICE_LOOKS = {  # triangles were taught; what has no teacher is round or square
+PRICE_LOOKS = {  # marks without a line were taught
     "one gated network for every density": (BLUE, "o", "-"),
     "a gated network for each": (BLUE, "s", ":"),
-    "a gated network for each, with a teacher": (BLUE, "^", ""),
+    "a gated network for each, with a teacher": (BLUE, "^", " "),
     "small plain networks": (GREEN, "D", "--"),
-    "small plain, with a teacher": (GREEN, "v", ""),
+    "small plain, with a teacher": (GREEN, "x", " "),
 }
-FLOOR = 65  # percent; what lies below is written at the edge
+FLOOR = 70  # percent; what lies below is written at the edge
 
 
 def _named_below(axes: Axes, densities: Sequence[float], values: np.ndarray, colour: str) -> None:
