@@ -122,7 +122,9 @@ def test_what_each_part_is_worth_is_the_mean_over_the_seeds():
         for value in (0.4, 0.6)
     ]
     _, sentence = diagrams.what_each_part_is_worth(rows)
-    assert sentence.startswith("Mean validation accuracy at d = 0.2: neither 50.0 %; a teacher 50.0 %")
+    assert sentence.startswith(
+        "Mean validation accuracy at d = 0.2: neither 50.0 %; a teacher 50.0 %"
+    )
 
 
 def test_loss_curves_say_the_first_and_the_last_epoch():
