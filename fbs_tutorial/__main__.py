@@ -14,7 +14,7 @@ from .bench.cases import NETWORKS
 from .bench.choice import Plan as Pools
 from .bench.choice import choice
 from .bench.choice import report as choice_report
-from .bench.compare import DENSITIES, Plan, choose, compare
+from .bench.compare import DENSITIES, Plan, choose, compare, take_times
 from .bench.compared import choices_table, provenance, table
 from .bench.evaluate import evaluate, evaluation
 from .bench.report import tables
@@ -129,10 +129,13 @@ def _compare(options: argparse.Namespace) -> int:
         options.epochs,
         options.images,
     )
+    if (options.times and not options.networks) or (options.choose and options.networks):
+        raise ValueError("--times goes with --networks, and neither with --choose")
     name = "choices" if options.choose else "compare"
     out = _json(options.out or f"build/{name}-{Path(options.data).name}.json")
-    work = choose if options.choose else compare
-    results = work(plan, out, command=_command(options), say=note)
+    work = choose if options.choose else take_times if options.times else compare
+    kept = [Path(options.networks)] if options.networks else []
+    results = work(plan, out, *kept, command=_command(options), say=note)
     said = [provenance(results), ""]
     said += [choices_table(results) if options.choose else table(results), ""]
     if not options.choose:
@@ -347,6 +350,8 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     add("--epochs", type=int, help="before pruning, and as many after it")
     add("--images", type=int, help="of the training part, at most, for a shorter comparison")
     add("--choose", action="store_true", help="choose settings on validation images instead")
+    add("--networks", metavar="DIR", help="keep every network there, and take no times meanwhile")
+    add("--times", action="store_true", help="only take times that are missing, of --networks")
     add("--out", metavar="FILE.json", help="written after each row (default: under build/)")
     command.set_defaults(run=_compare, when_stopped="the same command goes on from here")
 
