@@ -116,7 +116,7 @@ def answer_06_3():
 def answer_06_5():
     rows = [r for r in result("ablation") if (r["data"], r["density"]) == ("digits", 0.2)]
     arms = ("neither", "distilled", "density lowered", "both")
-    return [percent(mean(r["test_accuracy"] for r in rows if r["arm"] == arm)) for arm in arms]
+    return [percent(mean(r["val_accuracy"] for r in rows if r["arm"] == arm)) for arm in arms]
 
 
 def answer_06_6():

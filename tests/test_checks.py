@@ -516,6 +516,28 @@ def test_lists_that_look_alike_are_told_apart_to_the_last_digit(exact):
     assert re.search(r"place \d of the list: expected 0\.\d, got 0\.\d{10,}\n", message), message
 
 
+def test_numbers_that_print_equal_get_the_digits_that_differ():
+    def loss(*arguments):
+        return training_step(*arguments) + 2e-4
+
+    message = checks.check_training_step(loss).message
+    expected, got = re.search(r"loss of step 0: expected ([\d.]+), got ([\d.]+)", message).groups()
+    assert expected != got and "called with a tiny network" in message
+
+
+def test_places_have_names_where_the_check_knows_them_and_nothing_is_no_call():
+    draws = checks.check_uniform_in_macs(lambda u, lowest: u).message
+    assert "first wrong value: draw 0: expected" in draws
+    value = engine.Case((torch.zeros(3, 2),), torch.arange(3.0), "no hint")
+    message = engine.Exercise("", lambda: iter([value]), "")(lambda x: torch.zeros(3)).message
+    assert "first wrong value: place 1: expected 1, got 0" in message
+    message = checks.check_cheapest(lambda: 0.3).message
+    assert "called with" not in message
+    many = [torch.zeros(40, dtype=torch.bool)] * 5
+    assert engine.short(many) == "5 tensors, the first of shape [40]"
+    assert engine.short([torch.zeros(2)]) == "[[0.0, 0.0]]"
+
+
 def test_a_predictor_of_the_wrong_shape_is_told():
     result = checks.check_by_hand(lambda: (torch.ones(2, 4), torch.ones(4)))
     assert "shapes [2, 4] and [4] instead of [4, 2] and [4]" in repr(result)

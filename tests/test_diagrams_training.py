@@ -117,12 +117,14 @@ def test_the_dial_stands_where_it_is_told_to():
 
 def test_what_each_part_is_worth_is_the_mean_over_the_seeds():
     rows = [
-        {"data": "digits", "density": 0.2, "arm": arm, "test_accuracy": value}
+        {"data": "digits", "density": 0.2, "arm": arm, "val_accuracy": value}
         for arm in ("neither", "distilled", "density lowered", "both")
         for value in (0.4, 0.6)
     ]
     _, sentence = diagrams.what_each_part_is_worth(rows)
-    assert sentence.startswith("Mean test accuracy at d = 0.2: neither 50.0 %; a teacher 50.0 %")
+    assert sentence.startswith(
+        "Mean validation accuracy at d = 0.2: neither 50.0 %; a teacher 50.0 %"
+    )
 
 
 def test_loss_curves_say_the_first_and_the_last_epoch():
@@ -150,10 +152,12 @@ def test_gain_and_penalty_shows_the_runs_of_one_penalty():
 
 def test_price_of_every_density_writes_what_lies_below_the_picture():
     run = [{"density": d, "test_accuracy": a} for d, a in ((0.1, 0.12), (0.5, 0.9))]
-    lines = {"one": [run], "each": [run[1:]], "small": [run[1:]]}
-    figure, sentence = diagrams.price_of_every_density({"a": lines, "b": lines})
-    assert "a, one: 90.0 % at d = 0.5" in sentence
+    one, taught = "one gated network for every density", "small plain, with a teacher"
+    panels = {"a": {one: [run]}, "b": {one: [run], taught: [run[1:]]}}
+    figure, sentence = diagrams.price_of_every_density(panels)
+    assert f"a, {one}: 90.0 % at 0.5" in sentence and f"b, {taught}: 90.0 % at 0.5" in sentence
     assert [text.get_text() for text in figure.axes[0].texts] == ["12 %"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [one, taught]
 
 
 def test_winners_of_the_control_are_drawn_as_the_mask_says():

@@ -390,3 +390,17 @@ def test_readme_lists_every_notebook_with_its_minutes():
     for name, notebook in NOTEBOOKS.items():
         minutes = re.search(r"(\d+) minutes", source(notebook["cells"][0]))[1]
         assert re.search(rf"\]\(notebooks/{name}\) \| {minutes} \|", readme), name
+
+
+def test_the_map_of_the_course_has_their_minutes_and_a_path_of_headings_that_exist():
+    """In notebook 00: one row for each, the minutes of its first cell, and the short path."""
+    path = []
+    first = NOTEBOOKS["00_start_here.ipynb"]
+    table = re.findall(r"^\| (\d\d) \| .+ \| (\d+) \| .+ \| (.*)\|$", prose(first), re.M)
+    assert [f"{int(number):02}" for number, *_ in table] == [name[:2] for name in NOTEBOOKS]
+    for (_, stated, short), (name, notebook) in zip(table, NOTEBOOKS.items(), strict=True):
+        assert stated == re.search(r"(\d+) minutes", source(notebook["cells"][0]))[1], name
+        headings = re.findall(r"^#+ (.+)$", prose(notebook), re.M)
+        assert set(re.findall(r"\*([^*]+)\*", short)) <= set(headings), short
+        path += [int(minutes) for minutes in re.findall(r"^(\d+):", short)]
+    assert sum(path) == 45

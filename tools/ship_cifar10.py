@@ -320,6 +320,7 @@ def picture() -> tuple[Figure, str]:
         "small plain, distilled": with_macs(small[True]),
         "small plain, then plain for the unsure tenth": [looks["static0.5-distilled"]],
         "one FBS network for every density": with_macs(above(every["rows"], LOWEST_SHOWN)),
+        "FBS for d = 0.3, not distilled": with_macs([by_step["d0.3"]]),
     }
     title = "CIFAR-10, M-CifarNet, one seed of each"
     return accuracy_over_macs(lines, {"the paper": paper(single["rows"])}, title)

@@ -179,14 +179,16 @@ def _how_cheap(function: Callable, goal: float = GOAL, test: bool = False) -> tu
     """How good the network is with these densities, and how cheap."""
     right, macs = _at(load_pretrained("digits"), function(), test)
     uniform, uniform_right, uniform_macs = _uniform()
+    images, held_out = (len(digits_to_judge(which)[1]) for which in (test, False))
     said = (
-        f"{right:.1%} of the {'test' if test else 'held-out'} images right "
+        f"{right * images:.0f} of the {images} {'test' if test else 'held-out'} images correct "
         f"with {macs / 1000:,.0f} k MACs.\n"
-        f"  One density for all, d = {uniform:g}: {uniform_right:.1%} with "
-        f"{uniform_macs / 1000:,.0f} k."
+        f"  One density for all, d = {uniform:g}: {uniform_right * held_out:.0f} of the {held_out} "
+        f"held-out images with {uniform_macs / 1000:,.0f} k."
     )
     if right < goal:
-        return False, f"{said} At least {goal:.0%} is wanted."
+        least = math.ceil(round(goal * images, 9))
+        return False, f"{said} At least {least} of {images} are wanted."
     if macs >= uniform_macs:
         return False, f"{said} Good enough, but not cheaper."
     return True, f"{said} You need {macs / uniform_macs:.0%} of its MACs."

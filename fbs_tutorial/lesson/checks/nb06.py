@@ -106,6 +106,7 @@ check_density_schedule = Exercise(
 
 PENALTY = 1e-2  # large enough to see whether it is there
 DENSITIES = 0.5, 0.25  # of two steps that follow each other: the second shows what is left behind
+CALLED = "a tiny network, and twice with six images: d = {:g}, then d = {:g}".format(*DENSITIES)
 ORDER = "gradients, then a step"
 NO_GRADIENT = "no gradient in the teacher"
 
@@ -182,17 +183,16 @@ def _steps(seeds: Sequence[int] = (0, 1)) -> Iterator[Case]:
     order = "zero_grad, backward, step: which comes first, and which is last?"
     number = "the graph of the step hangs on a tensor; .item() gives the plain number"
     free = "who computes the teacher's answers, and does anyone need their gradients?"
-    yield Case((seeds[0],), ORDER, order, ask=_order)
-    yield Case((seeds[0],), "a float", number, ask=_kind)
-    yield Case(
-        (seeds[0],), NO_GRADIENT, free, "torch.no_grad() around teacher(x)", ask=_in_the_teacher
-    )
-    yield Case(
-        (seeds[0],), _losses(_step, seeds[0]), hint, more, ask=_losses, axes=("loss of step",)
-    )
+    case = partial(Case, called=CALLED)
+    first = (seeds[0],)
+    yield case(first, ORDER, order, ask=_order)
+    yield case(first, "a float", number, ask=_kind)
+    yield case(first, NO_GRADIENT, free, "torch.no_grad() around teacher(x)", ask=_in_the_teacher)
+    losses = _losses(_step, seeds[0])
+    yield case(first, losses, hint, more, ask=_losses, axes=("loss of step",))
     for seed in seeds:
         ask = _afterwards
-        yield Case((seed,), ask(_step, seed), hint, more, ask=ask, axes=("parameter",))
+        yield case((seed,), ask(_step, seed), hint, more, ask=ask, axes=("parameter",))
 
 
 def _step(
@@ -461,10 +461,12 @@ def _draws(lows: Sequence[float] = (0.1, 0.5)) -> Iterator[Case]:
     solve = "spread d² from lowest² to 1, and take the root"
     for lowest in lows:
         u = torch.rand(7, dtype=torch.float64)
-        yield Case((u, lowest), (lowest**2 + u * (1 - lowest**2)).sqrt(), share, solve)
+        expected = (lowest**2 + u * (1 - lowest**2)).sqrt()
+        yield Case((u, lowest), expected, share, solve, axes=("draw",))
     ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
     expected = torch.tensor([0.2, 1.0], dtype=torch.float64)
-    yield Case((ends, 0.2), expected, "0 should give the lowest density, and 1 should give 1")
+    both = "0 should give the lowest density, and 1 should give 1"
+    yield Case((ends, 0.2), expected, both, axes=("draw",))
 
 
 check_uniform_in_macs = Exercise(

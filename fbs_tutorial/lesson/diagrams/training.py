@@ -138,7 +138,7 @@ def _epochs(steps: Sequence[tuple[float, int]]) -> str:
 def what_each_part_is_worth(
     rows: Sequence[Mapping], data: str = "digits", title: str = "The recipe and its parts"
 ) -> tuple[Figure, str]:
-    """Test accuracy of a recipe and of its parts at each density: bars are means, dots seeds.
+    """Validation accuracy of a recipe and its parts at each density: bars are means, dots seeds.
 
     Args:
         rows: of ``result("ablation")``.
@@ -148,22 +148,23 @@ def what_each_part_is_worth(
     figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
     said = []
     for i, (arm, (name, colour, hatch)) in enumerate(ARMS.items()):
-        runs = [_of(rows, "test_accuracy", density=d, arm=arm) for d in densities]
+        runs = [_of(rows, "val_accuracy", density=d, arm=arm) for d in densities]
         x = np.arange(len(densities)) + 0.21 * (i - 1.5)
         means = [np.mean(values) for values in runs]
         style = {"color": colour, "hatch": hatch, "label": name}
         style["edgecolor"] = DARK_GREY if colour == LINE else "white"
         axes.bar(x, means, 0.2, **style)
-        for place, values in zip(x, runs, strict=True):
-            axes.plot([place] * len(values), values, ".", color=BLACK, markersize=5)
+        for place, values in zip(x, runs, strict=True):  # side by side: two may be equal
+            beside = place + np.linspace(-0.05, 0.05, len(values))
+            axes.plot(beside, values, ".", color=BLACK, markersize=5)
         said.append(f"{name} {', '.join(f'{mean:.1f}' for mean in means)} %")
     axes.set_xticks(range(len(densities)), [f"d = {d:g}" for d in densities])
-    axes.set(ylabel="test accuracy (%)", ylim=(0, 104))
+    axes.set(ylabel="validation accuracy (%)", ylim=(0, 104))
     axes.set_title(f"{title} ({data}, {len(runs[0])} seeds each)")
     axes.grid(alpha=0.3, axis="y")
     legend_below(figure, ncols=4)
     at = ", ".join(f"{d:g}" for d in densities)
-    return figure, f"Mean test accuracy at d = {at}: {'; '.join(said)}."
+    return figure, f"Mean validation accuracy at d = {at}: {'; '.join(said)}."
 
 
 ARMS = {  # of tools/ablation.py
@@ -261,7 +262,7 @@ def gain_and_penalty(
     shares = 100 * np.mean(chosen, axis=0)
     bars = right.bar([f"conv{i + 1}" for i in range(len(shares))], shares, color=BLUE)
     right.bar_label(bars, [f"{share:.0f}" for share in shares], fontsize=8, padding=1)
-    right.set(ylabel="g above 0 (% of channels and images)", ylim=(0, 112))
+    right.set(ylabel="g above 0 (%)", ylim=(0, 112))
     right.set_title(f"gain {gain:g}, λ = {penalty:g}", fontsize=10)
     if title:
         figure.suptitle(title, fontsize=11)
@@ -280,32 +281,50 @@ CONTROL_LINES = (
 
 
 def price_of_every_density(
-    panels: Mapping[str, Mapping[str, Sequence[Sequence[dict]]]],
+    panels: Mapping[str, Mapping[str, Sequence[Sequence[dict]]]], title: str = ""
 ) -> tuple[Figure, str]:
     """Test accuracy against density: one network for all, one for each, small plain ones.
 
     Args:
-        panels: ``{data: {name: runs}}``, the rows of one or more runs with one set of densities.
+        panels: ``{data: {name: runs}}``, the rows of one or more runs with one set of densities;
+            the names are those of `PRICE_LOOKS`.
+
+    Raises:
+        KeyError: a name that has no look.
     """
-    figure, axes_of = plt.subplots(1, len(panels), figsize=(9, 3.7), layout="constrained")
-    looks = [(BLUE, "o", "-"), (BLUE, "*", ":"), (GREEN, "D", "--")]
-    said = []
+    figure, axes_of = plt.subplots(1, len(panels), figsize=(9, 4.1), layout="constrained")
+    handles, said = {}, []
     for axes, (data, lines) in zip(axes_of, panels.items(), strict=True):
-        for (name, runs), look in zip(lines.items(), looks, strict=True):
+        for name, runs in lines.items():
             densities = [row["density"] for row in runs[0]]
             values = [[row["test_accuracy"] for row in run] for run in runs]
-            middle = curve(axes, densities, values, name, look)
-            near = int(np.abs(np.array(densities) - 0.5).argmin())
-            said.append(f"{data}, {name}: {middle[near]:.1f} % at d = {densities[near]:g}")
-            _named_below(axes, densities, middle, look[0])
+            middle = curve(axes, densities, values, name, PRICE_LOOKS[name])
+            told = ", ".join(
+                f"{value:.1f} % at {density:g}"
+                for density, value in zip(densities, middle, strict=True)
+                if density in (0.3, 0.5)
+            )
+            said.append(f"{data}, {name}: {told}")
+            _named_below(axes, densities, middle, PRICE_LOOKS[name][0])
         axes.set(xlabel="density d", title=data, xlim=(0.05, 1.05), ylim=(FLOOR, 101))
         axes.grid(alpha=0.3)
+        found = zip(*axes.get_legend_handles_labels(), strict=True)
+        handles |= {label: handle for handle, label in found}
     axes_of[0].set_ylabel("test accuracy (%)")
-    legend_below(figure, *axes_of[0].get_legend_handles_labels(), ncols=3)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    legend_below(figure, list(handles.values()), list(handles), ncols=2)
     return figure, ".\n".join(said) + "."
 
 
-FLOOR = 65  # percent; what lies below is written at the edge
+PRICE_LOOKS = {  # marks without a line were taught
+    "one gated network for every density": (BLUE, "o", "-"),
+    "a gated network for each": (BLUE, "s", ":"),
+    "a gated network for each, with a teacher": (BLUE, "^", " "),
+    "small plain networks": (GREEN, "D", "--"),
+    "small plain, with a teacher": (GREEN, "x", " "),
+}
+FLOOR = 70  # percent; what lies below is written at the edge
 
 
 def _named_below(axes: Axes, densities: Sequence[float], values: np.ndarray, colour: str) -> None:

@@ -103,7 +103,7 @@ def _controls(
 
 
 def learning_curve(log: Sequence[Mapping], title: str = "") -> tuple[Figure, str]:
-    """The loss, and below it validation accuracy and density, over all epochs of a run.
+    """The loss, and below it validation accuracy and the density, over all epochs of a run.
 
     Args:
         log: a row for each epoch, as `read_log` gives them: "step", "loss", "val_accuracy" in 0..1
@@ -114,21 +114,22 @@ def learning_curve(log: Sequence[Mapping], title: str = "") -> tuple[Figure, str
     loss, accuracy, density = (
         np.array([row[key] for row in log]) for key in ("loss", "val_accuracy", "density")
     )
-    figure, (top, bottom) = plt.subplots(
-        2, 1, figsize=(7, 5), sharex=True, height_ratios=(1, 1.4), layout="constrained"
+    heights = (1.2, 1.4) if np.isnan(density).all() else (1.2, 1.4, 0.5)
+    figure, axes = plt.subplots(
+        len(heights), 1, figsize=(7, 5.4), sharex=True, height_ratios=heights, layout="constrained"
     )
-    top.plot(epochs, loss, "-", color=BLACK, marker=".", label="training loss")
-    bottom.plot(epochs, 100 * accuracy, "-", color=BLUE, marker="o", markersize=3,
-                label="validation accuracy")  # fmt: skip
-    if not np.isnan(density).all():
-        bottom.plot(epochs, 100 * density, "--", color=ORANGE, marker="s", markersize=3,
-                    drawstyle="steps-mid", label="density")  # fmt: skip
-    ends = _mark_steps((top, bottom), [row["step"] for row in log])
-    top.set(ylabel="loss of an epoch", ylim=(0, None), title=title)
-    bottom.set(xlabel="epoch", ylabel="%", ylim=(0, 104), xlim=(0.5, len(log) + 0.5))
-    for ax in (top, bottom):
+    axes[0].semilogy(epochs, loss, "-", color=BLACK, marker=".")
+    axes[1].plot(epochs, 100 * accuracy, "-", color=BLUE, marker="o", markersize=3)
+    if len(axes) > 2:
+        axes[2].fill_between(epochs, density, step="mid", color=GREY, alpha=0.5)
+        axes[2].plot(epochs, density, color=BLACK, linewidth=1, drawstyle="steps-mid")
+        axes[2].set(ylabel="density", ylim=(0, 1.05))
+    ends = _mark_steps(axes, [row["step"] for row in log])
+    axes[0].set(ylabel="training loss", title=title)
+    axes[1].set(ylabel="validation accuracy (%)", ylim=(0, 104), xlim=(0.5, len(log) + 0.5))
+    axes[-1].set_xlabel("epoch")
+    for ax in axes:
         ax.grid(alpha=0.3)
-    legend_below(figure, ncols=3)
     reached = [f"{step} {100 * accuracy[i]:.1f} %" for step, i in ends.items()]
     if len(ends) == 1:
         reached = [f"at the end {100 * accuracy[-1]:.1f} %"]
@@ -243,13 +244,13 @@ def accuracy_over_macs(
     """Test accuracy against MACs per image, one line or point for each kind of network.
 
     Args:
-        lines: ``{name: rows}``, up to seven, with ``"macs"`` and ``"test_accuracy"`` in each row.
+        lines: ``{name: rows}``, up to eight, with ``"macs"`` and ``"test_accuracy"`` in each row.
         published: the same of other people, drawn with open markers and no line.
     """
     figure, axes = plt.subplots(figsize=(8, 4.4), layout="constrained")
     looks = [  # of those that may lie on another: thin ones, which leave it visible
         (BLACK, "s", ""), (BLUE, "o", ""), (BLUE, "*", ""), (BLACK, "x", "--"),
-        (BLACK, "+", ""), (BLACK, "1", ""), (PURPLE, "^", ":"),
+        (BLACK, "+", ""), (BLACK, "1", ""), (BLUE, "D", ":"), (BLUE, "v", ""),
     ]  # fmt: skip
     for (name, rows), (colour, marker, line) in zip(lines.items(), looks, strict=False):
         _over_macs(axes, rows, name, line, color=colour, marker=marker)
