@@ -56,7 +56,7 @@ check_unsure = Exercise(
 # Exercise 2: a better control
 
 
-def choice_only(own: Tensor, reference: Tensor) -> Tensor:
+def usual_values(own: Tensor, reference: Tensor) -> Tensor:
     """Own winners ``[N, C]``; each value is the channel's mean over the images it won for."""
     won = (reference != 0).sum(dim=0).clamp(min=1)  # [C]
     return torch.where(own != 0, reference.sum(dim=0) / won, 0.0)
@@ -67,7 +67,7 @@ def _gates() -> Iterator[Case]:
     winners = "over those of the reference for which the channel wins: elsewhere it is not used"
     for n, m, c, density in [(4, 6, 5, 0.4), (3, 8, 6, 0.5)]:
         own, reference = (_some_gates(rows, c, density) for rows in (n, m))
-        yield Case((own, reference), choice_only(own, reference), values, winners)
+        yield Case((own, reference), usual_values(own, reference), values, winners)
     own = torch.tensor([[0.0, 2.0, 1.0]])
     reference = torch.tensor([[4.0, 0.0, 6.0], [2.0, 0.0, 0.0]])
     never = "channel 1 wins for no reference image: its value should be 0, not NaN"
