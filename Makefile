@@ -17,7 +17,7 @@ CIFAR := fbs_tutorial/assets/cifar10
 CORE := calibrate contract convert dynamics errors execution gated graph losses macs saliency tables wta
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test quick lint unit nbval test-gpu test-native-asan test-colab test-oldest colab wheel run notebooks slides site test-site digits bench bench-gpu budget gpu ablation trials bench-live compare course course-two course-all clean
+.PHONY: help setup lab test quick lint unit nbval test-gpu test-native-asan test-colab test-oldest colab wheel run notebooks slides site test-site digits bench bench-gpu budget gpu ablation trials bench-live compare compare-fashion course course-two course-all clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -140,6 +140,15 @@ budget: setup ## two looks on CIFAR-10 and digits, into benchmarks/budget (20 mi
 
 compare: setup ## FBS beside its static relatives on the digits, three seeds (6 minutes on 2 cores)
 	$(BIN)/python -m fbs_tutorial compare --seeds 0,1,2 --out benchmarks/compare/digits.json
+	$(BIN)/python tools/ship_compare.py
+
+FASHION = --data fashion_mnist --densities 0.3 --images 6000 --epochs 4
+compare-fashion: setup ## the same on Fashion-MNIST: settings, trainings, then times (30 minutes on 2 cores; FBS_DATA)
+	$(BIN)/python -m fbs_tutorial compare --choose $(FASHION) --seeds 0 \
+	  --out benchmarks/compare/choices-fashion_mnist.json
+	for times in '' --times; do $(BIN)/python -m fbs_tutorial compare $(FASHION) --seeds 0,1,2 \
+	  --networks build/compare-fashion_mnist $$times --out benchmarks/compare/fashion_mnist.json \
+	  || exit 1; done
 	$(BIN)/python tools/ship_compare.py
 
 ablation: setup ## what distillation is worth on small data, three seeds (an hour on 2 cores)

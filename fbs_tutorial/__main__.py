@@ -14,7 +14,7 @@ from .bench.cases import NETWORKS
 from .bench.choice import Plan as Pools
 from .bench.choice import choice
 from .bench.choice import report as choice_report
-from .bench.compare import DENSITIES, Plan, choose, compare
+from .bench.compare import DENSITIES, Plan, choose, compare, take_times
 from .bench.compared import choices_table, provenance, table
 from .bench.evaluate import evaluate, evaluation
 from .bench.report import tables
@@ -129,10 +129,13 @@ def _compare(options: argparse.Namespace) -> int:
         options.epochs,
         options.images,
     )
+    if (options.times and not options.networks) or (options.choose and options.networks):
+        raise ValueError("--times goes with --networks, and neither with --choose")
     name = "choices" if options.choose else "compare"
     out = _json(options.out or f"build/{name}-{Path(options.data).name}.json")
-    work = choose if options.choose else compare
-    results = work(plan, out, command=_command(options), say=note)
+    work = choose if options.choose else take_times if options.times else compare
+    kept = [Path(options.networks)] if options.networks else []
+    results = work(plan, out, *kept, command=_command(options), say=note)
     said = [provenance(results), ""]
     said += [choices_table(results) if options.choose else table(results), ""]
     if not options.choose:
@@ -192,6 +195,7 @@ def _bench(options: argparse.Namespace) -> int:
         batches=options.batch,
         densities=options.densities,
         quick=options.quick,
+        seconds=options.seconds,
         threads=options.threads,
         anyway=options.anyway,
         out=out,
@@ -346,6 +350,8 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     add("--epochs", type=int, help="before pruning, and as many after it")
     add("--images", type=int, help="of the training part, at most, for a shorter comparison")
     add("--choose", action="store_true", help="choose settings on validation images instead")
+    add("--networks", metavar="DIR", help="keep every network there, and take no times meanwhile")
+    add("--times", action="store_true", help="only take times that are missing, of --networks")
     add("--out", metavar="FILE.json", help="written after each row (default: under build/)")
     command.set_defaults(run=_compare, when_stopped="the same command goes on from here")
 
@@ -401,6 +407,7 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     add("--batch", type=numbers(int), metavar="1,32", help="images at a time")
     add("--densities", type=numbers(float), metavar="0.5,0.25")
     add("--quick", action="store_true", help="a part of it, in less than a minute")
+    add("--seconds", type=float, help="the time there is; the same command goes on")
     add("--threads", type=int, help="of PyTorch on the CPU (default: all)")
     add(
         "--out",

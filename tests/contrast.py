@@ -1,10 +1,18 @@
-"""Whether the words of a figure can be read: their contrast with what lies beneath them.
+"""Whether a figure can be read: the contrast of its words, and series that differ beyond colour.
 
-The rule is WCAG 2.1's 1.4.3: at least 4.5 to 1, and 3 to 1 for large letters.
+The rules are WCAG 2.1's 1.4.3, at least 4.5 to 1 and 3 to 1 for large letters, and 1.4.1: what
+tells two series apart is never their hue alone.
 """
 
+from itertools import combinations
+
+import matplotlib
 import numpy as np
+from matplotlib.collections import Collection
 from matplotlib.colors import to_rgba
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
+from matplotlib.offsetbox import DrawingArea
 from matplotlib.text import Text
 
 LEAST, LEAST_OF_LARGE = 4.5, 3.0
@@ -67,3 +75,44 @@ def over(ink, beneath):
 def least(text):
     bold = text.get_fontweight() in ("bold", "semibold", "heavy", "black")
     return LEAST_OF_LARGE if text.get_fontsize() >= (14 if bold else 18) else LEAST
+
+
+def told_by_hue(figure):
+    """Pairs of a legend's entries that differ in hue alone: neither in form nor in lightness."""
+    found = []
+    for legend in figure.findobj(Legend):
+        drawn = [area.get_children() for area in legend.findobj(DrawingArea)]
+        entries = list(zip(drawn, legend.get_texts(), strict=True))
+        for (one, said), (other, also) in combinations(entries, 2):
+            light = contrast(shade(one[0]), shade(other[0])) >= LEAST_OF_LARGE
+            if [*map(form, one)] == [*map(form, other)] and not light:
+                found.append((said.get_text(), also.get_text()))
+    return found
+
+
+def form(handle):
+    """All that is not colour: kind, marker and dashes of a line, hatch and edge of a patch."""
+    if isinstance(handle, Line2D):
+        hollow = to_rgba(handle.get_markerfacecolor()) != to_rgba(handle.get_markeredgecolor())
+        return "line", handle.get_marker(), handle.get_linestyle(), hollow, width(handle)
+    if isinstance(handle, Collection):
+        edges = [path.vertices.tobytes() for path in handle.get_paths()]
+        return "marks", edges, handle.get_hatch(), len(handle.get_facecolor())
+    return "patch", handle.get_hatch(), handle.get_linestyle(), handle.get_fill()
+
+
+def width(line):
+    """Of a line, so coarse that two differ only if everybody sees it."""
+    return line.get_linewidth() >= 2 * matplotlib.rcParams["lines.linewidth"]
+
+
+def shade(handle):
+    """The colour of an entry, on white."""
+    if isinstance(handle, Line2D):
+        colour = handle.get_color()
+    elif isinstance(handle, Collection):
+        filled = handle.get_facecolor()
+        colour = filled[0] if len(filled) else handle.get_edgecolor()[0]
+    else:
+        colour = handle.get_facecolor()
+    return over(to_rgba(colour), (1, 1, 1))

@@ -4,11 +4,13 @@ but those of the peak, by a wide margin.
 
 import itertools
 import json
+import multiprocessing
 import os
 import re
 import sys
 import time
 from functools import partial
+from math import inf
 from pathlib import Path
 from threading import Semaphore
 from unittest.mock import patch
@@ -64,7 +66,7 @@ def tiny(monkeypatch):
 def small(tiny, monkeypatch):
     """The same, and every variant runs once only, with an invented time."""
 
-    def quick_race(variants, seconds, device, *, rounds, flush):
+    def quick_race(variants, seconds, device, *, rounds, flush, deadline):
         for call in variants.values():
             call()
         return {name: Timing(1.0 + i, 0.5, 2.0 + i, 3, 9.0) for i, name in enumerate(variants)}
@@ -202,6 +204,7 @@ def test_a_busy_machine_is_refused_unless_told(small, monkeypatch, tmp_path, cap
     ("options", "words"),
     [
         (["--model", "lenet"], "model must be one of tiny, got 'lenet'"),
+        (["--seconds", "0"], "seconds must be a number > 0, got 0.0"),
         (["--device", "tpu"], "device must be 'cpu' or 'cuda', got 'tpu'"),
         (["--densities", "1.5"], "1.5"),
         (["--batch", "0"], "batch must be at least 1, got 0"),
@@ -465,7 +468,7 @@ def measured_as_if(monkeypatch, rows, **options):
 
 
 def test_on_a_gpu_float32_comes_first_and_the_rest_with_the_largest_batch(monkeypatch):
-    def rows(case, batch, device, densities, quick, precision):
+    def rows(case, batch, device, densities, quick, precision, end):
         yield row(precision, case.name, batch, densities)
 
     results = measured_as_if(monkeypatch, rows)
@@ -490,7 +493,7 @@ def test_on_a_gpu_networks_come_before_layers_in_every_precision(monkeypatch):
 
 
 def test_what_fails_on_a_gpu_costs_no_other_row_and_is_said(monkeypatch):
-    def rows(case, batch, device, densities, quick, precision):
+    def rows(case, batch, device, densities, quick, precision, end):
         if batch == 8 and case.name == "tiny":
             raise torch.OutOfMemoryError("CUDA out of\nmemory")
         yield row(precision, case.name, batch, densities)
@@ -511,7 +514,7 @@ def test_on_a_gpu_what_is_for_cpus_alone_is_left_out(monkeypatch, quick):
 
 
 def test_on_a_gpu_no_case_begins_when_the_time_is_over(monkeypatch, tmp_path):
-    def rows(case, batch, device, densities, quick, precision):
+    def rows(case, batch, device, densities, quick, precision, end):
         clock.now += 200
         yield row(precision, case.name, batch, densities)
 
@@ -527,11 +530,82 @@ def test_on_a_gpu_no_case_begins_when_the_time_is_over(monkeypatch, tmp_path):
         assert set(results["left_out"]) == set(results["missing"])
 
 
+def slow_steps(monkeypatch, clock, seconds):
+    """To make a variant and to record it take so long each, a call a tenth of it."""
+
+    def variants_of(case, batch, device, densities, precision, deadline):
+        made = []
+        for d in (None, *densities):
+            deadline.check()
+            clock.now += seconds
+            made.append(variants.Variant("dense" if d is None else "accelerated", None, [], 1.0, d))
+        return made
+
+    def executions(made, device, deadline):
+        for _ in made:
+            deadline.check()
+            clock.now += seconds
+        yield "graph", made, {}
+
+    def run_by_turns(calls, *args, deadline, **named):
+        calls = {name: clock.variant(name, seconds / 10) for name in calls}
+        return race(calls, 0, rounds=9, clock=clock, deadline=deadline)
+
+    monkeypatch.setattr(run, "variants_of", variants_of)
+    monkeypatch.setattr(run, "executions", executions)
+    monkeypatch.setattr(run, "race", run_by_turns)
+    monkeypatch.setattr(run.time, "monotonic", clock)
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.3, 1.0, 3.0, 9.0])
+@pytest.mark.parametrize("compiling", [0.0, 15.0])
+def test_a_quick_benchmark_ends_within_a_minute_whatever_a_step_takes(
+    monkeypatch, tmp_path, seconds, compiling
+):
+    """At most one step, here of up to nine seconds, goes on after the 50th."""
+    clock, allowed = Clock(), []
+
+    def compile_kernels(plan, densities, longest):
+        allowed.append(longest)
+        clock.now += min(compiling, longest)
+
+    rows = run._rows
+    slow_steps(monkeypatch, clock, seconds)
+    monkeypatch.setattr(run, "compile_kernels", compile_kernels)
+    out = tmp_path / "cuda.json"
+    results = measured_as_if(monkeypatch, rows, quick=True, out=out)
+    assert clock.now < 60 and allowed[0] <= 15
+    assert json.loads(out.read_text()) == json.loads(json.dumps(results))
+    done = [name for name in results["plan"] if name not in results["missing"]]
+    assert len(results["rows"]) == len(done) and set(results["missing"]) == set(results["left_out"])
+    assert (seconds > 3 or done) and (seconds > 0.01 or len(done) == 6)
+    again = measured_as_if(monkeypatch, rows, quick=True, out=out)  # goes on where it ended
+    assert seconds > 3 or len(again["missing"]) < max(1, len(results["missing"]))
+
+
+def test_a_race_ends_with_the_round_in_which_its_time_is_over():
+    clock = Clock()
+    calls = {name: clock.variant(name, 1.0) for name in "ab"}
+    result = race(calls, 100, rounds=50, clock=clock, deadline=timing.Deadline(20, clock))
+    assert result["a"].count == result["b"].count == 3  # from 10 on, in rounds of 4 seconds
+    with pytest.raises(timing.TimeOverError, match="5 s were over"):
+        race(calls, clock=clock, deadline=timing.Deadline(5, clock))
+
+
+def test_processes_that_compile_for_too_long_are_ended():
+    before = set(multiprocessing.active_children())
+    variants.run_for([(0.0,), (600.0,)], time.sleep, 2, 3.0)
+    for process in set(multiprocessing.active_children()) - before:
+        process.join(30)
+        assert process.exitcode is not None
+    variants.run_for([("no number",)], time.sleep, 1, inf)  # what fails is no failure here
+
+
 def stopping_after(count, monkeypatch):
     """Measures ``count`` rows with made-up times, and is then stopped as by Ctrl-C; the cases."""
     measured = []
 
-    def rows(case, batch, device, densities, quick, precision):
+    def rows(case, batch, device, densities, quick, precision, end):
         if len(measured) == count:
             raise KeyboardInterrupt
         measured.append((case.name, batch))
@@ -657,18 +731,19 @@ def test_layers_and_the_second_table_are_measured_as_graphs(small, monkeypatch):
     monkeypatch.setattr(run, "ROUNDS", {"cuda": (0, 1)})
     monkeypatch.setattr(run, "with_compiled", lambda variants: (variants, {"compiled": "no"}))
 
-    def executions(case, precision):
-        rows = run._rows(case, 1, "cuda", (0.8, 0.5, 0.25), False, precision)
+    def executions(case, precision, densities=run.DENSITIES):
+        rows = run._rows(case, 1, "cuda", densities, False, precision)
         return [(r["execution"], sorted({v["density"] or 1 for v in r["variants"]})) for r in rows]
 
     made = variants.variants_of
     monkeypatch.setattr(
         run, "variants_of", lambda case, batch, device, *rest: made(case, batch, "cpu", *rest[:1])
     )
-    three, two = [0.25, 0.5, 0.8, 1], [0.25, 0.5, 1]
-    assert executions(TINY, "fp32") == [("eager", three), ("graph", three)]
+    four, two = [0.25, 0.5, 0.6, 0.8, 1], [0.25, 0.5, 1]
+    assert executions(TINY, "fp32") == [("eager", four), ("graph", four)]
     assert executions(TINY, "bf16") == [("graph", two)]
-    assert executions(TINY_LAYER, "fp32") == [("graph", three)]
+    assert executions(TINY, "bf16", (0.9, 0.5, 0.3)) == [("graph", [0.3, 0.5, 0.9, 1])]  # as asked
+    assert executions(TINY_LAYER, "fp32") == [("graph", four)]
 
 
 def test_a_recorded_graph_is_timed_without_its_inputs_being_put_in_place():

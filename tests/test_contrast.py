@@ -2,7 +2,7 @@
 
 import matplotlib.pyplot as plt
 import pytest
-from contrast import LEAST, contrast, faint
+from contrast import LEAST, contrast, faint, told_by_hue
 
 from fbs_tutorial.lesson.plots import style
 
@@ -54,3 +54,24 @@ def test_words_that_are_faint_on_their_ground_are_found(axes):
     assert len(faint(axes.figure)) == 2
     for text in axes.texts[:]:
         text.remove()  # or the check of every test would find them
+
+
+def test_series_that_differ_in_hue_alone_are_found(axes):
+    axes.plot([0, 1], color=style.BLUE, label="blue")
+    axes.plot([1, 0], color=style.ORANGE, label="orange")
+    axes.legend()
+    assert told_by_hue(axes.figure) == [("blue", "orange")]
+    axes.lines[1].set_linestyle("--")
+    axes.legend()
+    assert told_by_hue(axes.figure) == []
+
+
+def test_bars_may_differ_in_hatch_or_in_lightness(axes):
+    for i, look in enumerate(({}, {"hatch": "//"}, {"color": style.LINE})):
+        axes.bar(i, 1, label=str(i), **({"color": style.BLUE} | look))
+    axes.bar(3, 1, color=style.GREEN, label="3")
+    axes.legend()
+    assert told_by_hue(axes.figure) == [("0", "3"), ("2", "3")]
+    axes.patches[3].set_hatch("xx")
+    axes.legend()
+    assert told_by_hue(axes.figure) == []

@@ -55,7 +55,10 @@ from fbs_tutorial.execution.roofline import (
     Layer,
     Tile,
     choose_tile,
+    dense_time,
     gpu_like,
+    hand_over_time,
+    skip_time,
     skipping_is_faster,
 )
 from fbs_tutorial.execution.rows import Rows, RowsMaxPool2d
@@ -66,7 +69,12 @@ from fbs_tutorial.models import mcifarnet
 # The kernels are fine with Triton 3.2 too, but its interpreter and compiler are called otherwise.
 VERSION = re.findall(r"\d+", cuda.triton.__version__) if cuda.triton else ["0"]
 needs_triton = pytest.mark.skipif([*map(int, VERSION)] < [3, 3], reason="needs Triton 3.3")
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def needs_gpu(test):
+    """Skipped without a GPU; ``-m gpu`` runs these tests alone."""
+    skip = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+    return pytest.mark.gpu(skip(test))
 
 
 def accelerated_here(net):
@@ -419,6 +427,24 @@ def test_the_rule_depends_on_sizes_in_the_right_sense():
     assert gpu_like((6, 1)) is GPUS[7, 5]
 
 
+def test_after_full_maps_the_next_layer_counts_too():
+    """Alone, each of these layers would gain a little; filling in after it would cost more."""
+
+    def times(k, products, images, c_in, c_out, side, gathers=False):
+        layer = Layer(images, c_in, k, c_in, c_out, 9, side**2, (2 * side) ** 2)
+        alone = [way(layer, products, gathers, H100) for way in (skip_time, dense_time)]
+        later = hand_over_time(layer, products, H100)
+        return *alone, later, skipping_is_faster(layer, products, gathers)
+
+    for k, *sizes in (96, "tf32", 256, 64, 128, 15), (116, "bf16", 64, 64, 128, 28):
+        skip, dense, later, skips = times(k, *sizes)
+        assert skip < dense <= skip + later and not skips
+        skip, dense, later, skips = times(32, *sizes)  # the next layer gains as well
+        assert skip < dense and later == 0 and skips
+        assert times(128, *sizes)[2] == 0  # all maps are handed on
+        assert times(k, *sizes, gathers=True)[3]  # to and fro is what it costs already
+
+
 # Rounding to TF32
 
 
@@ -481,6 +507,7 @@ def interpret_small_kernels():
     interpret_select()
     interpret_gather()
     interpret_passes()
+    interpret_relus()
     interpret_pools()
     interpret_sums_in_place()
 
@@ -546,6 +573,26 @@ def interpret_passes():
             expected = (pi[:, :, None, None] * (y + bias[:, None, None])).relu()
             torch.testing.assert_close(masked, expected)
             torch.testing.assert_close(sums, masked.abs().sum((2, 3)))
+
+
+def interpret_relus():
+    """A ReLU in place is one pass, which measures; none where nothing is below 0."""
+    full = torch.randn(2, 9, 5, 4)
+    full[0, 0, 0, 0] = float("nan")
+    forms = full, full.contiguous(memory_format=torch.channels_last)
+    made = [(Rows(y.clone(), None, 9), full) for y in forms]
+    made.append(some_rows(2, 3, (5, 4), 9, nonnegative=False))
+    for x, y in made:
+        with patch.object(Rows, "fill_in", side_effect=AssertionError):
+            assert F.relu(x, inplace=True) is x and x.nonnegative
+        with patch.object(rows, "_one_pass", side_effect=AssertionError):
+            F.relu(x, inplace=True)
+        torch.testing.assert_close(x.sums.sum(1), x.maps.sum((2, 3)), equal_nan=True)
+        torch.testing.assert_close(x.dense(), y.relu(), rtol=0, atol=0, equal_nan=True)
+    x = Rows(full.clone(), None, 9)
+    view = x[:, :2]  # from now on others may write to it
+    assert torch.equal(F.relu(x, inplace=True)[:, 2:], full[:, 2:].relu())
+    assert torch.equal(view.nan_to_num(), full[:, :2].relu().nan_to_num())
 
 
 def assert_sums(x):
@@ -1014,7 +1061,7 @@ def test_the_other_kernels_fit(capability, tmp_path):
         kernel = compile_kernel("select_kernel", capability, constants, num_warps=warps)
         assert_fits(kernel, capability, tmp_path)
     gather = dict(TAPS=9, BY_ROWS=True, HAS_ROWS=True, HAS_COLUMNS=True, ROUND=True)
-    mask = dict(MASK=True, GATED=True, RELU=True, ROUND=True)
+    mask = dict(MASK=True, SHIFTED=True, GATED=True, RELU=True, ROUND=True)
     spread = dict(HAS_CHANNELS=True, ADD=True, RELU=True, BLOCK_K=32, REPEAT=4)
     pool = dict(KERNEL_H=3, KERNEL_W=3, BLOCK_M=32, BLOCK_C=64)
     for name, constants, divisible in [

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 from bank import ANSWERS, of_cifar10, of_paper
 from test_notebooks import NOTEBOOKS, cells, minutes, parentheses, prose, source, text_outputs
 from test_packaging import headings
@@ -177,6 +178,57 @@ def test_what_a_demonstration_shows_stands_in_its_notebook(notebooks, row):
         assert number in seen, number
 
 
+def answers(number):
+    """What the guesses of a notebook reveal, as stored."""
+    notebook = next(n for name, n in NOTEBOOKS.items() if name.startswith(number))
+    pages = [
+        "".join(output.get("data", {}).get("text/html", ""))
+        for cell in cells(notebook, "code")
+        for output in cell["outputs"]
+    ]
+    return set(re.findall(r"The answer is ([\d.,]*\d)", re.sub(r"<[^>]+>", "", " ".join(pages))))
+
+
+def guesses():
+    """The sentences of the plans that ask for a guess and give its answer."""
+    for param in demonstrations():
+        notebooks, row = param.values
+        for sentence in re.split(r"(?<=[.?!]) ", row[2]):
+            after = re.search(r"(?:guess|hands up)(.*)", sentence, re.I)
+            if after and re.search(r"\d", after[1]):
+                yield pytest.param(notebooks, after[1], id=f"{param.id} {after[1][:40]}")
+
+
+@pytest.mark.parametrize(("notebooks", "told"), [*guesses()])
+def test_a_guess_has_the_answer_that_its_notebook_reveals(notebooks, told):
+    revealed = set().union(*map(answers, notebooks))
+    assert revealed & set(re.findall(r"\d[\d,]*(?:\.\d+)?", told)), revealed
+
+
+def test_most_guesses_of_the_plans_have_their_answer_beside_them():
+    assert len([*guesses()]) >= 10
+
+
+def test_the_slides_come_in_the_order_and_at_the_minutes_of_the_lecture():
+    _, _, rows = next(t for t in table_rows(TEACHING) if t[0].startswith("One lecture"))
+    plan, now = [], 0
+    for row in rows:
+        plan.append((now, now + int(row[0]), [n for n, *_ in re.findall(SECTION, row[1])]))
+        now += int(row[0])
+    seen = set()
+    for slide in yaml.safe_load((ROOT / "docs" / "slides.yml").read_text(encoding="utf-8")):
+        if "cell" in slide:
+            minute, number = int(re.search(r"Minutes? (\d+)", slide["say"])[1]), slide["cell"][:2]
+            at = [
+                i
+                for i, (start, end, n) in enumerate(plan)
+                if start <= minute <= end and number in n
+            ]
+            assert at, (slide["title"], minute)
+            seen.update(at)
+    assert seen >= set(range(len(plan))), "a row of the lecture has no slide"
+
+
 def test_answers_to_common_questions_keep_to_their_notebook():
     text = TEACHING[TEACHING.index("## Common questions") : TEACHING.index("## Common mistakes")]
     answers = re.findall(r"^\*\*.+?\?\*\* (.+)$", text, re.M)
@@ -330,7 +382,8 @@ def test_each_claim_about_the_review_has_a_source():
         "Test images", "Small plain network", "Fair opponent", "Dial", "Worst case", "Median and "
         "quartiles", "Warm-up", "Backend", "Native", "Program", "Block", "Fused", "Event",
         "Asynchronous", "CUDA graph", "Ridge", "bfloat16", "Expansion",
-        "Projection", "AMC", "NetAdapt", "Kernel mask", "Undecided channel",
+        "Projection", "AMC", "NetAdapt", "Kernel mask", "Undecided channel", "Sleeper", "Clipping",
+        "Momentum", "Dropout", "Standard error", "Select", "Early exit", "Squeeze-and-excitation",
     ],
 )  # fmt: skip
 def test_a_term_of_the_notebooks_is_in_the_glossary_and_in_a_notebook(term):

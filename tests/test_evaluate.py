@@ -33,7 +33,7 @@ PLAIN, ANY, HALF = (ASSETS / "digits" / f"{name}.safetensors" for name in ("plai
 def untimed(monkeypatch):
     """The machine is idle, and every variant runs once only, with an invented time."""
 
-    def race(variants, seconds, device, *, rounds, flush):
+    def race(variants, seconds, device, *, rounds, flush, deadline):
         for call in variants.values():
             call()
         return {name: Timing(1.0 + i, 0.5, 2.0 + i, 3, 9.0) for i, name in enumerate(variants)}

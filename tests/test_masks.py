@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from fbs_tutorial import prune_kernels
+from fbs_tutorial import count_macs, prune_kernels
 from fbs_tutorial.models import MODELS
 from fbs_tutorial.static.masks import SCORES, add_masks, mask_of, masked_layers
 
@@ -237,6 +237,16 @@ def test_taps_left():
         conv = net.get_submodule(name)
         assert torch.equal(conv.kept_pairs(), (conv.weight != 0).sum(dim=(2, 3)))
         assert not hasattr(nn.Conv2d, "kept_pairs")
+
+
+def test_macs_are_those_of_the_kernels_that_are_left_and_dense_stays():
+    net, x = mixed(), torch.rand(3, 2, 8, 8)
+    dense = count_macs(net, x).dense
+    prune_kernels(net, 50)
+    report = count_macs(net, x)
+    left = sum(conv.weight.count_nonzero().item() for conv in convolutions(net).values())
+    assert report.dense == dense
+    assert report.active.tolist() == [64 * left + 6] * 3  # 64 pixels; 6 of the linear layer
 
 
 # Refused

@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
+from torchvision.models import WeightsEnum, get_model
 
 from fbs_tutorial import count_macs, prune_kernels, slim, slimming_penalty
 from fbs_tutorial.__main__ import main
 from fbs_tutorial.checkpoints import ASSETS, load_network
+from fbs_tutorial.models import MODELS
 from fbs_tutorial.static.masks import mask_of, masked_layers
 from fbs_tutorial.static.stripes import StripeConv2d, StripewiseConv2d
 
@@ -55,6 +57,20 @@ def test_prune_kernels_and_train_on(tmp_path, capsys):
     assert rows["tuned"]["test_accuracy"] > rows["given"]["test_accuracy"]
     assert rows["tuned"]["macs_gates"] < 0.7 * rows["tuned"]["macs_dense"]
     assert "| tuned" in capsys.readouterr().out
+
+
+def test_prune_the_weights_of_torchvision(tmp_path, monkeypatch, capsys):
+    name, out = "shufflenet_v2_x1_0", tmp_path / "net.safetensors"
+    state = get_model(name).state_dict()
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: dict(state))
+    options = ["--method", "kernels", "--percent", 30, "--pretrained", "--model", name]
+    assert run("prune", *options, "--out", out) == 0
+    assert "1x1: one weight" in capsys.readouterr().out
+    expected = MODELS[name](1000)
+    expected.network.load_state_dict(state)
+    prune_kernels(expected, 30)
+    found = load_network(out)[0].state_dict()
+    assert all(torch.equal(value, found[key]) for key, value in expected.state_dict().items())
 
 
 def test_where_it_cannot_write_it_says_so_before_it_measures(tmp_path, monkeypatch, capsys):

@@ -249,7 +249,7 @@ def test_theme_and_search_are_reached_by_keyboard(visit):
     menu = page.locator(".theme-change-button")  # as the system, light, dark
     expect(menu.last).to_be_visible()
     for item in menu.all():
-        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Tab")
         expect(item).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")

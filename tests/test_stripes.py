@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,6 +28,8 @@ from fbs_tutorial.static.stripes import (
     stripe_storage,
 )
 from fbs_tutorial.static.structure import describe, rebuild
+from fbs_tutorial.training import loop
+from fbs_tutorial.training.recipes import RECIPES, Step
 
 NETWORKS = ["digitsnet", "mcifarnet", "vgg16_cifar", "resnet56", "resnet18", "resnet50"]
 NETWORKS += ["vgg16_bn", "mobilenet_v2", "shufflenet_v2_x1_0"]
@@ -237,6 +240,38 @@ def test_after_every_update_small_entries_are_0_whatever_the_optimizer_did():
             assert (size[size > 0] > 0.2).all()
             gone = ~conv.skeleton.flatten(1).any(dim=1)
             assert gone.any() and not any(norm.bias[gone].any() for norm in conv.norms)
+
+
+@pytest.mark.parametrize("sr", [0.0, 1.0])
+def test_training_prunes_after_each_step_and_before_the_first(sr, monkeypatch):
+    """``sr`` 0 switches off the penalty, not the pruning; with it entries shrink in every step."""
+    net, seen = worn(add_skeletons(network("digitsnet"))), []
+
+    def is_pruned(net, *_):
+        entries = torch.cat([conv.skeleton.detach().flatten() for conv in stripe_convs(net)])
+        seen.append(bool((entries == 0).any() and (entries[entries != 0].abs() > 0.4).all()))
+        return 0.0
+
+    monkeypatch.setattr(loop, "accuracy", is_pruned)
+    is_pruned(net)
+    step = Step("stripes", "stripes", None, 2, 0.05)
+    recipe = replace(RECIPES["digits"], batch=32, sr=sr, threshold=0.4)
+    loop.prepare(net, step, recipe)
+    is_pruned(net)
+    part = torch.rand(64, 1, 16, 16), torch.arange(64) % 10
+    loop.fit(net, step, recipe, part, part, 0)
+    assert seen == [False, True, True, True]
+
+
+@pytest.mark.parametrize("decay", [False, True])
+def test_skeletons_decay_only_where_it_is_asked_for(decay):
+    net = add_skeletons(network("digitsnet"))
+    recipe = replace(RECIPES["digits"], decay_skeletons=decay)
+    groups = loop.make_optimizer(net, recipe).param_groups
+    decayed = [p for group in groups if group["weight_decay"] for p in group["params"]]
+    for conv in stripe_convs(net):
+        assert any(p is conv.skeleton for p in decayed) == decay
+        assert any(p is conv.weight for p in decayed)
 
 
 # What is left of a network

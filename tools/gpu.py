@@ -2,11 +2,12 @@
 
     python tools/gpu.py [--seconds 360] [--only tests,bench,train,notebooks] [--out build/gpu]
 
-The tests of the CUDA backend, the benchmark and the layers of `measure_layers.py`, the CIFAR-10
-networks (data set in FBS_DATA), the notebooks that have something to say on a GPU. When the time is
-over, what still runs is ended; called again, the same command goes on: finished jobs are left out,
-a stopped training resumes, a stopped benchmark keeps its rows. ``report.json`` in the folder tells
-how each job ended.
+First the tests that need a GPU; then benchmarks of whole networks, in TF32, 16 bits and float32,
+at all densities, each within a limit of time. Then the layers of `measure_layers.py`, the long
+benchmark, the CIFAR-10 networks (data set in FBS_DATA), and the notebooks that have something to
+say on a GPU. When the time is over, what still runs is ended; called again, the same command goes
+on: finished jobs are left out, a stopped training resumes, a benchmark measures what it lacks.
+``report.json`` in the folder tells how each job ended.
 """
 
 import argparse
@@ -27,18 +28,31 @@ from fbs_tutorial.files import write_atomically  # noqa: E402
 
 PARTS = ("tests", "bench", "train", "notebooks")
 DENSITIES = (0.5, 0.3, 0.7, 0.2)  # in the order of their worth
+NETWORKS = ("mcifarnet", "vgg16", "resnet18")  # with 256, 32 and 64 images, as `bench` has them
+TIMED = "0.5,0.25,1.0,0.8,0.6"
+LIMIT = 150  # seconds for each of them
 SEEDS = (0, 1, 2)
+NOW = " now"
+OVER = ("finished", f"failed{NOW}", f"unfinished{NOW}")  # for this call
 GRACE = 5.0  # seconds that an ended job has to write what it holds
 
 
 @dataclass(frozen=True)
 class Job:
-    """A command, and the names of the jobs that must have finished before it."""
+    """A command, and the names of the jobs that must have finished before it.
+
+    ``results``: a file of a benchmark, which names what it lacks.
+    """
 
     name: str
     part: str
     command: Sequence[str]
     after: Sequence[str] = field(default=())
+    results: Path | None = None
+
+    def lacks_something(self) -> bool:
+        found = self.results is not None and self.results.exists()
+        return found and bool(json.loads(self.results.read_text()).get("missing"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,7 +84,7 @@ def all_jobs(options: argparse.Namespace) -> Iterator[Job]:
     """Every job, those of one part in the order of their worth."""
     python, out = sys.executable, options.out
     workers = str(max(1, min(6, (os.cpu_count() or 1) - 2)))
-    tests = ["-n", workers, "tests/test_cuda.py"]
+    tests = ["-n", workers, "-m", "gpu", "tests/test_cuda.py"]
     bench = ["--device", "cuda", "--out", str(out / "cuda.json"), *["--quick"] * options.quick]
     train = ["cifar10", out]
     notebooks = ("09_skipping_on_a_gpu", "10_timing_on_a_gpu", "11_real_networks")
@@ -81,15 +95,27 @@ def all_jobs(options: argparse.Namespace) -> Iterator[Job]:
         train = ["digits", out, 1, (0.5,), (0,)]
         notebooks = ("03_winner_take_all",)
     yield Job("tests", "tests", [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests])
-    yield Job("bench", "bench", [python, "-m", "fbs_tutorial", "bench", *bench])
-    if not options.rehearse:  # what the per-layer rule is fitted to; it needs a GPU
-        layers = ["--out", str(out / "layers.json")]
+    if not options.rehearse:
+        yield from networks(out)
+        layers = ["--out", str(out / "layers.json")]  # what the per-layer rule is fitted to
         yield Job("layers", "bench", [python, "tools/measure_layers.py", *layers])
+    bench = [python, "-m", "fbs_tutorial", "bench", *bench]
+    yield Job("bench", "bench", bench, results=Path(bench[bench.index("--out") + 1]))
     yield from trainings(*train)
     yield from comparisons(out, options.rehearse)
     for name in notebooks:
         command = [python, "tools/run_notebooks.py", "--out", str(out), f"notebooks/{name}.ipynb"]
         yield Job(name, "notebooks", command)
+
+
+def networks(out: Path) -> Iterator[Job]:
+    """Whole networks as graphs, in every precision and at all densities, a file each."""
+    command = [sys.executable, "-m", "fbs_tutorial", "bench", "--device", "cuda", "--quick"]
+    for name in NETWORKS:
+        results = out / f"{name}.json"
+        what = ["--model", name, "--densities", TIMED, "--seconds", str(LIMIT)]
+        what += ["--anyway", "--out", str(results)]
+        yield Job(f"bench-{name}", "bench", [*command, *what], results=results)
 
 
 def trainings(
@@ -171,7 +197,7 @@ class Queue:
         """Start the first job that may run now; False if there is none."""
         busy = [job for job, *_ in self.running.values()]
         for job in self.jobs:
-            if job.name in self.running or self.state(job.name) in ("finished", "failed now"):
+            if job.name in self.running or self.state(job.name) in OVER:
                 continue
             if any(self.state(name) != "finished" for name in job.after):
                 continue
@@ -188,10 +214,10 @@ class Queue:
 
     def collect(self) -> None:
         """Note the jobs that have ended."""
-        for name, (_, process, began) in list(self.running.items()):
+        for name, (job, process, began) in list(self.running.items()):
             if process.poll() is not None:
-                state = "finished" if process.returncode == 0 else "failed now"
-                self.note(name, state, began)
+                good = f"unfinished{NOW}" if job.lacks_something() else "finished"
+                self.note(name, good if process.returncode == 0 else f"failed{NOW}", began)
 
     def stop(self) -> None:
         """End what still runs; it goes on when it is called again."""
@@ -205,8 +231,7 @@ class Queue:
                 process.wait()
             self.note(name, "stopped", began)
         for entry in self.report["jobs"].values():
-            if entry["state"] == "failed now":
-                entry["state"] = "failed"  # and is tried again by the next call
+            entry["state"] = entry["state"].removesuffix(NOW)  # the next call tries it again
         self.save()
 
     def note(self, name: str, state: str, began: float) -> None:

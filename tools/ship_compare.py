@@ -12,7 +12,7 @@ from pathlib import Path
 
 from readme import RESULTS, ROOT, between_marks, copy_for_lessons
 
-from fbs_tutorial.bench.compared import choices_table, provenance, table
+from fbs_tutorial.bench.compared import choices_table, provenance, settings_used, table
 from fbs_tutorial.lesson.plots import compared
 from fbs_tutorial.tables import markdown
 
@@ -56,7 +56,8 @@ def page() -> str:
     parts = ["# FBS beside its static relatives", ABOUT]
     for name, results in comparisons():
         picture = f"![Test accuracy of each method against what it costs]({name}.png)"
-        parts += [f"## {title_of(name, results)}", provenance(results), picture, table(results)]
+        parts += [f"## {title_of(name, results)}", provenance(results), settings_used(results)]
+        parts += [picture, table(results)]
     parts += ["## Settings", SETTINGS]
     for path in sorted(FOLDER.glob("choices-*.json")):
         results = json.loads(path.read_text())

@@ -1,6 +1,7 @@
 """FBS beside its static relatives: equal MACs, equal epochs; accuracy, bytes, milliseconds."""
 
 import copy
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -9,10 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints import load_network, save_network
 from ..data import spread
 from ..execution import accelerate
+from ..files import check_writable
 from ..method.convert import convert, random_predictor
-from ..method.gated import gated_layers, is_gated
+from ..method.gated import gated_layers, is_gated, set_density
 from ..method.macs import count_macs
 from ..method.wta import check_density
 from ..models import MODELS
@@ -29,17 +32,19 @@ from ..training.recipes import Recipe, Step
 from ..training.settings import RunError, usual_recipe
 from ..training.splits import load_splits
 from .compared import IDLE, Choices, Results
-from .timing import busy, race
+from .timing import busy, machine, race
 from .variants import fold
 
 DENSITIES = (0.7, 0.5, 0.3)  # each sets how many MACs all methods get: those of its winners
 HALVINGS = 14  # of the range in which a setting is looked for
+CLOSE = 0.02  # of the MACs wanted: nearer is near enough
 COUNTED = 4  # images: where sums are, MACs by gates differ from image to image
 BATCHES = (1, 64)  # images in a call that is timed
 SECONDS = 0.5  # of timing for each network and batch
 PUBLISHED = {"slimming": 1e-4, "sr": 1e-5}  # for VGG on CIFAR-10, by both papers' authors
 CHOSEN = {  # on validation images, with ``compare --choose``; see benchmarks/compare
     "digits": {"slimming": 1e-4, "sr": 1e-5, "gain": 0.3},
+    "fashion_mnist": {"slimming": 0.0, "sr": 3e-3, "gain": 0.3},
 }
 CANDIDATES = {  # of both penalties, and of what predictors start with
     "slimming": (0.0, 1e-4, 1e-3, 3e-3, 1e-2),
@@ -124,7 +129,7 @@ class Lab:
         if plan.images is not None:
             self.splits.train = spread(self.splits.train, plan.images)
         self.device = self.splits.test[1].device
-        self.few = spread(self.splits.test, COUNTED)[0]
+        self.few = spread(self.splits.validation, COUNTED)[0]
 
     def new(self, width: float = 1.0) -> nn.Module:
         """An untrained plain network."""
@@ -263,9 +268,20 @@ def striped(lab: Lab, target: float) -> Made:
 
 
 def _match_stripes(lab: Lab, network: nn.Module, target: float) -> tuple[float, nn.Module]:
+    """Prune to so many MACs. Entries may lie closer together than halving the range of thresholds
+    can tell apart; where that misses the target, they are taken one by one."""
     skeletons = [v for name, v in network.named_parameters() if name.endswith("skeleton")]
-    largest = max(value.abs().max().item() for value in skeletons)
-    return lab.match(lambda threshold: prune_stripes(network, threshold), 0.0, largest, target)
+    sizes = torch.cat([value.detach().abs().flatten() for value in skeletons]).sort().values
+
+    def pruned(rank: float) -> nn.Module:
+        return prune_stripes(network, sizes[round(rank)].item())
+
+    largest = sizes[-1].item()
+    made = lab.match(lambda threshold: prune_stripes(network, threshold), 0.0, largest, target)
+    if abs(lab.macs(made[1]) / target - 1) > CLOSE:
+        rank, finer = lab.match(pruned, 0.0, len(sizes) - 1.0, target)
+        made = sizes[round(rank)].item(), finer
+    return made
 
 
 def gated(lab: Lab, target: float) -> Made:
@@ -278,9 +294,23 @@ def slimmed_and_gated(lab: Lab, target: float) -> Made:
     """Slimming takes the first half of the way, as a ratio; gates take the rest."""
     middle = (target * lab.macs(lab.penalised)) ** 0.5
     percent, small = lab.match(lambda p: slim(lab.penalised, p), 0.0, 100.0, middle)
-    density, network = lab.match(lambda d: lab.gate(small, d), 0.05, 1.0, target)
+    density, network = _match_density(lab, small, target)
     network = lab.train(network, "gated", lab.plan.half)
     return {"percent": percent, "density": density}, network
+
+
+def _match_density(lab: Lab, plain: nn.Module, target: float) -> tuple[float, nn.Module]:
+    """Gates of so many MACs. Winners are whole, and few in a small network; so where they miss the
+    target, networks that lose one more channel of some layer are tried, too."""
+
+    def off(made: tuple[float, nn.Module]) -> float:
+        return abs(lab.macs(made[1]) / target - 1)
+
+    found = [lab.match(lambda d: lab.gate(plain, d), 0.05, 1.0, target)]
+    if off(found[0]) > CLOSE:
+        for smaller in _one_channel_less(plain):
+            found.append(lab.match(lambda d, net=smaller: lab.gate(net, d), 0.05, 1.0, target))
+    return min(found, key=off)
 
 
 METHODS = {
@@ -295,31 +325,51 @@ METHODS = {
 
 
 def compare(
-    plan: Plan, out: Path, *, command: str = "", say: Callable[[str], None] = print
+    plan: Plan,
+    out: Path,
+    networks: Path | None = None,
+    *,
+    command: str = "",
+    say: Callable[[str], None] = print,
 ) -> dict:
     """Train and measure every method at every level for every seed; what `Results` hold.
 
     Nothing is distilled, no weights but those of the last epoch are kept, and nothing is chosen on
     test images. Stopped and called again, it goes on: ``out`` has every finished row.
 
+    Args:
+        networks: a folder, which gets every trained network. No milliseconds are taken then, so
+            that other programs may run beside it; `take_times` does that afterwards.
+
     Raises:
         RunError: ``out`` holds another comparison. OSError: it cannot be written, or the data set
             is not there.
     """
     with join_team() as team, threads(plan.recipe.threads):
-        chosen = {"chosen": plan.chosen, "recipe": asdict(plan.recipe)}
-        results = Results(plan.record() | chosen, out, team.device.type, command)
+        results = _results(plan, out, team, command)
+        if networks is not None:
+            check_writable(networks / "any.safetensors")  # before what takes long
         levels = (None, *plan.densities)
         results.say_what_is_there(
             any(results.lacks(seed, level) for seed in plan.seeds for level in levels), say
         )
         for seed in plan.seeds:
-            _one_seed(plan, seed, team, results, say)
+            _one_seed(plan, seed, team, results, networks, say)
     return results.facts
 
 
+def _results(plan: Plan, out: Path, team: Team, command: str) -> Results:
+    chosen = {"chosen": plan.chosen, "recipe": asdict(plan.recipe)}
+    return Results(plan.record() | chosen, out, team.device.type, command)
+
+
 def _one_seed(
-    plan: Plan, seed: int, team: Team, results: "Results", say: Callable[[str], None]
+    plan: Plan,
+    seed: int,
+    team: Team,
+    results: Results,
+    networks: Path | None,
+    say: Callable[[str], None],
 ) -> None:
     todo = [level for level in (None, *plan.densities) if results.lacks(seed, level)]
     if not todo:
@@ -329,8 +379,70 @@ def _one_seed(
         for method, settings, network in _networks(lab, level, results):
             row = {"seed": seed, "method": method, "level": level, "settings": settings}
             row |= _measured(lab, network)
+            if networks is None:
+                row |= _times(network, lab.splits.test[0])
+            else:
+                _keep(lab, network, row, networks)
             results.keep(row)
             say(_progress(row))
+
+
+def _keep(lab: Lab, network: nn.Module, row: dict, networks: Path) -> None:
+    """Store the network of a row, with the densities of its gates in the header."""
+    facts = {key: row[key] for key in ("method", "level", "seed")}
+    if is_gated(network):
+        facts["densities"] = json.dumps(densities_of(network))
+    width = row["settings"].get("width", 1.0)
+    path = networks / network_file(row)
+    save_network(network, path, lab.recipe.model, lab.splits.num_classes, width, **facts)
+
+
+def network_file(row: dict) -> str:
+    """The name of the file in which a row's network is kept."""
+    method = row["method"].replace(", ", "-").replace(" ", "-")
+    level = "" if row["level"] is None else f"-d{row['level']:g}"
+    return f"{method}{level}-seed{row['seed']}.safetensors"
+
+
+def take_times(
+    plan: Plan,
+    out: Path,
+    networks: Path,
+    *,
+    command: str = "",
+    say: Callable[[str], None] = print,
+) -> dict:
+    """The milliseconds that rows of `compare` lack, of the networks that it kept; no training.
+
+    While another program is busy a row stays without; called again, what is still missing is taken.
+
+    Raises:
+        RunError: ``out`` holds another comparison. CheckpointError: ``networks`` lacks a network.
+        OSError: ``out`` cannot be written, or the data set is not there.
+    """
+    with join_team() as team, threads(plan.recipe.threads):
+        results = _results(plan, out, team, command)
+        missing = [row for row in results.facts["rows"] if "ms" not in row]
+        images = load_splits(plan.data, plan.recipe, 0, False, team).test[0]
+        for row in missing:
+            if times := _times(_kept(networks / network_file(row), team.device), images):
+                facts = machine(team.device.type)
+                results.facts["timed"] = {key: facts[key] for key in ("date", "load")}
+                results.add_command(command)
+                results.keep(row | times)
+            said = f"{times['ms']} ms" if times else "no times, as other programs are busy"
+            say(f"seed {row['seed']}, {row['method']}: {said}")
+        left = sum("ms" not in row for row in results.facts["rows"])
+        say(f"{len(missing) - left} rows timed; {left} of {len(results.facts['rows'])} lack times")
+    return results.facts
+
+
+def _kept(path: Path, device: torch.device) -> nn.Module:
+    """A network as it was when `_keep` stored it, in the memory layout that training leaves."""
+    network, header = load_network(path)
+    if "densities" in header:
+        set_density(network, json.loads(header["densities"]))
+    return network.to(device, memory_format=torch.channels_last)
 
 
 def _progress(row: dict) -> str:
@@ -361,21 +473,24 @@ def _without_idle(lab: Lab, settings: dict, network: nn.Module) -> Made:
 
 
 def _measured(lab: Lab, network: nn.Module) -> dict:
-    """Accuracies, MACs of a test image with predictors, bytes; milliseconds if no other program
-    has been busy while they were taken."""
+    """Accuracies, MACs of a test image with predictors, and bytes."""
     same = is_gated(network) and len(set(densities_of(network).values())) == 1
     density = next(iter(densities_of(network).values())) if same else None
     row = measure(network, density, lab.splits)
     row["macs"] = row["macs_gates"] + row["macs_predictors"]
     row["bytes"] = stored_bytes(network)
     del row["density"]
-    images, ms = lab.splits.test[0], {}
+    return row
+
+
+def _times(network: nn.Module, images: Tensor) -> dict:
+    """``{"ms": {batch: milliseconds}}``, or ``{}`` if another program was busy meanwhile."""
+    ms = {}
 
     def take_times() -> None:
         ms.update((str(n), milliseconds(network, images[:n])) for n in BATCHES)
 
-    is_busy = busy(images.device.type, take_times)
-    return row if is_busy else row | {"ms": ms}
+    return {} if busy(images.device.type, take_times) else {"ms": ms}
 
 
 def milliseconds(network: nn.Module, images: Tensor) -> float:
@@ -420,7 +535,7 @@ def _plain_layers(network: nn.Module) -> nn.Module:
 def choose(plan: Plan, out: Path, *, command: str = "", say: Callable[[str], None] = print) -> dict:
     """Which settings are best on validation images, at the first density of the plan.
 
-    Each candidate is trained, pruned and fine-tuned as in `compare`; test images are not looked at.
+    Each candidate is trained, pruned and fine-tuned as in `compare`; no test image is looked at.
     Beside them the published stripes with weight decay on skeletons, which pulls ten times as hard.
     Stopped and called again, it goes on.
 

@@ -80,11 +80,16 @@ class Stored:
         if changed:
             text = "{path} holds another comparison (its {what}); move it away, or give another "
             raise RunError(text + "{out}", {"path": self.path, "what": ", ".join(changed)})
-        commands = dict.fromkeys((*old["command"].split("; "), self.facts["command"]))
-        command = old["command"] if seeds >= set(plan["seeds"]) else "; ".join(commands)
-        plan = plan | {"seeds": sorted(seeds | set(plan["seeds"]))}
-        kept = {key: value for key, value in old.items() if key not in ("plan", "command")}
-        self.facts |= kept | {"plan": plan, "command": command}
+        kept, command = {key: v for key, v in old.items() if key != "plan"}, self.facts["command"]
+        more = not seeds >= set(plan["seeds"])
+        self.facts |= kept | {"plan": plan | {"seeds": sorted(seeds | set(plan["seeds"]))}}
+        if more:
+            self.add_command(command)
+
+    def add_command(self, command: str) -> None:
+        """Name one more command that the rows come from."""
+        commands = dict.fromkeys((*self.facts["command"].split("; "), command))
+        self.facts["command"] = "; ".join(commands)
 
     def say_what_is_there(self, more_to_come: bool, say: Callable[[str], None]) -> None:
         """Tell of the rows of earlier calls, if there are any."""
@@ -234,11 +239,26 @@ def spread(shares: Sequence[float]) -> str:
 
 
 def provenance(results: dict) -> str:
-    """One line: the command, where, when and with what it ran, and for how long it trained."""
+    """One line: the command, where, when and with what it ran, for how long it trained, and when
+    milliseconds were taken, if not then."""
     facts, plan = results["machine"], results["plan"]
     seeds = len(plan["seeds"])
     return (
         f"`{results['command']}`: {facts['date']}, {facts['device']}, torch "
         f"{facts['versions']['torch']}; {plan['data']}, {plan['model']}, {2 * plan['epochs']} "
         f"epochs for every network, {seeds} seed{'s' * (seeds > 1)}."
+        + (f" Milliseconds: {results['timed']['date']}." if "timed" in results else "")
     )
+
+
+def settings_used(results: dict) -> str:
+    """One line: the penalties and the predictors' gain of a comparison, and whether `choose` found
+    them for its data set."""
+    plan = results["plan"]
+    used = ", ".join(f"{name} {value:g}" for name, value in plan["chosen"].items())
+    try:
+        found = recorded(f"choices-{plan['data']}")["best"] == plan["chosen"]
+    except FileNotFoundError:
+        found = False
+    how = "chosen on validation images" if found else "not chosen on validation images"
+    return f"Settings: {used}; {how}."

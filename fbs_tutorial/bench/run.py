@@ -39,7 +39,17 @@ from ..training.settings import RunError
 from .cases import Case, choose, from_file, settings_of, test_images, trained_density
 from .record import Record
 from .report import case_name, progress
-from .timing import Timing, busy, check_device, cpu_seconds_of_others, machine, race
+from .timing import (
+    NEVER,
+    Deadline,
+    TimeOverError,
+    Timing,
+    busy,
+    check_device,
+    cpu_seconds_of_others,
+    machine,
+    race,
+)
 from .variants import (
     DENSE,
     OTHER_ORACLE,
@@ -61,7 +71,9 @@ RANDOM = (
 ROUNDS = {"cpu": (5.0, 20), "cuda": (1.0, 5)}  # of a race: at least so many seconds and rounds
 QUICK_ROUNDS = (1.0, 3)
 TIME = {"cuda": 390}  # seconds after which no other case begins
-QUICK_TIME = {"cuda": 30}
+QUICK_TIME = {"cuda": 50}  # seconds after which a case that is under way is given up
+BEGINNING = 0.6  # of that time, in which cases begin
+COMPILING = 0.5  # of those again, at most, for compiling beforehand
 
 
 def bench(
@@ -74,6 +86,7 @@ def bench(
     batches: Sequence[int] | None = None,
     densities: Sequence[float] | None = None,
     quick: bool = False,
+    seconds: float | None = None,
     threads: int | None = None,
     anyway: bool = False,
     out: Path | None = None,
@@ -91,7 +104,9 @@ def bench(
         densities: when None, those that ``weights`` were trained at, none if they have no gates,
             and else 0.8, 0.6, 0.5 and 0.25. A plain network gets random gates for them.
         quick: less than a minute: M-CifarNet and the small layers, densities 0.5 and 0.25, few
-            rounds, nothing compiled, on a GPU only the largest batch.
+            rounds, nothing compiled, on a GPU only the largest batch. There no case begins after
+            30 seconds, and no further step of one after 50.
+        seconds: the time there is, in place of those 50.
         threads: of PyTorch on the CPU; None leaves them as they are.
         anyway: measure on a busy machine too, and record that it was.
         out: a JSON file that holds the results after each row. Whether it can be written is tried
@@ -104,6 +119,7 @@ def bench(
             holds something else; CheckpointError is one for ``weights``.
         OSError: ``out`` cannot be written.
     """
+    end = _deadline(device, quick, seconds)
     check_device(device)
     _check_numbers(batches or (), densities, threads)
     cases, own, about = _cases(models, weights, data, layers, quick)
@@ -118,7 +134,7 @@ def bench(
             text = "the machine is busy, {reason}: wait, or measure with {anyway} all the same"
             raise RunError(text, {"reason": reason})
         record.begin(reason, say)
-        _measure(record, plan, device, densities, quick, say)
+        _measure(record, plan, device, densities, quick, say, end)
     return record.results
 
 
@@ -153,25 +169,34 @@ def _measure(
     densities: Sequence[float],
     quick: bool,
     say: Callable[[str], None],
+    end: Deadline,
 ) -> None:
     """Measure what the record lacks of the plan, and keep each row as it comes."""
-    began, limit = time.monotonic(), (QUICK_TIME if quick else TIME).get(device, inf)
+    limit = TIME.get(device, inf) if end.seconds == inf else BEGINNING * end.left()
+    begin = Deadline(limit, end.clock)
+    missing = [job for job in plan if record.lacks(_name(job))]
     if device == "cuda" and torch.cuda.is_available():
-        compile_kernels(plan, densities)
-    for precision, case, batch in plan:
-        name = case_name(case.name, batch, precision)
-        if not record.lacks(name):
-            continue
-        if time.monotonic() - began > limit:
-            record.leave_out(name, f"{limit} s were over")
+        compile_kernels(missing, densities, COMPILING * begin.left())
+    for job in missing:
+        name, (precision, case, batch) = _name(job), job
+        try:
+            begin.check()
+            rows = _rows(case, batch, device, densities, quick, precision, end)
+            for row in _or_why(device, rows):
+                if isinstance(row, str):
+                    record.leave_out(name, row)
+                else:
+                    record.add(row)
+                    say(progress(row))
+        except TimeOverError as error:
+            record.leave_out(name, str(error))
             continue  # still missing: the same command goes on from here
-        for row in _or_why(device, _rows(case, batch, device, densities, quick, precision)):
-            if isinstance(row, str):
-                record.leave_out(name, row)
-            else:
-                record.add(row)
-                say(progress(row))
         record.done(name)
+
+
+def _name(job: tuple[str, Case, int]) -> str:
+    precision, case, batch = job
+    return case_name(case.name, batch, precision)
 
 
 def _plan(
@@ -199,6 +224,8 @@ def _or_why(device: str, rows: Iterator[dict]) -> Iterator[dict | str]:
     """The rows; on a GPU what fails, such as for too little memory, ends them with the reason."""
     try:
         yield from rows
+    except TimeOverError:
+        raise
     except Exception as error:
         if device == "cpu":
             raise
@@ -215,6 +242,14 @@ def _check_numbers(
     for name, number in [*(("batch", b) for b in batches), ("threads", threads)]:
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
+
+
+def _deadline(device: str, quick: bool, seconds: float | None) -> Deadline:
+    """When a case that is under way is given up."""
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"seconds must be a number > 0, got {seconds}")
+    usual = QUICK_TIME if quick else {}
+    return Deadline(usual.get(device, inf) if seconds is None else seconds)
 
 
 @contextmanager
@@ -248,14 +283,20 @@ def _provenance(device: str, quick: bool) -> dict:
 
 
 def _rows(
-    case: Case, batch: int, device: str, densities: Sequence[float], quick: bool, precision: str
+    case: Case,
+    batch: int,
+    device: str,
+    densities: Sequence[float],
+    quick: bool,
+    precision: str,
+    end: Deadline = NEVER,
 ) -> Iterator[dict]:
     """The measurements of one case: on CUDA kernel by kernel and as a graph."""
-    if precision != "fp32":
+    if precision != "fp32" and tuple(densities) == DENSITIES:
         densities = densities[-2:]
     with precision_of(precision):
-        variants = variants_of(case, batch, device, densities, precision)
-        ways = list(executions(variants, device))
+        variants = variants_of(case, batch, device, densities, precision, end)
+        ways = list(executions(variants, device, end))
         if case.part or precision != "fp32" or (quick and device == "cuda"):
             ways = ways[-1:]  # the graph, where there is one
         for execution, ready, missing in ways:
@@ -270,11 +311,13 @@ def _rows(
                 "precision": precision,
                 "execution": execution,
                 "skipped": missing | compiled,
-                **time_variants(ready, device, bool(case.part), quick),
+                **time_variants(ready, device, bool(case.part), quick, end),
             }
 
 
-def time_variants(variants: list[Variant], device: str, layer: bool, quick: bool) -> dict:
+def time_variants(
+    variants: list[Variant], device: str, layer: bool, quick: bool, end: Deadline = NEVER
+) -> dict:
     """Time the variants by turns; their times and MACs, absolute and as shares."""
     seconds, rounds = QUICK_ROUNDS if quick else ROUNDS[device]
     others, began = cpu_seconds_of_others(), time.perf_counter()
@@ -284,6 +327,7 @@ def time_variants(variants: list[Variant], device: str, layer: bool, quick: bool
         device,
         rounds=rounds,
         flush=layer and device == "cuda",  # inside a network, other layers have used the cache
+        deadline=end,
     )
     took = time.perf_counter() - began
     if others is not None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,35 @@ TURN = 0.015  # seconds of calls in a turn
 MOST_CALLS = 1000  # in a turn
 FLUSH_BYTES = 256 * 2**20  # more than the second-level cache of any GPU holds
 BUSY_SHARE = 0.1  # of all cores, used by others
+
+
+class TimeOverError(Exception):
+    """A measurement is given up because it would take too long."""
+
+
+class Deadline:
+    """A moment after which no further step begins.
+
+    Args:
+        seconds: from now; infinite: never.
+        clock: tells the time in seconds; None for `time.monotonic`.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] | None = None):
+        self.seconds, self.clock = seconds, clock or time.monotonic
+        self.end = self.clock() + seconds
+
+    def left(self) -> float:
+        """Seconds until then; negative afterwards."""
+        return self.end - self.clock()
+
+    def check(self) -> None:
+        """Raise `TimeOverError` afterwards."""
+        if self.left() < 0:
+            raise TimeOverError(f"{self.seconds:g} s were over")
+
+
+NEVER = Deadline(inf)
 
 
 @dataclass(frozen=True)
@@ -68,6 +98,7 @@ def race(
     rounds: int = 10,
     flush: bool = False,
     clock: Callable[[], float] = time.perf_counter,
+    deadline: Deadline = NEVER,
 ) -> dict[str, Timing]:
     """Time every variant, by turns, without gradients.
 
@@ -83,8 +114,10 @@ def race(
         rounds: how many at least.
         flush: on CUDA, overwrite the second-level cache before each call.
         clock: seconds, for a CPU.
+        deadline: after it no further round begins.
 
     Raises:
+        TimeOverError: the deadline passed before every variant had a turn.
         ValueError: no variant, fewer than 1 round, negative seconds, an unknown device, or
             ``"cuda"`` where there is none.
     """
@@ -98,11 +131,18 @@ def race(
     times: dict[str, list[float]] = {name: [] for name in variants}
     shuffle = random.Random(0).shuffle
     with torch.inference_mode():
-        calls = {name: _calls_a_turn(call, watch) for name, call in variants.items()}
+        calls = {}
+        for name, call in variants.items():
+            deadline.check()
+            calls[name] = _calls_a_turn(call, watch)
         began, done, order = clock(), 0, list(variants)
         while done < rounds or clock() - began < seconds:
+            if done and deadline.left() < 0:
+                break
             shuffle(order)
             for name in order:
+                if not done:  # of what is timed, each has a turn
+                    deadline.check()
                 variants[name]()
                 for _ in range(calls[name]):
                     watch.time(variants[name], times[name])

@@ -8,9 +8,10 @@ import itertools
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import inf
 
 import torch
 from torch import Tensor, fx, nn
@@ -25,6 +26,7 @@ from ..method.gated import gated_layers, is_gated, set_density
 from ..method.graph import trace
 from ..method.macs import count_macs
 from .cases import Case, fit_norms
+from .timing import NEVER, Deadline
 
 GAIN = 0.1  # of the random predictors: larger gates would grow from layer to layer and overflow
 INPUTS = 4  # batches that every variant goes round, so that its winners change from call to call
@@ -72,11 +74,19 @@ class Replay:
 
 
 def variants_of(
-    case: Case, batch: int, device: str, densities: Sequence[float], precision: str = "fp32"
+    case: Case,
+    batch: int,
+    device: str,
+    densities: Sequence[float],
+    precision: str = "fp32",
+    deadline: Deadline = NEVER,
 ) -> list[Variant]:
     """Every variant of a case but the compiled one.
 
     Those in 16 bits are made and counted in float32, folded, and then rounded.
+
+    Raises:
+        TimeOverError: the deadline has passed before one of the densities.
     """
     torch.manual_seed(0)
     dtype = DTYPES.get(precision, torch.float32)
@@ -86,6 +96,7 @@ def variants_of(
     variants = list(_dense(plain, images, case.part, dtype))
     gated = _gated(case, plain, calibration) if densities else None
     for d in densities:
+        deadline.check()
         masked = set_density(copy.deepcopy(gated), d)
         if gated is not case.network:
             fit_norms(masked, calibration)
@@ -241,9 +252,13 @@ def in_a_line(error: Exception) -> str:
 
 
 def executions(
-    variants: list[Variant], device: str
+    variants: list[Variant], device: str, deadline: Deadline = NEVER
 ) -> Iterator[tuple[str, list[Variant], dict[str, str]]]:
-    """Each way of starting the kernels: one by one, and on CUDA as a recorded graph."""
+    """Each way of starting the kernels: one by one, and on CUDA as a recorded graph.
+
+    Raises:
+        TimeOverError: the deadline has passed before one of the graphs is recorded.
+    """
     yield "eager", variants, {}
     if device != "cuda":
         return
@@ -251,6 +266,7 @@ def executions(
 
     ready, missing = [], {}
     for v in variants:
+        deadline.check()
         try:
             v = on_maps(v) if isinstance(v.inputs[0], Compact) else v
             ready.append(replace(v, module=graphed(v.module, v.inputs[0]), graph=True))
@@ -285,16 +301,32 @@ class OnMaps(nn.Module):
         return y.maps if isinstance(y, Compact) else y
 
 
-def compile_kernels(plan: Sequence[tuple[str, Case, int]], densities: Sequence[float]) -> None:
-    """Let several processes compile Triton's kernels, which it keeps in files, all at once."""
+def compile_kernels(
+    plan: Sequence[tuple[str, Case, int]], densities: Sequence[float], seconds: float = inf
+) -> None:
+    """Let several processes compile Triton's kernels, which it keeps in files, all at once.
+
+    After so many seconds they are ended; what they had no time for is compiled when it is measured.
+    """
     jobs = [(*job, density) for job in plan for density in densities if not job[1].part]
     workers = min(len(jobs), (os.cpu_count() or 1) // 2, 8)
     if workers < 2:
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        for done in [pool.submit(run_once, *job) for job in jobs]:
-            done.exception()  # what fails here fails when it is measured, and is recorded there
+    run_for(jobs, run_once, workers, seconds)
+
+
+def run_for(jobs: Sequence[tuple], work: Callable, workers: int, seconds: float) -> None:
+    """``work(*job)`` for each job, in processes that are ended when the time is over.
+
+    What fails fails silently: it fails again, and is recorded, when it is measured.
+    """
+    others, context = set(multiprocessing.active_children()), multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context)
+    wanted = [pool.submit(work, *job) for job in jobs]
+    busy = wait(wanted, None if seconds == inf else max(0.0, seconds)).not_done
+    pool.shutdown(wait=not busy, cancel_futures=True)
+    for process in set(multiprocessing.active_children()) - others if busy else ():
+        process.terminate()
 
 
 def run_once(precision: str, case: Case, batch: int, density: float) -> None:

@@ -159,9 +159,28 @@ def skipping_is_faster(layer: Layer, products: str, gathers: bool, gpu: Gpu = H1
     """Whether the winners alone will take less time than all outputs by cuDNN.
 
     ``gathers``: images come with channels of their own, so that their weights are gathered, or
-    else their maps filled in. What both ways do, the selection, is left out.
+    else their maps filled in. What both ways do, the selection, is left out. After full maps, what
+    the next layer will lose by the winners' counts too, or a network would go to and fro.
     """
-    return skip_time(layer, products, gathers, gpu) < dense_time(layer, products, gathers, gpu)
+    later = 0.0 if gathers else hand_over_time(layer, products, gpu)
+    skip = skip_time(layer, products, gathers, gpu) + later
+    return skip < dense_time(layer, products, gathers, gpu)
+
+
+def hand_over_time(layer: Layer, products: str, gpu: Gpu) -> float:
+    """Microseconds by which a layer like this one after it would be slower without all inputs.
+
+    It would gather weights, or fill its maps in; 0 where it would be faster all the same.
+    """
+    n, k, c, taps, pixels = layer.images, layer.k_out, layer.c_out, layer.taps, layer.pixels
+    if k == c:
+        return 0.0
+
+    def next_time(width: int, gathers: bool) -> float:
+        after = Layer(n, width, k, c, c, taps, pixels, pixels)
+        return min(way(after, products, gathers, gpu) for way in (skip_time, dense_time))
+
+    return max(0.0, next_time(k, True) - next_time(c, False))
 
 
 def skip_time(layer: Layer, products: str, gathers: bool, gpu: Gpu) -> float:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-from .compact import Compact, LazySum
+from .compact import PLAIN_RELUS, Compact, LazySum
 from .roofline import power_of_2
 
 try:
@@ -44,6 +44,25 @@ class Rows(LazySum):
         self._sums, self.rounded = sums, rounded
         return self
 
+    @classmethod
+    def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
+        x = args[0]
+        if operation is PLAIN_RELUS[1] and isinstance(x, Rows) and x.is_ours():
+            return x.cut_off()
+        return super().__torch_dispatch__(operation, types, args, kwargs)
+
+    def is_ours(self) -> bool:
+        """Whether nothing is still to be added to the maps, and nobody else has them."""
+        return triton is not None and self.addend is None and not self.lent
+
+    def cut_off(self) -> "Rows":
+        """A ReLU in place; it measures the maps for the next layer in the same pass."""
+        self.settle_reader()
+        if not self.nonnegative:
+            self._sums = _one_pass(self.maps, relu=True)
+            self.nonnegative = True
+        return self
+
     @property
     def sums(self) -> Tensor | None:
         self.settle()
@@ -62,7 +81,7 @@ class Rows(LazySum):
     def on_maps(self, operation, args: tuple, kwargs: dict) -> object:
         self.settle_reader()
         sums = self.sums
-        if not self.nonnegative:  # a ReLU in place changes them
+        if not self.nonnegative:  # an activation in place changes them
             self._sums = None
         y = super().on_maps(operation, args, kwargs)
         if y is not self:
@@ -155,7 +174,7 @@ def _one_pass(
     relu: bool = False,
     tf32: bool = False,
 ) -> Tensor:
-    """Sums over pixels; before that, given a bias, `mask` in place."""
+    """Sums over pixels; before that, given a bias or a ReLU, `mask` in place."""
     n, channels, height, columns = y.shape
     if min(height, columns) > 1 and y.stride(2) != columns * y.stride(3):
         y = y.contiguous()  # a copy is summed up; what a convolution returns is never so
@@ -171,7 +190,8 @@ def _one_pass(
     kernels.mask_kernel[(parts, ceil(channels / block_c), n)](
         y, sums if bias is None else bias, sums if pi is None else pi, sums, pixels, channels,
         y.stride(0), pixel, y.stride(1),
-        MASK=bias is not None, GATED=pi is not None, RELU=relu, ROUND=tf32,
+        MASK=relu or bias is not None, SHIFTED=bias is not None, GATED=pi is not None,
+        RELU=relu, ROUND=tf32,
         BLOCK_M=block_m, BLOCK_C=block_c,
     )  # fmt: skip
     return sums

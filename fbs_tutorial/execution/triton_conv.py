@@ -276,7 +276,7 @@ def convolve_kernel(
 @triton.jit(do_not_specialize=["pixels"])
 def mask_kernel(
     y,  # [N, pixels, channels], of which the numbers lie as the strides say; written in place
-    bias,  # [channels]
+    bias,  # [channels]; not read unless SHIFTED
     pi,  # [N, channels], 0 where a channel loses; not read unless GATED
     sums,  # [N, tiles of pixels, channels]: of |y|
     pixels,
@@ -285,6 +285,7 @@ def mask_kernel(
     y_pixel,
     y_channel,
     MASK: tl.constexpr,  # else y is only summed up
+    SHIFTED: tl.constexpr,
     GATED: tl.constexpr,
     RELU: tl.constexpr,
     ROUND: tl.constexpr,
@@ -299,7 +300,8 @@ def mask_kernel(
     at = y + n * y_image + ((m * y_pixel)[:, None] + (c * y_channel)[None, :])
     total = tl.load(at, mask=inside, other=0.0).to(tl.float32)
     if MASK:
-        total += tl.load(bias + c, mask=c < channels, other=0.0)[None, :]
+        if SHIFTED:
+            total += tl.load(bias + c, mask=c < channels, other=0.0)[None, :]
         if GATED:
             total *= tl.load(pi + n * channels + c, mask=c < channels, other=0.0)[None, :]
         if RELU:

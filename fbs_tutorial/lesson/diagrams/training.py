@@ -16,6 +16,7 @@ from ..plots.style import (
     DARK_GREY,
     GREEN,
     GREY,
+    LINE,
     ORANGE,
     PALE,
     PURPLE,
@@ -150,7 +151,8 @@ def what_each_part_is_worth(
         runs = [_of(rows, "test_accuracy", density=d, arm=arm) for d in densities]
         x = np.arange(len(densities)) + 0.21 * (i - 1.5)
         means = [np.mean(values) for values in runs]
-        style = {"color": colour, "hatch": hatch, "edgecolor": "white", "label": name}
+        style = {"color": colour, "hatch": hatch, "label": name}
+        style["edgecolor"] = DARK_GREY if colour == LINE else "white"
         axes.bar(x, means, 0.2, **style)
         for place, values in zip(x, runs, strict=True):
             axes.plot([place] * len(values), values, ".", color=BLACK, markersize=5)
@@ -165,8 +167,8 @@ def what_each_part_is_worth(
 
 
 ARMS = {  # of tools/ablation.py
-    "neither": ("neither", GREY, ""),
-    "distilled": ("a teacher", GREY, "///"),
+    "neither": ("neither", LINE, ""),
+    "distilled": ("a teacher", LINE, "///"),
     "density lowered": ("density lowered", BLUE, "///"),
     "both": ("both", BLUE, ""),
 }

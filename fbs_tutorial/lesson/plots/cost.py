@@ -10,7 +10,19 @@ from matplotlib.figure import Figure
 
 from ...bench.report import fastest_kind, find
 from ...bench.timing import Timing, three_digits
-from .style import BLACK, BLUE, DARK_GREY, GREEN, GREY, ORANGE, PURPLE, legend_below, plain_ticks
+from .style import (
+    BLACK,
+    BLUE,
+    DARK_GREY,
+    GREEN,
+    GREY,
+    LINE,
+    ORANGE,
+    PURPLE,
+    WHITE,
+    legend_below,
+    plain_ticks,
+)
 
 BARS = {"dense": GREY, "masked": ORANGE, "loops": PURPLE, "oracle": GREEN}  # others are blue
 MARKERS = "os^DvP"
@@ -170,11 +182,12 @@ def stage_bars(
     """
     figure, axes = plt.subplots(figsize=(7.5, 0.5 * len(stages) + 1.7), layout="constrained")
     names = list(next(iter(stages.values())))
-    looks = zip(names, (PURPLE, GREEN, ORANGE, "white", BLUE, GREY), strict=True)
+    colours = PURPLE, GREEN, ORANGE, WHITE, BLUE, GREY
+    hatches = "\\\\", "..", "xx", "////", "", "--"
+    looks = zip(names, colours, hatches, strict=True)
     start = np.zeros(len(stages))
-    for name, colour in looks:
+    for name, colour, hatch in looks:
         width = np.array([found[name] for found in stages.values()])
-        hatch = "////" if colour == "white" else ""
         axes.barh(
             list(stages), width, left=start, color=colour, hatch=hatch, edgecolor=BLACK, label=name
         )
@@ -272,12 +285,12 @@ def layer_shares(
     figure, axes = plt.subplots(figsize=(7, 0.2 * len(names) + 1.4), layout="constrained")
     gates, zeros = (100 * np.array(values) for values in (gates, zeros))
     place, said = np.arange(len(names)), []
-    looks = zip((BLUE, GREY, ORANGE, GREEN), ("", "", "///", "xx"), strict=True)
+    colours = (BLUE, LINE, ORANGE, GREEN)  # the first two differ in lightness
+    looks = zip(colours, ("", "", "///", "xx"), strict=True)
     for kind, (colour, hatch) in zip(dict.fromkeys(kinds), looks, strict=False):
         of_kind = np.array([k == kind for k in kinds])
-        axes.barh(
-            place[of_kind], gates[of_kind], color=colour, hatch=hatch, edgecolor="white", label=kind
-        )
+        style = {"color": colour, "edgecolor": DARK_GREY if colour == LINE else "white"}
+        axes.barh(place[of_kind], gates[of_kind], hatch=hatch, label=kind, **style)
         low, high = gates[of_kind].min(), gates[of_kind].max()
         span = f"{low:.0f}" if round(low) == round(high) else f"{low:.0f} to {high:.0f}"
         said.append(f"{kind} {span} %")

@@ -162,7 +162,7 @@ def lists_and_launches(single: Mapping, layers: Mapping) -> tuple[Figure, str]:
     one = [row["single"] / row["dense_pytorch"] for row in rows]
     three = [row["total"] / row["dense_pytorch"] for row in rows]
     right.hlines(names, one, three, color=GREY, linewidth=3, zorder=1)
-    right.plot(one, names, "o", color=ORANGE, label="one kernel, TF32")
+    right.plot(one, names, "v", color=ORANGE, label="one kernel, TF32")
     right.plot(three, names, "D", color=BLUE, label="three launches, TF32")
     right.set(xscale="log", xlabel="time ÷ that of the dense layer (d = 0.5)")
     plain_ticks(right.xaxis, [0.25, 0.5, 1, 2, 4])
@@ -352,17 +352,18 @@ def _ways(
     selection = selection_time(layer.c_out, measured)
     plain = here[0]["dense_pytorch"] if here else plain_time(layer, products, gpu)
     looks = (
-        (lambda at: selection + skip_time(at, products, True, gpu), BLUE, "D", "three launches"),
+        (lambda at: selection + skip_time(at, products, True, gpu), BLUE, "D-", "three launches"),
         (
             lambda at: selection + dense_time(at, products, True, gpu),
             ORANGE,
-            "o",
+            "o--",
             "dense and masked",
         ),
-        (lambda at: plain, BLACK, "s", "plain dense"),
+        (lambda at: plain, BLACK, "s-.", "plain dense"),
     )
-    for i, (way, colour, marker, name) in enumerate(looks):
-        axes.plot(densities, [way(at) for at in layers], color=colour, label=name)
+    for i, (way, colour, look, name) in enumerate(looks):
+        marker, line = look[0], look[1:]
+        axes.plot(densities, [way(at) for at in layers], line, color=colour, label=name)
         points = [_measured(row)[i] for row in here]
         axes.plot([row["density"] for row in here], points, marker, color=colour, markersize=8)
     if here:

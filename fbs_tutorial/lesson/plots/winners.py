@@ -201,16 +201,18 @@ def weight_reads(
         read.astype(int) + needed, cmap=ListedColormap(["white", ORANGE, BLUE]), vmin=0, vmax=2,
         edgecolors="white", linewidth=0.3,
     )  # fmt: skip
+    y, x = np.nonzero(read & ~needed)
+    axes.plot(x + 0.5, y + 0.5, "x", color=BLACK, markersize=3)
     axes.vlines(range(0, shape[1] + 1, sector), 0, shape[0], BLACK, linewidth=0.8)
     axes.invert_yaxis()
     axes.set(xlabel="output channel", ylabel="input channel", title=title)
-    colours = [(BLUE, "needed"), (ORANGE, "read with it"), ("white", "not read")]
-    legend_below(
-        figure,
-        [Patch(facecolor=colour, edgecolor=GREY) for colour, _ in colours],
-        [name for _, name in colours],
-        ncols=3,
-    )
+    needless, cross = Patch(facecolor=ORANGE), Line2D([], [], marker="x", color=BLACK, linestyle="")
+    looks = {
+        "needed": Patch(facecolor=BLUE),
+        "read with it": (needless, cross),
+        "not read": Patch(facecolor="white", edgecolor=GREY),
+    }
+    legend_below(figure, list(looks.values()), list(looks), ncols=3)
     sentence = (
         f"Needed are {100 * needed.mean():.0f} % of the {needed.size} weights, read are "
         f"{100 * read.mean():.0f} %."
