@@ -122,8 +122,8 @@ def where_choice_pays(
         lost, error = own - fixed, np.sqrt((own * (100 - own) + fixed * (100 - fixed)) / images)
         axes.errorbar(densities, lost, error, fmt=look, color=colour, capsize=3, markersize=6)
         axes.annotate(
-            name, (densities[1], lost[1] + side * error[1]), (0, 9 * side - 4), textcoords="offset points",
-            color=ink(colour), fontsize=9, weight="bold",
+            name, (densities[1], lost[1] + side * error[1]), (0, 9 * side - 4),
+            textcoords="offset points", color=ink(colour), fontsize=9, weight="bold",
         )  # fmt: skip
         said.append(
             f"{name}: {lost[0]:.1f} points at d = {densities[0]:g}, give or take {error[0]:.1f}"
