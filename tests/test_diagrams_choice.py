@@ -27,36 +27,38 @@ def test_busiest_channels_are_dark_and_their_overlap_is_counted():
 
 
 def test_what_a_cut_keeps_marks_where_the_slider_stands():
-    by_class = [[100, 40, 0], [98, 99, 97]]
-    figure, sentence = diagrams.what_a_cut_keeps([0.5, 1.0], [60, 99], [98, 99], 0.5, by_class)
-    static, dynamic = (line.get_ydata().tolist() for line in figure.axes[0].lines[1::-1])
-    assert (static, dynamic) == ([60, 99], [98, 99])
-    assert list(figure.axes[0].lines[-1].get_ydata()) == [60.0, 98.0]
-    assert [bar.get_height() for bar in figure.axes[1].patches] == [*by_class[0], *by_class[1]]
+    by_class = [[98, 99, 97], [100, 40, 0], [96, 95, 94]]
+    curves = {"own": [98, 99], "busiest": [60, 99], "chosen": [95, 99]}
+    figure, sentence = diagrams.what_a_cut_keeps([0.5, 1.0], curves, 0.5, by_class)
+    lines = figure.axes[0].lines
+    assert [line.get_ydata().tolist() for line in lines[:3]] == list(curves.values())
+    assert list(lines[-1].get_xdata()) == [0.5, 0.5]
+    assert [bar.get_height() for bar in figure.axes[1].patches] == [
+        v for one in by_class for v in one
+    ]
     assert sentence == (
-        "d = 0.50: own channels 98.0 %, the same channels for all images 60.0 %, where fewer than "
-        "half of the 1s and 2s are right."
+        "Right at d = 0.50: own 98.0 %; busiest 60.0 %, fewer than half of the 1s and 2s; "
+        "chosen 95.0 %."
     )
-    _, sentence = diagrams.what_a_cut_keeps([0.5, 1.0], [60, 99], [98, 99], 1.0, [[99] * 3] * 2)
-    assert sentence.endswith("99.0 %, where no digit loses half.")
+    _, sentence = diagrams.what_a_cut_keeps([0.5, 1.0], curves, 1.0, [[99] * 3] * 3)
+    assert sentence.endswith("busiest 99.0 %; chosen 99.0 %.")
 
 
-def test_where_choice_pays_draws_medians_on_axes_of_one_span():
+def test_where_choice_pays_draws_medians_with_error_bars_on_one_axis():
     def run(*gaps):
         rows = zip((0.4, 0.8), gaps, strict=True)
         return [{"density": d, "own_gates": 0.9, "mean_winners": 0.9 - gap} for d, gap in rows]
 
     panels = {"few": [run(0.01, 0.0), run(0.02, 0.0), run(0.5, 0.0)], "many": [run(0.2, 0.1)]}
-    figure, sentence = diagrams.where_choice_pays(panels)
+    figure, sentence = diagrams.where_choice_pays(panels, 1000)
     assert sentence == (
-        "What the choice per image is worth: few: 2.0 points at d = 0.4; "
-        "many: 20.0 points at d = 0.4."
+        "What the choice per image is worth: few: 2.0 points at d = 0.4, give or take 1.4; "
+        "many: 20.0 points at d = 0.4, give or take 1.7."
     )
-    spans = [axes.get_ylim()[1] - axes.get_ylim()[0] for axes in figure.axes]
-    assert spans[0] == pytest.approx(spans[1]) and spans[0] > 20
-    for axes in figure.axes:
-        lowest = min(line.get_ydata().min() for line in axes.lines)
-        assert axes.get_ylim()[0] < lowest
+    (axes,) = figure.axes
+    few, many = (box[0].get_ydata() for box in axes.containers)
+    assert few == pytest.approx([2, 0]) and many == pytest.approx([20, 10])
+    assert all(box.has_yerr for box in axes.containers)
 
 
 def test_the_map_of_related_work_is_legible_and_fbs_stands_out():

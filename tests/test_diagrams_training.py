@@ -88,7 +88,8 @@ def test_rank_dots_says_each_layer_and_the_range_of_those_that_know_nothing():
     measures = {"activity": ([-0.4, 0.1], [[0.2, 0.0], [0.1, -0.4], [0.1, -0.2]])}
     figure, sentence = diagrams.rank_dots(measures, ["conv1", "conv2"])
     assert sentence == (
-        "activity: trained -0.40, 0.10; drawn at random -0.40 to 0.20, median 0.05."
+        "activity: trained -0.40, 0.10; drawn at random -0.40 to 0.20, median 0.05. Beyond all "
+        "draws: above in conv2; below in conv1."
     )
     bands = [band[:, 0].tolist() for band in figure.axes[0].collections[0].get_segments()]
     assert bands == [[0.1, 0.2], [-0.4, 0.0]]
@@ -111,8 +112,26 @@ def test_the_dial_stands_where_it_is_told_to():
     figure, sentence = diagrams.the_dial(
         [(1e6, 0.9), (2e6, 0.95)], (1.5e6, 0.93, 0.2), {0.3: (1e6, 0.9), 0.5: (2e6, 0.92)}
     )
-    assert sentence == ("20 % of the images look again: 93.0 % right at 1.500 M mean MACs.")
-    assert figure.axes[0].lines[-1].get_xydata().tolist() == [[1.5, 93.0]]
+    assert sentence == (
+        "20 % of the test images look again: 93.0 % right with 1.5 M MACs on average."
+    )
+    assert figure.axes[0].lines[-1].get_xydata().tolist() == [[1500, 93.0]]
+
+
+def test_second_looks_names_each_line_and_bars_each_point_with_its_error():
+    def point(macs, right):
+        return {"test": {"macs": macs, "accuracy": right, "random_accuracy": right - 0.1}}
+
+    gated, plain = [point(60e6, 0.92), point(30e6, 0.9)], [point(40e6, 0.91), point(50e6, 0.92)]
+    lines = {"gated": gated, "plain": plain, "one look": [point(20e6, 0.8)]}
+    figure, sentence = diagrams.second_looks(lines, 10000)
+    assert sentence == (
+        "gated up to 92.00 %; plain up to 92.00 %; one look up to 80.00 %; second looks at random "
+        "up to 82.00 %. Bars: a standard error of 10,000 test images."
+    )
+    (axes,) = figure.axes
+    assert [words.get_text() for words in axes.texts] == [*lines, "second looks at random"]
+    assert axes.containers[0][0].get_xdata().tolist() == [30, 60]
 
 
 def test_what_each_part_is_worth_is_the_mean_over_the_seeds():

@@ -20,10 +20,10 @@ def _answers() -> Iterator[Case]:
     more = "the largest entry of each row after softmax, and `<`"
     for n, threshold in [(6, 0.5), (9, 0.9)]:
         logits = 3 * torch.randn(n, 4)
-        yield Case((logits, threshold), confidence(logits) < threshold, what, more)
+        yield Case((logits, threshold), confidence(logits) < threshold, what, more, axes=("row",))
     ties = torch.tensor([[0.0, 0.0], [5.0, 0.0]])
     edge = "an image exactly at the threshold is sure"
-    yield Case((ties, 0.5), torch.tensor([False, False]), edge)
+    yield Case((ties, 0.5), torch.tensor([False, False]), edge, axes=("row",))
 
 
 def _largest(logits: Tensor) -> Tensor:
@@ -39,6 +39,10 @@ check_unsure = Exercise(
         Mistake(lambda x, t: _largest(x) <= t, "an image exactly at the threshold looks again"),
         Mistake(lambda x, t: x.amax(dim=1) < t, "you compare logits, not probabilities"),
         Mistake(
+            lambda x, t: x.softmax(dim=1).topk(2, dim=1).values.diff(dim=1)[:, 0].neg() < t,
+            "you compare the lead over the second class: the largest probability is asked for",
+        ),
+        Mistake(
             lambda x, t: x.softmax(dim=0).amax(dim=1) < t,
             "your softmax runs over the images instead of the classes",
         ),
@@ -52,7 +56,7 @@ check_unsure = Exercise(
 # Exercise 2: a better control
 
 
-def choice_only(own: Tensor, reference: Tensor) -> Tensor:
+def usual_values(own: Tensor, reference: Tensor) -> Tensor:
     """Own winners ``[N, C]``; each value is the channel's mean over the images it won for."""
     won = (reference != 0).sum(dim=0).clamp(min=1)  # [C]
     return torch.where(own != 0, reference.sum(dim=0) / won, 0.0)
@@ -63,7 +67,7 @@ def _gates() -> Iterator[Case]:
     winners = "over those of the reference for which the channel wins: elsewhere it is not used"
     for n, m, c, density in [(4, 6, 5, 0.4), (3, 8, 6, 0.5)]:
         own, reference = (_some_gates(rows, c, density) for rows in (n, m))
-        yield Case((own, reference), choice_only(own, reference), values, winners)
+        yield Case((own, reference), usual_values(own, reference), values, winners)
     own = torch.tensor([[0.0, 2.0, 1.0]])
     reference = torch.tensor([[4.0, 0.0, 6.0], [2.0, 0.0, 0.0]])
     never = "channel 1 wins for no reference image: its value should be 0, not NaN"
@@ -77,6 +81,10 @@ def _some_gates(rows: int, channels: int, density: float) -> Tensor:
 
 def _won_mean(gates: Tensor) -> Tensor:
     return gates.sum(dim=0) / (gates != 0).sum(dim=0).clamp(min=1)
+
+
+def _won_median(gates: Tensor) -> Tensor:
+    return gates.where(gates != 0, torch.nan).nanmedian(dim=0).values.nan_to_num()
 
 
 check_choice_only = Exercise(
@@ -99,6 +107,14 @@ check_choice_only = Exercise(
         Mistake(
             lambda own, ref: _won_mean(ref).expand_as(own),
             "every channel has a value: the choice is gone",
+        ),
+        Mistake(
+            lambda own, ref: (own != 0).float(),
+            "you give every winner the value 1: it should have its channel's usual value",
+        ),
+        Mistake(
+            lambda own, ref: torch.where(own != 0, _won_median(ref), 0.0),
+            "you take the median over the images for which a channel wins: the mean is asked for",
         ),
         Mistake(
             lambda own, ref: own * _won_mean(ref),
@@ -230,6 +246,11 @@ def _budgets() -> Iterator[Case]:
     for n, first, second, budget in [(20, 40, 50, 80), (8, 10, 100, 60), (12, 7, 30, 20)]:
         c = torch.rand(n).clamp(0.1, 0.99)
         yield Case((c, first, second, budget), threshold_for(c, first, second, budget), pays, count)
+    exact = "divide whole numbers by whole numbers: a rounded share can be one image too small"
+    for n, first, second, budget in [(10, 10, 10, 12), (10, 10, 10, 14), (100, 10, 100, 39)]:
+        c = torch.rand(n).clamp(0.1, 0.99)
+        expected = threshold_for(c, first, second, budget)
+        yield Case((c, first, second, budget), expected, exact, "(budget - first) * N // second")
     tied = torch.tensor([0.5, 0.75, 0.75, 0.75, 0.875])
     tie = "three images are equally sure: they look again together, or none of them does"
     yield Case((tied, 10, 10, 16), 0.75, tie, "below, not at: `<` leaves tied images out")
@@ -262,6 +283,20 @@ check_threshold_for = Exercise(
         Mistake(
             lambda c, f, s, b: 0.0 if b < f else _sorted_at(c, (b - f) * len(c) // (f + s)),
             "you charge the first look twice to those who look again",
+        ),
+        Mistake(
+            lambda c, f, s, b: 0.0 if b < f else _sorted_at(c, int((b / s - f / s) * len(c))),
+            "you count images with rounded shares: 2 of 10 can become 1.9999, and int makes it 1",
+        ),
+        Mistake(
+            lambda c, f, s, b: 0.0 if b < f else _sorted_at(c, int((b - f) / s * len(c))),
+            "you count images with a rounded share: 29 of 100 becomes 28.9999, and int makes it 28",
+        ),
+        Mistake(
+            lambda c, f, s, b: (
+                0.0 if b < f else _sorted_at(c, (b - f) * len(c) // (s - f) if s > f else len(c))
+            ),
+            "you charge only the difference for a second look: both looks are paid for in full",
         ),
         Mistake(
             lambda c, f, s, b: c.quantile(min(max((b - f) / s, 0.0), 1.0)).item(),

@@ -6,6 +6,7 @@ from .counting import kernel_grid, live_sum
 from .gates import (
     choice_and_scale,
     rank_dots,
+    second_looks,
     shared_by_class,
     surest_and_least,
     the_dial,
@@ -65,6 +66,7 @@ __all__ = [
     "related_work",
     "residual_block",
     "rows_of_a_copy",
+    "second_looks",
     "selections",
     "shared_by_class",
     "soft_answers",

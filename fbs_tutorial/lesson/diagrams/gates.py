@@ -78,28 +78,32 @@ def _thumbnail(
     frame(axes, x, y, side, side, edgecolor=edge, linewidth=1.2)
 
 
-def shared_by_class(panels: Mapping[str, Tensor], labels: Tensor) -> tuple[Figure, str]:
+def shared_by_class(
+    panels: Mapping[str, Tensor], labels: Tensor, heading: str = ""
+) -> tuple[Figure, str]:
     """How many channels each two images have in common, images sorted by class.
 
     Args:
         panels: ``{title: bool [N, C]}``, the channels of each image.
-        labels: ``[N]`` classes.
+        labels: ``[N]`` classes. heading: over all panels, what they show.
     """
     order, said = labels.argsort(stable=True), []
     ends = labels.bincount().cumsum(0)
-    figure, row = plt.subplots(1, len(panels), figsize=(8.5, 4.5), layout="constrained")
+    size = (4.2 * len(panels) + 0.8, 4.5)
+    figure, row = plt.subplots(1, len(panels), figsize=size, layout="constrained")
     for axes, (name, chosen) in zip(np.atleast_1d(row), panels.items(), strict=True):
         chosen = chosen[order].double()
         common, k = chosen @ chosen.T, int(chosen[0].sum())
         picture = axes.imshow(common.numpy(), cmap="cividis", vmin=0, vmax=k, rasterized=True)
-        figure.colorbar(picture, ax=axes, shrink=0.75, label=f"channels in common, of {k}")
         middles = (ends - labels.bincount() / 2).tolist()
         axes.set_xticks(middles, range(len(ends)))
         axes.set_yticks(middles, range(len(ends)))
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("digit")
+        axes.set_ylabel("digit")
         said.append(f"{name}: {_in_common(common, labels[order], k, chosen.shape[1])}")
-    figure.suptitle("Images of one digit use the same channels", fontsize=11)
+    figure.colorbar(picture, ax=row, shrink=0.75, label=f"channels in common, of {k}")
+    figure.suptitle(heading, fontsize=11)
     return figure, "\n".join(said)
 
 
@@ -172,6 +176,7 @@ def rank_dots(
 
     Args:
         measures: ``{name: (one value per layer, the same of each untrained predictor)}``.
+        layers: their names.
     """
     figure, axes = plt.subplots(figsize=(8.5, 0.95 * len(measures) + 1.2), layout="constrained")
     said = []
@@ -185,11 +190,9 @@ def rank_dots(
         low, middle, high = np.quantile(drawn, (0, 0.5, 1))
         said.append(
             f"{name}: trained {', '.join(at)}; drawn at random {low:.2f} to {high:.2f}, "
-            f"median {middle:.2f}."
+            f"median {middle:.2f}. Beyond all draws: {_beyond(trained, drawn, layers)}."
         )
-    axes.set_title(
-        "What contains the gate agrees with it, whatever the predictor knows", fontsize=11
-    )
+    axes.set_title("What contains the gate agrees with it, even if g is random", fontsize=11)
     axes.axvline(0, color=BLACK, linewidth=0.8)
     axes.set_yticks(range(len(measures)), list(measures)[::-1])
     axes.set(xlim=(-1.02, 1.02), xlabel="rank correlation with g: 1 same order, −1 the reverse")
@@ -206,6 +209,20 @@ def rank_dots(
     return figure, "\n".join(said)
 
 
+def _beyond(trained: Sequence[float], drawn: np.ndarray, layers: Sequence[str]) -> str:
+    """In which layers the trained network lies above or below all draws, in words."""
+    sides = {
+        "above": np.array(trained) > drawn.max(axis=0),
+        "below": np.array(trained) < drawn.min(axis=0),
+    }
+    found = [
+        f"{side} in {', '.join(np.array(layers)[hits])}"
+        for side, hits in sides.items()
+        if hits.any()
+    ]
+    return "; ".join(found) or "in no layer"
+
+
 def _spread(y: float, count: int) -> np.ndarray:
     return y + np.linspace(0.27, -0.27, count)
 
@@ -220,25 +237,25 @@ def two_looks(first: str, second: str, share: float, costs: Sequence[float]) -> 
     figure, axes = canvas(22)
     label(axes, 6, 9, "every\nimage", fontsize=10)
     arrow(axes, (10, 9), (16, 9))
-    box(axes, 16, 5, 20, 8, f"first look\n{first}\n{_millions(costs[0])}", colour=BLUE)
+    box(axes, 16, 5, 20, 8, f"first look\n{first}\n{_macs(costs[0])}", colour=BLUE)
     arrow(axes, (36, 9), (43, 9))
     box(axes, 43, 5, 19, 8, "largest probability\nbelow the\nthreshold?")
     arrow(axes, (62, 8), (87, 8), f"no: {100 * (1 - share):.0f} % are sure enough")
     label(axes, 93, 8, "answer", fontsize=10, weight="bold")
     arrow(axes, (52.5, 13), (52.5, 17.5))
     label(axes, 53.5, 15.2, f"yes: {100 * share:.0f} % are unsure", ha="left", fontsize=8)
-    words = f"second look: {second}, {_millions(costs[1])}"
+    words = f"second look: {second}, {_macs(costs[1])}"
     box(axes, 32, 17.5, 41, 4, words, colour=BLUE)
     arrow(axes, (73, 19.5), (92, 11), bend=0.25)
     mean = costs[0] + share * costs[1]
     return figure, (
-        f"Mean MACs: {_millions(costs[0])} for every image + {100 * share:.0f} % of "
-        f"{_millions(costs[1])} = {_millions(mean)}; the worst case is {_millions(sum(costs))}."
+        f"Mean MACs: {_macs(costs[0])} for every image + {100 * share:.0f} % of "
+        f"{_macs(costs[1])} = {_macs(mean)}; the worst case is {_macs(sum(costs))}."
     )
 
 
-def _millions(macs: float) -> str:
-    return f"{macs / 1e6:.3g} M MACs"
+def _macs(macs: float) -> str:
+    return f"{macs / 1e6:.3g} M MACs" if macs >= 1e6 else f"{macs / 1e3:.1f} k MACs"
 
 
 def surest_and_least(
@@ -266,32 +283,84 @@ def the_dial(
     curve: Sequence[tuple[float, float]],
     here: tuple[float, float, float],
     fixed: Mapping[float, tuple[float, float]],
+    plain: Sequence[tuple[float, float]] = (),
 ) -> tuple[Figure, str]:
-    """Accuracy over mean MACs of two looks, where the dial stands, and one density for all.
+    """Accuracy over mean MACs of two looks, where the dial stands, and one look for all.
 
     Args:
         curve: ``(mean MACs, accuracy 0..1)`` over all shares that look again.
         here: the same and the share, where the dial stands.
         fixed: ``{density: (MACs, accuracy)}`` of one look for all images.
+        plain: ``(MACs, accuracy)`` of small plain networks, each trained for its size.
     """
-    figure, axes = plt.subplots(figsize=(7.5, 3.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
     macs, right, share = here
     x, y = zip(*curve, strict=True)
-    axes.plot(np.array(x) / 1e6, 100 * np.array(y), "-", color=BLUE, label="two looks")
+    axes.plot(np.array(x) / 1e3, 100 * np.array(y), "-", color=BLUE, label="two looks")
     costs, rights = np.array(list(fixed.values())).T
-    axes.plot(costs / 1e6, 100 * rights, "s:", color=DARK_GREY, label="one density for all images")
+    axes.plot(costs / 1e3, 100 * rights, "s:", color=DARK_GREY, label="one density for all images")
+    if plain:
+        costs, rights = np.array(plain).T
+        axes.plot(costs / 1e3, 100 * rights, "x", color=BLACK, label="small plain networks")
     for density, (cost, accuracy) in fixed.items():
         axes.annotate(
-            f"d = {density:g}", (cost / 1e6, 100 * accuracy), (7, -12),
+            f"d = {density:g}", (cost / 1e3, 100 * accuracy), (7, -12),
             textcoords="offset points", fontsize=8, color=ink(DARK_GREY),
         )  # fmt: skip
-    axes.plot(macs / 1e6, 100 * right, "o", color=BLUE, markersize=12, label="the dial")
-    axes.set(xlabel="mean MACs per image (millions)", ylabel="test accuracy (%)")
+    axes.plot(macs / 1e3, 100 * right, "o", color=BLUE, markersize=12, label="the dial")
+    axes.set(xlabel="mean MACs per image (thousands)", ylabel="test accuracy (%)")
     axes.set_title("A second look for the unsure, against one density for all", fontsize=11)
     axes.margins(x=0.1, y=0.15)
     axes.grid(alpha=0.3)
-    legend_below(figure, ncols=3)
+    legend_below(figure, ncols=4, fontsize=8)
     return figure, (
-        f"{100 * share:.0f} % of the images look again: {100 * right:.1f} % right at "
-        f"{macs / 1e6:.3f} M mean MACs."
+        f"{100 * share:.0f} % of the test images look again: {100 * right:.1f} % right with "
+        f"{_macs(macs)} on average."
     )
+
+
+def second_looks(lines: Mapping[str, Sequence[dict]], images: int) -> tuple[Figure, str]:
+    """Test accuracy over mean MACs of two looks and of one, each line with its name beside it.
+
+    Args:
+        lines: ``{name: points}`` as `bench.budget.curves` gives them; the first also shows what
+            as many second looks at images drawn at random give, the last looks once.
+        images: of the test set; the bars are a standard error of a share of so many.
+    """
+    figure, axes = plt.subplots(figsize=(8.5, 4.2), layout="constrained")
+    chosen = next(iter(lines.values()))
+    series = {name: (points, "accuracy") for name, points in lines.items()}
+    series["second looks at random"] = chosen, "random_accuracy"
+    said = []
+    for (name, (points, key)), (colour, look, shift) in zip(series.items(), LOOKS, strict=True):
+        macs, right = np.array([(p["test"]["macs"] / 1e6, p["test"][key]) for p in points]).T
+        order = macs.argsort()
+        macs, right = macs[order], right[order]
+        error = 100 * np.sqrt(right * (1 - right) / images)
+        axes.errorbar(
+            macs, 100 * right, error, fmt=look, color=colour, elinewidth=0.6, markersize=6
+        )
+        axes.annotate(
+            name, (macs[-1], 100 * right[-1]), shift, textcoords="offset points",
+            color=ink(colour), fontsize=9, weight="bold",
+        )  # fmt: skip
+        said.append(f"{name} up to {100 * right.max():.2f} %")
+    axes.set_xscale("log")
+    ticks = [20, 50, 100, 200]
+    axes.set_xticks(ticks, [f"{tick} M" for tick in ticks])
+    axes.minorticks_off()
+    axes.set(xlabel="mean MACs per image, predictors included", ylabel="test accuracy (%)")
+    axes.set_xlim(15, 330)
+    axes.set_title(
+        "Two looks beat one; whether a gated network is among them hardly shows", fontsize=11
+    )
+    axes.grid(alpha=0.3)
+    return figure, f"{'; '.join(said)}. Bars: a standard error of {images:,} test images."
+
+
+LOOKS = (  # colour, line, and where the name stands beside the last point
+    (BLUE, "o-", (-30, 14)),
+    (BLACK, "x--", (8, -4)),
+    (BLACK, "D", (-60, -18)),
+    (DARK_GREY, ".:", (8, -4)),
+)
