@@ -22,6 +22,7 @@ from fbs_tutorial.lesson.checks import (
     engine,
     first_cell,
     nb00,
+    nb03,
     nb05,
     nb07,
     nb09,
@@ -352,6 +353,14 @@ def test_a_mistake_is_named_only_if_it_explains_every_answer():
         (checks.check_winner_take_all, lambda g, d: g.tolist(), "expected a tensor of shape"),
         (checks.check_winner_take_all, lambda g, d: 1 / 0, "raised ZeroDivisionError: division"),
         (checks.check_winner_take_all, lambda g, d: g.zero_(), "changed its input in place"),
+        (
+            checks.check_winner_take_all,
+            lambda g, d: g.argsort(1, descending=True, stable=True),
+            "with stable=, argsort wants its axis by name",
+        ),
+        (checks.check_winner_take_all, nb03._slipping, "k has a rounding slip"),
+        (checks.check_winner_take_all, nb03._widened, "k has a rounding slip"),
+        (checks.check_winner_take_all, nb03._single, "k has a rounding slip"),
         (checks.check_winner_take_all, lambda g, d: None, "returned None; is there a return"),
         (checks.check_winner_take_all, lambda g, d: undefined(g), "name 'undefined' is not def"),  # noqa: F821
         (checks.check_pair_index, lambda o, i, c: (o + 0.5)[..., None] + i[:, None], "whole num"),
@@ -478,6 +487,10 @@ def test_environment_says_what_to_do_about_a_missing_package(monkeypatch):
         (checks.check_my_schedule, lambda progress: 1, "36 of 36 .* Now with a mean below 0.4"),
         (checks.check_my_schedule, lambda progress: 1 / 6, "23 of 36 .* Who never got a chance"),
         (
+            checks.check_my_schedule,
+            lambda progress: 1.0 if progress < 0.05 else 1 / 12,
+            "In the end 2 may win, and you let 1",
+        ),
             checks.check_tile,
             lambda layer: (64, 128),
             r"10.5 % slower .*✘ pixels 784, k_out 256: 64×128 takes 153.5 µs, the best 138.9 µs",

@@ -1,6 +1,7 @@
 """The exercises of notebook 03, Winner-take-all."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from numbers import Real
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...method.wta import winner_mask, winner_take_all
-from .engine import Case, Exercise, Experiment, Mistake, Operators
+from .engine import Case, Exercise, Experiment, Mistake, Operators, plainly
 
 
 class _UnstableSorts(TorchDispatchMode):
@@ -52,7 +53,24 @@ def _gradient(function: Callable, g: Tensor, density: float) -> Tensor:
     return torch.autograd.grad((y * torch.arange(1.0, g.shape[1] + 1)).sum(), leaf)[0]
 
 
+def _plainly(function: Callable, *arguments: object) -> Tensor:
+    """What it returns; and where argsort refuses an axis without a name, that in plain words."""
+    try:
+        return function(*arguments)
+    except TypeError as error:
+        if "argsort() takes" not in str(error):
+            raise
+        told = "with stable=, argsort wants its axis by name: argsort(dim=1, stable=True, ...)"
+        raise TypeError(told) from error
+
+
 def _batches() -> Iterator[Case]:
+    for case in _budgets():
+        yield replace(case, ask=_plainly) if case.ask is plainly else case
+
+
+def _budgets() -> Iterator[Case]:
+    """Budgets first, then ties: k must be right before anybody can say who wins at the cut."""
     keep = "what becomes of a winner's value, and of a loser's?"
     plain = "keep the ceil(d * C) largest values of each row, set the rest to 0"
     ties = "here values are equal at the cut: which of them win, and how many?"
@@ -61,20 +79,24 @@ def _batches() -> Iterator[Case]:
     g = torch.rand(3, 8)
     yield Case((g, 0.5), winner_take_all(g, 0.5), keep, plain)
     yield Case((g, 0.3), winner_take_all(g, 0.3), keep, plain)
+    slip = "k has a rounding slip: what should be whole is a little more, and ceil lets one in"
+    for channels, density in ((100, 0.55), (25, 0.6), (50, 0.3)):
+        wide = torch.rand(2, channels)
+        hair = f"{density} * {channels} can be a hair too large: take a ten-millionth off first"
+        yield Case((wide, density), winner_take_all(wide, density), slip, hair)
+    rows, density = torch.rand(4, 10), torch.tensor([0.1, 0.55, 1.0, 0.3])
+    yield Case((rows, density), winner_take_all(rows, density), each, f"{each}, a tensor [N, 1]")
+    wide, hair = torch.rand(2, 100), "0.07 * 100 and 0.55 * 100 can be a hair too large"
+    for kind in (torch.float32, torch.float64):
+        density = torch.tensor([0.07, 0.55], dtype=kind)
+        yield Case((wide, density), winner_take_all(wide, density), slip, hair)
+    yield Case((wide, density), winner_take_all(wide, density), slip, hair)
+    density = torch.tensor([1e-8, 0.5], dtype=torch.float64)
+    yield Case((wide, density), winner_take_all(wide, density), "k is at least 1")
     tied = torch.randint(1, 4, (4, 10)).float()
     yield Case((tied, 0.3), winner_take_all(tied, 0.3), ties, lower)
     more = torch.arange(1.0, 9) * winner_mask(g, 0.5)
     yield Case((g, 0.5), more, "these are gradients: a winner's value must keep its", ask=_gradient)
-    rows, density = torch.rand(4, 10), torch.tensor([0.1, 0.55, 1.0, 0.3])
-    yield Case((rows, density), winner_take_all(rows, density), each, f"{each}, a tensor [N, 1]")
-    wide = torch.rand(2, 100)
-    slip = "k has a rounding slip"
-    hair = f"{slip}: 0.55 * 100 is a little more than 55"
-    yield Case((wide, 0.55), winner_take_all(wide, 0.55), slip, hair)
-    density = torch.tensor([0.07, 0.55], dtype=torch.float64)
-    yield Case((wide, density), winner_take_all(wide, density), slip, hair)
-    density = torch.tensor([1e-8, 0.5], dtype=torch.float64)
-    yield Case((wide, density), winner_take_all(wide, density), "k is at least 1")
     yield Case((tied, 0.3), SAFE, "equal values may come in any order here", lower, _sorts_safely)
 
 
@@ -96,6 +118,21 @@ def _threshold(g: Tensor, density: float | Tensor) -> Tensor:
 def _slipping(g: Tensor, density: float | Tensor) -> Tensor:
     k = (torch.as_tensor(density, dtype=torch.float64).reshape(-1, 1) * g.shape[1]).ceil()
     return torch.where(_places(g) < k.clamp(min=1), g, 0.0)
+
+
+def _single(g: Tensor, density: float | Tensor) -> Tensor:
+    k = (torch.as_tensor(density, dtype=torch.float32).reshape(-1, 1) * g.shape[1]).ceil()
+    return torch.where(_places(g) < k.clamp(min=1), g, 0.0)
+
+
+def _widened(g: Tensor, density: float | Tensor) -> Tensor:
+    k = (torch.as_tensor(density).reshape(-1, 1).double() * g.shape[1]).ceil()
+    return torch.where(_places(g) < k.clamp(min=1), g, 0.0)
+
+
+def _one_argsort(g: Tensor, density: float | Tensor) -> Tensor:
+    order = g.argsort(dim=1, descending=True, stable=True)
+    return torch.where(order < _k(g, density), g, 0.0)
 
 
 def _one_density(g: Tensor, density: float | Tensor) -> Tensor:
@@ -121,6 +158,16 @@ check_winner_take_all = Exercise(
         Mistake(lambda g, d: g, "you return g as it came"),
         Mistake(_threshold, "you keep all values as large as the k-th, so ties let in too many"),
         Mistake(_slipping, "a float slip gives some rows one winner too many"),
+        Mistake(_single, "you round k up in float32, where 0.6 * 25 is a little more than 15"),
+        Mistake(
+            _widened,
+            "you widen a float32 density to float64: 0.3 is then 0.30000001, and k one too many",
+        ),
+        Mistake(
+            _one_argsort,
+            "you take the order for the places: an argsort says who is first, its argsort says "
+            "at which place each one stands",
+        ),
         Mistake(_one_density, "you use the first density for all rows"),
         Mistake(_rounded_down, "you round k down"),
         Mistake(_across_images, "you sort along the images, not along the channels"),
@@ -210,16 +257,15 @@ def learn_the_choice(
     return int(((pi > 0.5) & (needed > 0)).sum()), densities
 
 
-def _tried(schedule: Callable, first: int = 0) -> tuple[int, float]:
-    """Channels found in all seeds together, and the mean density of the training."""
+def _tried(schedule: Callable, first: int = 0) -> tuple[int, list[float]]:
+    """Channels found in all seeds together, and the densities of the training."""
     runs = [learn_the_choice(schedule, seed) for seed in range(first, first + SEEDS)]
-    densities = runs[0][1]
-    return sum(found for found, _ in runs), sum(densities) / len(densities)
+    return sum(found for found, _ in runs), runs[0][1]
 
 
 @cache
-def _from_the_start(first: int) -> tuple[int, float]:
-    return _tried(lambda progress: WINNERS / CHANNELS, first)
+def _from_the_start(first: int) -> int:
+    return _tried(lambda progress: WINNERS / CHANNELS, first)[0]
 
 
 def _is_schedule(function: Callable, progress: list[float]) -> str | None:
@@ -243,12 +289,17 @@ def _how_many_found(function: Callable, first: int = 0, missing: int = 0) -> tup
 
     ``first``: seed of the first of them; ``missing``: so many channels need not be found.
     """
-    (found, cost), (flat, least) = _tried(function, first), _from_the_start(first)
-    total = SEEDS * CHANNELS
+    (found, densities), flat = _tried(function, first), _from_the_start(first)
+    total, cost = SEEDS * CHANNELS, sum(densities) / len(densities)
     said = (
         f"{found} of {total} channels found at a mean density of {cost:.2f}.\n"
-        f"  Two winners from the first step on: {flat} of {total} at {least:.2f}."
+        f"  Two winners from the first step on: {flat} of {total} at {WINNERS / CHANNELS:.2f}."
     )
+    if (
+        found < total - missing
+        and (last := int(_k(torch.empty(1, CHANNELS), densities[-1]))) < WINNERS
+    ):
+        return False, f"{said} In the end {WINNERS} may win, and you let {last}."
     if found < total - missing:
         return False, f"{said} Who never got a chance?"
     if cost > CHEAP:
