@@ -491,6 +491,7 @@ def test_environment_says_what_to_do_about_a_missing_package(monkeypatch):
             lambda progress: 1.0 if progress < 0.05 else 1 / 12,
             "In the end 2 may win, and you let 1",
         ),
+        (
             checks.check_tile,
             lambda layer: (64, 128),
             r"10.5 % slower .*✘ pixels 784, k_out 256: 64×128 takes 153.5 µs, the best 138.9 µs",
