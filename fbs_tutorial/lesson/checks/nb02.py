@@ -104,7 +104,7 @@ def _alone(s: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 check_pulled_to_zero = Exercise(
-    "pulled_to_zero(s, weight, bias): [N, C_in] -> [N, C_in, C_out], g with each input at 0 in turn",
+    "pulled_to_zero(s, weight, bias): [N, C_in] -> [N, C_in, C_out], g without each input",
     _predictors,
     "it is what the predictor answers, for 3 sizes.",
     (
