@@ -474,8 +474,8 @@ def test_environment_says_what_to_do_about_a_missing_package(monkeypatch):
         (checks.check_frugal, lambda x: x[:, :, 0, 0], "reading 1 of 256 .* At least 80%"),
         (checks.check_frugal, lambda x: (x > 0).float().mean((2, 3)), "reading 256 of 256"),
         (checks.check_frugal, lambda x: x.clamp(max=0.4).mean((2, 3)), "reading 256 of 256"),
-        (checks.check_channel_scores, lambda a, y, w: a.mean(0), "27.4 % .* The goal is 78 %"),
-        (checks.check_channel_scores, lambda a, y, w: torch.rand(64), "The goal is 78 % at once"),
+        (checks.check_channel_scores, lambda a, y, w: a.mean(0), "27.4 % .* The goal is 80 %"),
+        (checks.check_channel_scores, lambda a, y, w: torch.rand(64), "The goal is 80 % at once"),
         (
             checks.check_coarse_gate,
             lambda pi: (pi / 4).round().clamp(min=1) * 4 * (pi > 0),

@@ -380,7 +380,7 @@ def test_each_claim_about_the_review_has_a_source():
         "NaN", "Running statistics", "Executed", "Grouped convolution", "Residual network",
         "Staircase", "Slope", "Teacher", "Weight decay", "Kullback–Leibler divergence", "Seed",
         "Test images", "Small plain network", "Fair opponent", "Dial", "Worst case", "Median and "
-        "quartiles", "Warm-up", "Backend", "Native", "Program", "Block", "Fused", "Event",
+        "quartiles", "Warm-up", "Native", "Program", "Block", "Fused", "Event",
         "Asynchronous", "CUDA graph", "Ridge", "bfloat16", "Expansion",
         "Projection", "AMC", "NetAdapt", "Kernel mask", "Undecided channel", "Sleeper", "Clipping",
         "Momentum", "Dropout", "Standard error", "Select", "Early exit", "Squeeze-and-excitation",
