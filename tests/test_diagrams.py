@@ -261,7 +261,8 @@ def test_predictor_computes_g_and_says_who_is_strongest():
     figure, sentence = legible(diagrams.predictor(s, weight, bias))
     assert "Output 2 has the largest g, 5.50" in sentence and "inputs 1 and 0" in sentence
     assert "1 of 3 sums are below 0" in sentence
-    in_order = weight[[2, 0, 1]]  # the largest sum first
+    assert "The biases lie between -5.00 and 1.00" in sentence
+    in_order = weight[[2, 0, 1]] * s  # what is added, the largest sum first
     np.testing.assert_allclose(figure.axes[0].images[0].get_array(), in_order)
 
 
@@ -299,4 +300,6 @@ def test_crossing_says_when_a_loser_wins_and_draws_the_cut_between():
     assert sentence.startswith("Channel 1 wins for the first time at step 2. By the end 1 of 1")
     cut = next(line for line in figure.axes[0].lines if line.get_label() == "the cut")
     np.testing.assert_allclose(cut.get_ydata(), [0.75, 0.7, 0.65])
+    dashed = [line for line in figure.axes[0].lines if line.get_linestyle() == "-."]
+    assert len(dashed) == 2  # channel 0, which wins at the start, and the legend's
     assert "never wins" in diagrams.crossing(history, 1 / 3, 2)[1]

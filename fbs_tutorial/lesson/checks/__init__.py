@@ -6,7 +6,7 @@ from .engine import CheckResult
 from .first_cell import environment
 from .nb00 import check_cheapest, check_conv_macs, check_network_share
 from .nb01 import check_channel_scores, check_fewest_shared, check_in_common
-from .nb02 import check_by_hand, check_frugal, check_predicted_saliency, check_safe_l2
+from .nb02 import check_by_hand, check_frugal, check_pulled_to_zero, check_safe_l2
 from .nb03 import (
     check_my_schedule,
     check_places,
@@ -76,8 +76,8 @@ __all__ = [
     "check_pair_index",
     "check_pays",
     "check_places",
-    "check_predicted_saliency",
     "check_prune_block",
+    "check_pulled_to_zero",
     "check_report",
     "check_residual_macs",
     "check_revived",

@@ -83,23 +83,51 @@ check_safe_l2 = Exercise(
 def _predictors() -> Iterator[Case]:
     for n, c_in, c_out in ((2, 3, 5), (4, 4, 4), (1, 6, 2)):
         s, weight, bias = torch.rand(n, c_in), torch.randn(c_out, c_in), torch.randn(c_out)
-        expected = (s @ weight.T + bias).relu()
-        hint = "which axis of weight belongs to s? Can a saliency be negative?"
-        more = "each output channel: the sum of s times its row of weight, plus its bias, >= 0"
-        yield Case((s, weight, bias), expected, hint, more)
+        hint = "what did the pulled input add to each sum, and where does the ReLU belong?"
+        more = "input i added s[:, i] * weight[:, i] to the sums; take it away before the ReLU"
+        axes = ("image", "pulled input", "output")
+        yield Case((s, weight, bias), _pulled(s, weight, bias), hint, more, axes=axes)
 
 
-check_predicted_saliency = Exercise(
-    "predicted_saliency(s, weight, bias): [N, C_in] -> [N, C_out], linear and ReLU",
+def _pulled(s: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    kept = s[:, None] * (1 - torch.eye(s.shape[1]))  # [N, C_in, C_in], a 0 in turn
+    return (kept @ weight.T + bias).relu()
+
+
+def _taken(s: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """g less what the input added, which may fall below 0: the ReLU came too early."""
+    return (s @ weight.T + bias).relu()[:, None] - s[:, :, None] * weight.T
+
+
+def _alone(s: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return (s[:, :, None] * weight.T + bias).relu()
+
+
+check_pulled_to_zero = Exercise(
+    "pulled_to_zero(s, weight, bias): [N, C_in] -> [N, C_in, C_out], g without each input",
     _predictors,
-    "it is what nn.Linear and ReLU compute, for 3 sizes.",
+    "it is what the predictor answers, for 3 sizes.",
     (
-        Mistake(lambda s, w, b: s @ w.T + b, "you leave the ReLU out"),
-        Mistake(lambda s, w, b: (s @ w.T).relu(), "you leave the bias out"),
-        Mistake(lambda s, w, b: (s @ w.T).relu() + b, "you add the bias after the ReLU"),
-        Mistake(lambda s, w, b: (s @ w + b).relu(), "you multiply with weight untransposed"),
-        Mistake(lambda s, w, b: (s @ w.T + b).abs(), "you take the absolute value, not the ReLU"),
-        Mistake(lambda s, w, b: (s @ w.T + b).sigmoid(), "you use a sigmoid, which bounds g by 1"),
+        Mistake(
+            lambda s, w, b: _pulled(s, w, b).mT, "you have the axes of inputs and outputs swapped"
+        ),
+        Mistake(_taken, "you take the input's part away after the ReLU: do it before"),
+        Mistake(
+            lambda s, w, b: _taken(s, w, b).relu(), "you take the part away after a first ReLU"
+        ),
+        Mistake(_alone, "you keep the one input alone, and pull all others to 0"),
+        Mistake(lambda s, w, b: _pulled(s, w, 0 * b), "you leave the bias out"),
+        Mistake(
+            lambda s, w, b: (s @ w.T + b)[:, None] - s[:, :, None] * w.T, "you leave the ReLU out"
+        ),
+        Mistake(
+            lambda s, w, b: ((s @ w.T + b)[:, None] - w.T).relu(),
+            "you take the weight away, not the weight times s",
+        ),
+        Mistake(
+            lambda s, w, b: (s @ w.T + b).relu()[:, None].expand(-1, s.shape[1], -1),
+            "no input is pulled: this is g itself",
+        ),
     ),
 )
 
@@ -238,7 +266,9 @@ def _told_from_few(function: Callable, goal: float = GOAL, test: bool = False) -
         return False, f"{said} At least {goal:.0%} is wanted."
     if count > MANY:
         return False, f"{said} Good enough, but more than {MANY} are read."
-    return True, f"{said} Can you do with fewer?"
+    if test:
+        return True, said
+    return True, f"{said} Can you do with fewer? At the end ask the test images once: test=True"
 
 
 check_frugal = Experiment(

@@ -79,9 +79,9 @@ def reductions(maps: Tensor, names: Sequence[str], values: Mapping[str, Tensor])
 
 
 def predictor(s: Tensor, weight: Tensor, bias: Tensor) -> tuple[Figure, str]:
-    """The predictor at work: s above its columns, one row of weights per output, g at the right.
+    """The predictor at work: s above its columns, what each input adds to each sum, g at the right.
 
-    The rows are sorted, the output with the largest sum first.
+    A square is weight times s. The rows are sorted, the output with the largest sum first.
 
     Args:
         s: ``[C_in]``. weight: ``[C_out, C_in]``. bias: ``[C_out]``.
@@ -92,36 +92,31 @@ def predictor(s: Tensor, weight: Tensor, bias: Tensor) -> tuple[Figure, str]:
     g = torch.relu(weight @ s + bias)
     across, down = 36 / len(s), 42 / len(g)
     figure, axes = draw.canvas(62)
-    draw.title(axes, 2, 2.4, f"From {len(s)} numbers to {len(g)}: one row of weights per output")
+    draw.title(axes, 2, 2.4, f"From {len(s)} numbers to {len(g)}: weight × s, one row per output")
     left, top = 8.0, 15.0
     draw.label(axes, left - 1, 12, "s", ha="right", weight="bold")
     draw.note(axes, left - 1, top + 1, "largest\nsum", ha="right", va="top")
     draw.note(axes, left - 1, top + 41, "smallest\nsum", ha="right", va="bottom")
     draw.bars(axes, left, top - 0.8, s, across, 7, towards="up", colour=DARK_GREY)
-    most = float(weight.abs().max())
+    added = weight * s
+    most = float(added.abs().max())
     axes.imshow(
-        weight.numpy(), extent=(left, left + 36, top + 42, top), aspect="auto",
+        added.numpy(), extent=(left, left + 36, top + 42, top), aspect="auto",
         cmap=draw.SIGNED, vmin=-most, vmax=most, interpolation="nearest",
     )  # fmt: skip
     draw.frame(axes, left, top, 36, 42)
-    draw.note(axes, left + 18, top + 43.6, "weights: blue positive, grey negative")
-    draw.label(axes, 50, 12, "bias", weight="bold")
-    unit = float(bias.abs().max()) or 1.0
-    axes.plot([50, 50], [top, top + 42], color=BLACK, linewidth=0.8)
-    for o, value in enumerate(bias.tolist()):
-        shade = BLUE if value > 0 else DARK_GREY
-        draw.frame(axes, 50, top + (o + 0.15) * down, 4 * value / unit, 0.7 * down, facecolor=shade)
-    draw.arrow(axes, (56, top + 21), (64, top + 21), "add, then\nReLU", away=(0, -2.6))
+    draw.note(axes, left + 18, top + 43.6, f"blue adds, grey takes away; the darkest is {most:.1f}")
+    draw.arrow(axes, (47, top + 21), (63, top + 21), "add, and the\nbias, then ReLU", away=(0, -3))
     draw.label(axes, 72, 12, "g", weight="bold")
     draw.bars(axes, 67, top, g, down, 26, won=g > 0)
     axes.plot([67, 67], [top, top + 42], color=BLACK, linewidth=0.8)
     best = int(order[0])
     draw.note(axes, 94, top + 0.5 * down, f"output {best}", ha="left", color=BLACK)
-    reasons = (weight[0] * s).sort(descending=True).indices[:2].tolist()
+    reasons = added[0].sort(descending=True).indices[:2].tolist()
     sentence = (
         f"Output {best} has the largest g, {g[0]:.2f}: its row adds most for inputs "
         f"{reasons[0]} and {reasons[1]}. {int((g == 0).sum())} of {len(g)} sums are below 0, and "
-        "the ReLU makes them 0."
+        f"the ReLU makes them 0. The biases lie between {bias.min():.2f} and {bias.max():.2f}."
     )
     return figure, sentence
 

@@ -13,6 +13,7 @@ from . import draw
 
 WIDEST = 16  # channels that have room for their values
 FEW = 6  # lines that have room for their names
+FIRST = {"color": DARK_GREY, "linewidth": 1.3, "linestyle": "-."}  # who won at the start
 
 
 def selections(g: Tensor, ways: Mapping[str, Tensor], k: int) -> tuple[Figure, str]:
@@ -62,7 +63,8 @@ def crossing(
     figure, axes = plt.subplots(figsize=(8, 3.4), layout="constrained")
     steps = range(len(history))
     for c in range(history.shape[1]):
-        axes.plot(steps, history[:, c], color=GREY, linewidth=0.7, zorder=1)
+        look = FIRST if won[0, c] else {"color": GREY, "linewidth": 0.5}
+        axes.plot(steps, history[:, c], zorder=1, **look)
         if history.shape[1] <= FEW:
             place = {"textcoords": "offset points", "va": "center", "fontsize": 9}
             axes.annotate(f"channel {c}", (steps[-1], history[-1, c]), (6, 0), **place)
@@ -74,8 +76,11 @@ def crossing(
     axes.plot(steps, is_winner, color=BLUE, linewidth=3, label=f"channel {channel} wins", zorder=4)
     axes.set(xlabel=xlabel, ylabel="predicted saliency g", title=title)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.plot([], [], color=GREY, label="the other channels")
-    legend_below(figure, ncols=4)
+    if history.shape[1] > FEW:  # whatever is far above the cut may leave the picture
+        axes.set_ylim(0, 1.2 * max(float(one.max()), float(lowest.max())))
+    axes.plot([], [], label="wins at the start", **FIRST)
+    axes.plot([], [], color=GREY, linewidth=0.5, label="the others")
+    legend_below(figure, ncols=5)
     first = int(wins.nonzero()[0]) if wins.any() else None
     when = "never wins" if first is None else f"wins for the first time at step {first}"
     changed, k = int((won[0] & ~won[-1]).sum()), int(won[0].sum())
