@@ -351,6 +351,7 @@ def second_looks(lines: Mapping[str, Sequence[dict]], images: int) -> tuple[Figu
     axes.minorticks_off()
     axes.set(xlabel="mean MACs per image, predictors included", ylabel="test accuracy (%)")
     axes.set_xlim(15, 330)
+    axes.margins(y=0.1)
     axes.set_title(
         "Two looks beat one; whether a gated network is among them hardly shows", fontsize=11
     )
@@ -361,6 +362,6 @@ def second_looks(lines: Mapping[str, Sequence[dict]], images: int) -> tuple[Figu
 LOOKS = (  # colour, line, and where the name stands beside the last point
     (BLUE, "o-", (-30, 14)),
     (BLACK, "x--", (8, -4)),
-    (BLACK, "D", (-60, -18)),
-    (DARK_GREY, ".:", (8, -4)),
+    (BLACK, "D", (9, -4)),
+    (DARK_GREY, ".:", (8, -14)),
 )

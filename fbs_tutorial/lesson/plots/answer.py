@@ -185,7 +185,7 @@ def _panel(axes: Axes, found: Sequence[Match], rows: Sequence[tuple[str, str]]) 
         if not mine:
             axes.text(0, y, "not measured", ha="center", va="center", fontsize=8,
                       bbox={"color": "white"})  # fmt: skip
-    axes.xaxis.set_major_locator(MultipleLocator(2))
+    axes.xaxis.set_major_locator(MultipleLocator(4))
     axes.grid(alpha=0.3, axis="x")
 
 
