@@ -59,22 +59,19 @@ FAINT_YET = (  # numbers that lie on bars at the sizes of these tests
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
-    """Every figure that a test leaves open tells its series apart without colours; the words of
-    those that a test of figures leaves open can be read."""
+    """Every figure that a test of figures leaves open tells its series apart without colours, and
+    its words can be read."""
     result = yield
     pyplot = sys.modules.get("matplotlib.pyplot")
-    if pyplot:
-        from contrast import told_by_hue
+    if pyplot and item.path.name.startswith(FIGURES):
+        from contrast import faint, told_by_hue
 
         figures = [pyplot.figure(number) for number in pyplot.get_fignums()]
-        found = [pair for figure in figures for pair in told_by_hue(figure)]
-        assert not found, f"told apart by colour alone: {found}"
-    if pyplot and item.path.name.startswith(FIGURES) and item.name not in FAINT_YET:
-        from contrast import faint
-
-        found = [words for number in pyplot.get_fignums() for words in faint(pyplot.figure(number))]
+        alike = [pair for figure in figures for pair in told_by_hue(figure)]
+        pale = [words for figure in figures for words in faint(figure)]
         pyplot.close("all")
-        assert not found, f"too little contrast: {found}"
+        assert not alike, f"told apart by colour alone: {alike}"
+        assert item.name in FAINT_YET or not pale, f"too little contrast: {pale}"
     return result
 
 

@@ -146,11 +146,11 @@ def files_of(root):
 @pytest.fixture
 def course(tmp_path):
     """A copy of what `make colab` changes, without an address."""
-    for name in ("notebooks", "tools/setup_cell.txt", "fbs_tutorial/_version.py", "README.md"):
-        target = tmp_path / "course" / name
+    names = ("tools/setup_cell.txt", "fbs_tutorial/_version.py", "README.md")
+    for path in (*map(ROOT.joinpath, names), *ROOT.glob("notebooks/*.ipynb")):
+        target = tmp_path / "course" / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
-        copy(ROOT / name, target)
+        shutil.copy2(path, target)
     colab.write(tmp_path / "course", None)
     return tmp_path / "course"
 
