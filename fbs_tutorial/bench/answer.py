@@ -216,8 +216,8 @@ def _levels(price: float, near: Sequence[Entrant], cost: str) -> dict[int, float
     low, high = near[0], near[-1]
     if low is high:
         return dict(low.tests)
-    ends = (log(e.costs[cost]) for e in (low, high))
-    part = (log(price) - (start := next(ends))) / (next(ends) - start)
+    start, end = (log(entrant.costs[cost]) for entrant in near)
+    part = (log(price) - start) / (end - start)
     seeds = low.tests.keys() & high.tests.keys()
     return {seed: (1 - part) * low.tests[seed] + part * high.tests[seed] for seed in seeds}
 

@@ -2,15 +2,13 @@
 
 import math
 
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
-from ..data import as_tensors, load_data, stratified_split
+from ..data import Part, as_tensors, load_data, stratified_split
 from ..training.loop import fit
 from ..training.losses import lowered_density
 from ..training.recipes import RECIPES, Step
-
-Part = tuple[Tensor, Tensor]
 
 
 def digits_to_train() -> tuple[Part, Part]:

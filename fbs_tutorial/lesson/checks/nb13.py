@@ -356,7 +356,7 @@ check_my_network = Experiment(
             _AsksForValues,
             "its forward has an if that depends on the images: gates cannot follow the data there",
         ),
-        Mistake(lambda w: _chain_of_two(w), "it is a chain of two layers: three, and a sum"),
+        Mistake(_chain_of_two, "it is a chain of two layers: three, and a sum"),
         Mistake(lambda w: _Net(1.0), "it takes a width and makes no use of it"),
         Mistake(lambda w: _Net(w, classes=2), "it answers with a wrong number of classes"),
         Mistake(lambda w: _Net(w, wide=16), "it is too large to train in a lesson"),

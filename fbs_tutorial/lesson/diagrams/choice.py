@@ -8,10 +8,18 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ...method.wta import winner_mask
-from ..plots.style import BLACK, BLUE, DARK_GREY, GREEN, GREY, TEXT, ink, legend_below
+from ..plots.style import (
+    BLACK,
+    BLUE,
+    DARK_GREEN,
+    DARK_GREY,
+    GREEN,
+    GREY,
+    TEXT,
+    ink,
+    legend_below,
+)
 from .draw import bars, box, canvas, frame, label, note, title
-
-DARK_GREEN = "#00553E"
 
 
 def busiest_channels(
@@ -199,11 +207,10 @@ def related_work() -> tuple[Figure, str]:
 def _entries(axes: object, x: float, y: float, names: Sequence[str], colour: str) -> None:
     step = 14.5 if colour == BLUE else 12.7
     for i, name in enumerate(names):
-        mine = name.startswith("FBS")
-        fill, words = (BLUE, "white") if mine else ("white", BLACK)
-        if not mine and not name.startswith(BUILT):
-            colour_of, words = GREY, TEXT
-        else:
-            colour_of = colour
+        edge, fill, words = GREY, "white", TEXT
+        if name.startswith("FBS"):
+            edge, fill, words = BLUE, BLUE, "white"
+        elif name.startswith(BUILT):
+            edge, words = colour, BLACK
         where = (x + step * i, y + 1.2, step - 0.9, 5.6)
-        box(axes, *where, name, colour=colour_of, fill=fill, color=words, fontsize=8)
+        box(axes, *where, name, colour=edge, fill=fill, color=words, fontsize=8)

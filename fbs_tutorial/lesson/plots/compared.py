@@ -38,12 +38,7 @@ LOOKS = {  # colour, marker, line: static methods are green, FBS is blue
     "slimming, fbs": (PALE_BLUE, "D", "-"),
     "slimming, fbs, idle removed": (PALE_BLUE, "D", ":"),
 }
-LEVEL_LOOKS = {  # of the networks that `pruning_level` turns down
-    "kernel masks": (DARK_GREEN, "P", "--"),
-    "slimming": (GREEN, "s", "-"),
-    "stripes": (PALE_GREEN, "^", "-."),
-    "FBS": (BLUE, "o", "-"),
-}
+TURNED_DOWN = ("kernels", "slimming", "stripes", "fbs")  # in the order of `pruning_level`
 AXES = {"macs": "MACs (millions)", "bytes": "stored (kB)", "ms": "ms, one image"}
 UNITS = {"macs": 1e6, "bytes": 1e3, "ms": 1.0}
 CUT = 0.05  # of a data set's dots: so many may lie beyond the axis, marked with their number
@@ -235,8 +230,8 @@ def pruning_level(
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(8.5, 3.7), width_ratios=(1.5, 1), layout="constrained"
     )
-    looks = [*LEVEL_LOOKS.values()]
-    for (name, row), (colour, marker, line) in zip(points.items(), looks, strict=True):
+    for (name, row), method_of in zip(points.items(), TURNED_DOWN, strict=True):
+        colour, marker, line = LOOKS[method_of]
         macs, cut, tuned = ([100 * p[key] for p in row] for key in ("macs", "before", "accuracy"))
         left.plot(macs, tuned, line, color=colour, marker=marker, markersize=4, label=name)
         if cut != tuned:

@@ -7,9 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .style import BLACK, BLUE, GREEN, ORANGE, PURPLE, draw_images, legend_below
-
-SKY = "#56B4E9"  # the palette's second blue
+from .style import BLACK, BLUE, GREEN, ORANGE, PALE_BLUE, PURPLE, draw_images, legend_below
 
 
 def layer_bars(
@@ -97,7 +95,7 @@ def three_counts(
         counts: ``{name: one share 0..1 per density}``, up to three.
     """
     figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
-    looks, said = [(BLUE, "o", "-"), (SKY, "s", "--"), (BLACK, "x", ":")], []
+    looks, said = [(BLUE, "o", "-"), (PALE_BLUE, "s", "--"), (BLACK, "x", ":")], []
     near = min(range(len(densities)), key=lambda i: abs(densities[i] - 0.5))
     for (name, shares), (colour, marker, line) in zip(counts.items(), looks, strict=False):
         percent = [100 * share for share in shares]
