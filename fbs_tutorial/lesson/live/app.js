@@ -533,8 +533,10 @@ export function mount(root, payload, options = {}) {
   on(root, "keydown", (event) => event.stopPropagation()); // a notebook would take them for its own
   drawThumbs();
   loop.start();
-  hideStill(root);
-  const watch = new ResizeObserver(loop.redraw); // a canvas that was out of sight, or has a new width
+  const watch = new ResizeObserver(() => { // it came into the page or into sight, or has a new width
+    hideStill(root);
+    loop.redraw();
+  });
   watch.observe(root);
 
   return {

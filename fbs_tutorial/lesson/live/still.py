@@ -22,12 +22,17 @@ if TYPE_CHECKING:
     from .widget import LiveNetwork
 
 DONOR = 9  # the digit whose gates are borrowed first, as in app.js
+LOOKS = {  # of a bar, also for who sees no colours
+    BLUE: {"color": BLUE},
+    PURPLE: {"facecolor": "white", "edgecolor": PURPLE, "hatch": "//////"},
+    ORANGE: {"facecolor": "white", "edgecolor": ORANGE, "linewidth": 1.5},
+}
 
 
 def still(live: "LiveNetwork") -> tuple[Figure, str]:
     """The image, every kernel as large as its MACs, the answers; and a sentence that says it."""
     figure, axes = plt.subplots(
-        1, 6, figsize=(9.5, 3.3), width_ratios=(6, 1.2, 8, 16, 8, 7), layout="constrained"
+        1, 6, figsize=(9.5, 3.6), width_ratios=(5, 1.2, 8, 16, 8, 9), layout="constrained"
     )
     _image(axes[0], live.image)
     live_inputs = np.ones(1, dtype=bool)
@@ -82,7 +87,7 @@ def _answers(axes: Axes, rows: Sequence[tuple[str, str, Tensor]]) -> None:
     height = 0.8 / len(rows)
     for i, (name, colour, probabilities) in enumerate(rows):
         places = np.arange(10) + (i - (len(rows) - 1) / 2) * height
-        axes.barh(places, 100 * probabilities.numpy(), height, color=colour, label=name)
+        axes.barh(places, 100 * probabilities.numpy(), height, label=name, **LOOKS[colour])
     axes.set_yticks(range(10))
     axes.set_xlim(0, 100)
     axes.set_ylim(9.6, -0.6)
@@ -90,20 +95,22 @@ def _answers(axes: Axes, rows: Sequence[tuple[str, str, Tensor]]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
     if len(rows) > 1:
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.08), fontsize=7, frameon=False)
+        axes.legend(loc="upper left", bbox_to_anchor=(-0.1, -0.08), fontsize=8, frameon=False)
 
 
 def said(live: "LiveNetwork") -> str:
-    """One sentence: the answer, and what it cost."""
+    """In words: the answer, what it cost, and the answers with other gates."""
     macs = count_macs(live.network, live.image[None])
     share = 100 * macs.active.item() / macs.dense
     sure = 100 * live.probabilities.max().item()
     kernels = "Blue: kernels that are computed, from inputs (columns) to outputs (rows)."
     empty = sum(int((won & (live.gates[name] == 0)).sum()) for name, won in live.winners.items())
     marked = f" Triangles: {empty} winners with gate 0, computed for nothing." if empty else ""
+    others = [f"{a(int(row.argmax()))} with the {name}" for name, _, row in answers_of(live)[1:]]
     return (
         f"The network reads {a(live.prediction)} ({sure:.0f} % sure) and computes "
-        f"{share:.0f} % of its MACs. {kernels}{marked}"
+        f"{share:.0f} % of its MACs. {kernels}{marked} "
+        f"It would read {' and '.join(others)}."
     )
 
 
@@ -150,7 +157,7 @@ def still_saliency(live: "LiveSaliency") -> tuple[Figure, str]:
 
 
 def still_selection(live: "LiveSelection") -> tuple[Figure, str]:
-    """Bars of g with the cut, and the gate under them, orange where it is not the rule's."""
+    """Bars of g with the cut, and the gate under them, orange and ≠ where it is not the rule's."""
     figure, axes = plt.subplots(
         2, 1, figsize=(7, 2.9), sharex=True, height_ratios=(3, 2), layout="constrained"
     )
@@ -162,6 +169,9 @@ def still_selection(live: "LiveSelection") -> tuple[Figure, str]:
     _bars(axes[1], live.gate, [ORANGE if one else BLUE for one in wrong], "pi, gate")
     axes[1].set_xlabel("channel", fontsize=9)
     axes[1].set_ylim(axes[0].get_ylim())
+    for channel in wrong.nonzero()[0]:
+        place = {"ha": "center", "va": "bottom", "fontsize": 11, "weight": "bold"}
+        axes[1].text(channel, live.gate[channel].item(), "≠", **place)
     said = f"At d = {live.density:.2f}, {k} of {len(live.g)} channels win."
     if wrong.any():
         said += f" Here {int((live.gate != 0).sum())} gates are not 0, {int(wrong.sum())} wrongly."
@@ -257,6 +267,8 @@ def plain_controls(live: Live) -> dict[str, w.Widget]:
         if name in live.moves:
             value = digit_of(live.image) if name == "image" else live.donor
             controls[name] = w.Dropdown(options=range(10), value=value, description=words)
+    if len(getattr(live, "ways", ())) > 1:
+        controls["way"] = w.Dropdown(options=list(live.ways), value=live.way, description="by")
     return controls
 
 
