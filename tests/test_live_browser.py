@@ -275,7 +275,9 @@ def draw(page, digit):
 def test_untouched_it_already_tells_the_story(opened):
     page = opened()
     assert headline(page) == "It reads a 4, and computes 10 % of its MACs."
-    assert "With the gates of a 9 it reads a 1" in page.locator(".fbs-sub").inner_text()
+    assert "gates of" not in page.locator(".fbs-sub").inner_text()  # a word that is new here
+    page.locator(".fbs-compare").select_option("other")
+    expect(page.locator(".fbs-sub")).to_contain_text("With the gates of a 9 it reads a 1")
     assert (
         page.locator(".fbs-readout").inner_text().startswith("At density 0.30 the network is right")
     )

@@ -569,4 +569,4 @@ class TestInABrowser:
         expect(page.locator(".fbs-headline")).to_have_text(
             "It reads a 4, and computes 10 % of its MACs."
         )
-        expect(page.locator(".fbs-sub")).to_contain_text("With the gates of a 9 it reads a 1")
+        expect(page.locator(".fbs-sub")).to_contain_text("It is 100 % sure.")

@@ -26,7 +26,7 @@ from .gpu import (
 from .layer import the_layer
 from .project import project_map
 from .saliency import maps_and_numbers, predictor, reductions, winner_plane
-from .selection import crossing, selections
+from .selection import crossing, selections, sleepers
 from .static import cut_block, four_cuts, leak
 from .training import (
     density_staircase,
@@ -69,6 +69,7 @@ __all__ = [
     "second_looks",
     "selections",
     "shared_by_class",
+    "sleepers",
     "soft_answers",
     "surest_and_least",
     "the_dial",

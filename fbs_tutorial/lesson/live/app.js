@@ -124,7 +124,7 @@ function untouched(payload, samples) {
     g: payload.layers.map(() => new Map()),
     layer: payload.layers.length - 1,
     channel: null, // the strongest winner
-    compare: "other", donor: 9,
+    compare: "none", donor: 9,
     gathered: 0,
     cursor: null,
   };
