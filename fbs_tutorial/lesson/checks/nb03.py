@@ -175,7 +175,7 @@ check_winner_take_all = Exercise(
         ),
         Mistake(
             lambda g, d: winner_take_all(g, d) * g.shape[1] / _k(g, d).float(),
-            "you scale the winners up to make up for the losers, as dropout does: they stay as they are",
+            "you scale the winners up to make up for the losers, as dropout does",
         ),
         Mistake(_rounded_down, "you round k down"),
         Mistake(_across_images, "you sort along the images, not along the channels"),

@@ -28,22 +28,22 @@ def maps_and_numbers(image: Tensor, maps: Tensor, s: Tensor) -> tuple[Figure, st
     if len(maps) > MOST or len(s) != len(maps):
         raise ValueError(f"at most {MOST} maps and as many numbers, got {len(maps)} and {len(s)}")
     rows = -(-len(maps) // ROW)
-    cell, high = 82 / ROW, 20.0
+    cell, high = 82 / ROW, 17.5
     figure, axes = draw.canvas(6 + high * rows)
     draw.title(axes, 2, 2.4, f"{len(s)} maps become {len(s)} numbers")
     draw.feature_map(axes, 2, 6.5, 9, image, cmap="gray_r", top=1)
     draw.note(axes, 6.5, 17.2, "image")
     draw.arrow(axes, (11.8, 11), (15.8, 11), "conv")
     most, least, top = int(s.argmax()), int(s.argmin()), float(maps.max())
+    draw.label(axes, 15.8, 17.2, "s", ha="right", weight="bold")
     for c, (one, value) in enumerate(zip(maps, s.tolist(), strict=True)):
         x, y = 17 + (c % ROW) * cell, 6 + high * (c // ROW)
         draw.feature_map(axes, x, y, 9.2, one, top=top)
-        draw.note(axes, x - 0.4, y + 1, f"{c}", ha="right")
         shade = BLUE if c == most else DARK_GREY
         draw.frame(axes, x, y + 10, 9.2, 2.4, facecolor=FAINT, edgecolor="none")
         long = 9.2 * value / float(s.max())
         draw.frame(axes, x, y + 10, long, 2.4, facecolor=shade, edgecolor="none")
-        draw.label(axes, x + 4.6, y + 14.2, f"s = {value:.2f}", fontsize=8)
+        draw.label(axes, x + 4.6, y + 14.2, f"channel {c}: {value:.2f}", fontsize=8)
     sentence = (
         f"Blue is large, white is 0, in one scale. Channel {most} is excited most "
         f"({s[most]:.2f}), channel {least} least ({s[least]:.2f})."

@@ -97,7 +97,7 @@ def sleepers(needed: Tensor, found: Tensor) -> tuple[Figure, str]:
     """Kinds of images, the channels that each of them needs, and those that were found in training.
 
     Args:
-        needed: bool ``[kinds, C]``. found: of these the ones that win for their kind.
+        needed: bool ``[kinds, C]``. found: which of them win for their kind.
     """
     kinds, channels = needed.shape
     cell, left, top = 60 / channels, 22.0, 11.0
