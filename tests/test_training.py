@@ -464,7 +464,7 @@ FROM = ["--from", PLAIN, "--density", "0.5"]
         (["--lr", "0.1"], "--lr goes with --from"),
         (["--density", "0.5"], "--density goes with --from or --pretrained"),
         (["--from", GATED], "--density or --any-density is missing: .*d0.5.safetensors has gates"),
-        (["--from", PLAIN, "--distill"], "--distill teaches networks with gates and small ones"),
+        (["--from", PLAIN, "--distill"], "--distill with --from and no gates needs a --teacher"),
         (["--stripes", "--any-density"], "--plain and --stripes do not go together"),
         ([*FROM, "--stripes"], "--stripes train new networks, and do not go with --from"),
         (["--stripes", "--sr", "-1"], "--sr must be a number of at least 0, got -1"),

@@ -34,6 +34,7 @@ def prune(
     model: str | None = None,
     pretrained_weights: bool = False,
     score: str = "max",
+    per_layer: bool = False,
     data: str | None = None,
 ) -> list[str]:
     """Write the pruned form of a network to ``out``; returns what there is to say, line by line.
@@ -48,6 +49,7 @@ def prune(
         checkpoint, model: a file of weights, as `load_weights` takes them.
         pretrained_weights: take torchvision's weights of ``model`` instead, of 1000 classes.
         score: of kernels, as in `prune_kernels`.
+        per_layer: with slimming, as `slim` takes it.
         data: a data set, on whose validation images the accuracy before and after is measured.
 
     Raises:
@@ -60,6 +62,8 @@ def prune(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if (percent is None) != (method == "idle"):
         raise RunError("{percent} goes with the methods kernels and slimming, which need one")
+    if per_layer and method != "slimming":
+        raise RunError("{per_layer} goes with the method slimming")
     network, header = _given(checkpoint, model, pretrained_weights)
     if method == "idle":
         check_writable(Path(out))
@@ -73,12 +77,15 @@ def prune(
         pruned = copy.deepcopy(network)
         said += str(prune_kernels(pruned, percent, score)).splitlines()
     else:
-        forms["without the smallest scales"] = mask_channels(network, percent, shifts=False)
-        pruned = slim(network, percent)
+        forms["without the smallest scales"] = mask_channels(
+            network, percent, shifts=False, per_layer=per_layer
+        )
+        pruned = slim(network, percent, per_layer=per_layer)
         said.append(_sizes(network, pruned))
     forms["pruned"] = pruned
     said += [] if data is None else _accuracies(forms, data)
     facts = {"method": method, "percent": percent} | ({} if data is None else {"data": data})
+    facts |= {"per_layer": True} if per_layer else {}
     return [*said, _save(pruned, Path(out), header, **facts)]
 
 
