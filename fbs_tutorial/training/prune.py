@@ -72,21 +72,37 @@ def prune(
         text = "{file} has gates; prune the plain network, then train at a {density}"
         raise RunError(text, {"file": checkpoint})
     check_writable(Path(out))  # before what takes long
-    forms, said = {"before": network}, []
+    facts = {"method": method, "percent": percent} | ({"per_layer": True} if per_layer else {})
+    facts |= {} if data is None else {"data": data}
     if method == "kernels":
-        pruned = copy.deepcopy(network)
-        said += str(prune_kernels(pruned, percent, score)).splitlines()
+        forms, said = _kernels(network, percent, score)
     else:
-        forms["without the smallest scales"] = mask_channels(
-            network, percent, shifts=False, per_layer=per_layer
-        )
-        pruned = slim(network, percent, per_layer=per_layer)
-        said.append(_sizes(network, pruned))
-    forms["pruned"] = pruned
+        forms, said = _slimmed(network, percent, per_layer)
     said += [] if data is None else _accuracies(forms, data)
-    facts = {"method": method, "percent": percent} | ({} if data is None else {"data": data})
-    facts |= {"per_layer": True} if per_layer else {}
-    return [*said, _save(pruned, Path(out), header, **facts)]
+    return [*said, _save(forms["pruned"], Path(out), header, **facts)]
+
+
+def _kernels(
+    network: nn.Module, percent: float, score: str
+) -> tuple[dict[str, nn.Module], list[str]]:
+    """The networks before and after, and what to say."""
+    pruned = copy.deepcopy(network)
+    said = str(prune_kernels(pruned, percent, score)).splitlines()
+    return {"before": network, "pruned": pruned}, said
+
+
+def _slimmed(
+    network: nn.Module, percent: float, per_layer: bool
+) -> tuple[dict[str, nn.Module], list[str]]:
+    """The networks before, with the scales at 0, and after, and what to say."""
+    forms = {
+        "before": network,
+        "without the smallest scales": mask_channels(
+            network, percent, shifts=False, per_layer=per_layer
+        ),
+        "pruned": slim(network, percent, per_layer=per_layer),
+    }
+    return forms, [_sizes(network, forms["pruned"])]
 
 
 def _given(
