@@ -35,7 +35,7 @@ def maps_and_numbers(image: Tensor, maps: Tensor, s: Tensor) -> tuple[Figure, st
     draw.note(axes, 6.5, 17.2, "image")
     draw.arrow(axes, (11.8, 11), (15.8, 11), "conv")
     most, least, top = int(s.argmax()), int(s.argmin()), float(maps.max())
-    draw.label(axes, 15.8, 17.2, "s", ha="right", weight="bold")
+    draw.label(axes, 15.8, 20.2, "channel: s", ha="right")
     for c, (one, value) in enumerate(zip(maps, s.tolist(), strict=True)):
         x, y = 17 + (c % ROW) * cell, 6 + high * (c // ROW)
         draw.feature_map(axes, x, y, 9.2, one, top=top)
@@ -43,7 +43,7 @@ def maps_and_numbers(image: Tensor, maps: Tensor, s: Tensor) -> tuple[Figure, st
         draw.frame(axes, x, y + 10, 9.2, 2.4, facecolor=FAINT, edgecolor="none")
         long = 9.2 * value / float(s.max())
         draw.frame(axes, x, y + 10, long, 2.4, facecolor=shade, edgecolor="none")
-        draw.label(axes, x + 4.6, y + 14.2, f"channel {c}: {value:.2f}", fontsize=8)
+        draw.label(axes, x + 4.6, y + 14.2, f"{c}: {value:.2f}")
     sentence = (
         f"Blue is large, white is 0, in one scale. Channel {most} is excited most "
         f"({s[most]:.2f}), channel {least} least ({s[least]:.2f})."
