@@ -402,6 +402,7 @@ def test_the_winners_move_together_and_back(opened):
 )
 def test_each_layer_says_how_far_it_chooses(opened, layer, sentence):
     page = opened()
+    page.locator(".fbs-compare").select_option("other")
     page.get_by_role("button", name=f"Layer {layer}").click()
     expect(page.locator(".fbs-title")).to_have_text(f"Look inside layer {layer}")
     expect(page.locator(".fbs-dynamic")).to_contain_text(sentence)
@@ -412,6 +413,7 @@ def test_one_frame_computes_once_and_changes_few_elements(browser):
     page.set_content("<style>" + text_of("style.css") + "</style><div id=root></div>")
     page.add_script_tag(content=script())
     page.evaluate("payload => { mount(document.getElementById('root'), payload); }", payload())
+    page.locator(".fbs-compare").select_option("other")
     changes = page.evaluate("""async () => {
       const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
       const whole = forward;
