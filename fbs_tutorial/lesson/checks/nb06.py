@@ -20,7 +20,7 @@ from ...method.gated import GatedConv2d, gated_layers, saliency_penalty, set_den
 from ...training.loop import fit
 from ...training.losses import distillation_loss
 from ...training.recipes import RECIPES, Step
-from .engine import Case, Exercise, Experiment, Mistake
+from .engine import Case, Exercise, Experiment, Mistake, of_dictionary
 
 # Exercise 1: the staircase
 
@@ -369,13 +369,9 @@ LEAST = 5.0  # points that another image's gates have to cost, or the network is
 TAKES = f"a dictionary with some of {', '.join(USUAL)}"
 
 
-def _is_recipe(function: Callable) -> str:
-    """Whether what the function returns can be trained with, in words."""
-    changes = function()
-    if changes is None:
-        return None
-    if not isinstance(changes, Mapping):
-        return f"{type(changes).__name__} instead of a dictionary"
+@of_dictionary
+def _is_recipe(changes: Mapping) -> str:
+    """Whether these changes can be trained with, in words."""
     if not changes:
         return "an empty dictionary: nothing would be different"
     unknown = [str(name) for name in changes if name not in USUAL]
@@ -397,7 +393,7 @@ def _recipes() -> Iterator[Case]:
 def _trained(changes: tuple, seed: int) -> tuple[float, float]:
     """The digits network after a short training with these changes.
 
-    Percent of the validation images right with own gates, and with another image's.
+    Percent of the validation images correct with own gates, and with another image's.
     """
     values = USUAL | dict(changes)
     lr, gain = values.pop("lr"), values.pop("gain")
@@ -425,7 +421,7 @@ def _how_far(function: Callable) -> tuple[bool, str]:
     except FloatingPointError as error:
         return False, f"the training broke: {error}"
     usual = [_trained((), seed) for seed in SEEDS]
-    lines = [f"validation images right at d = {DENSITY} after {EPOCHS} epochs, seeds 0, 1 and 2:"]
+    lines = [f"validation images correct at d = {DENSITY} after {EPOCHS} epochs, seeds 0, 1 and 2:"]
     for name, runs in (("yours", yours), ("the course's recipe", usual)):
         lines.append(f"{', '.join(f'{own:.1f}' for own, _ in runs)} %  {name}")
     cost = sum(own - other for own, other in yours) / len(yours)

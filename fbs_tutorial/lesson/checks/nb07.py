@@ -186,19 +186,23 @@ def _score(dial: Mapping, part: str) -> tuple[float, float]:
 
 
 def _how_good(function: Callable, test: bool = False, slack: float = 0.0) -> tuple[bool, str]:
-    """Whether this dial is as right as that of section 5, for fewer MACs."""
+    """Whether this dial is correct as often as that of section 5, for fewer MACs."""
     part = "test" if test else "validation"
     (right, macs), (usual, dear) = (_score(dial, part) for dial in (function(), RIVAL))
     lines = [f"two looks at the {part} images, mean MACs with predictors:"]
     for name, share, cost in (("yours", right, macs), ("section 5", usual, dear)):
-        lines.append(f"{100 * share:6.2f} % right with {cost / 1000:5.1f} k MACs  {name}")
+        lines.append(f"{100 * share:6.2f} % correct with {cost / 1000:5.1f} k MACs  {name}")
     saved = 1 - macs / dear
     if right < usual - slack:
-        lines.append("Fewer images are right.")
+        lines.append("Fewer images are correct.")
     elif saved < SAVED:
-        lines.append(f"As right, but it saves {saved:.1%} of the MACs: {SAVED:.0%} are wanted.")
+        lines.append(
+            f"As many are correct, but it saves {saved:.1%} of the MACs: {SAVED:.0%} are wanted."
+        )
     else:
-        lines.append(f"As right or better, and {saved:.1%} of the MACs are saved: you have won.")
+        lines.append(
+            f"As many are correct or more, and {saved:.1%} of the MACs are saved: you have won."
+        )
     return right >= usual - slack and saved >= SAVED, "\n  ".join(lines)
 
 

@@ -14,7 +14,7 @@ from ...method.convert import convert
 from ...method.gated import gated_layers, is_gated
 from ...method.macs import count_macs
 from ..project import CRITERIA, faults, margin
-from .engine import Case, CheckResult, Exercise, Experiment, Mistake
+from .engine import Case, CheckResult, Exercise, Experiment, Mistake, of_dictionary
 
 # Exercise 1: the width of the fair opponent
 
@@ -95,13 +95,9 @@ QUESTIONS = {
 }
 
 
-def _form(function: Callable) -> str:
+@of_dictionary
+def _form(answer: Mapping) -> str:
     """What is missing or not one of the words, or EACH."""
-    answer = function()
-    if answer is None:
-        return None
-    if not isinstance(answer, Mapping):
-        return f"{type(answer).__name__} instead of a dictionary"
     missing = [name for name in FLAWS if name not in answer]
     if missing:
         return f"no word for {', '.join(missing)}"
@@ -112,11 +108,11 @@ def _form(function: Callable) -> str:
     return EACH
 
 
-def _right(function: Callable) -> str:
-    """How many letters have the right word."""
-    answer = function()
-    right = sum(answer[name] == flaw for name, flaw in FLAWS.items())
-    return f"{right} of the {len(FLAWS)} are right"
+@of_dictionary
+def _correct(answer: Mapping) -> str:
+    """How many letters have the correct word."""
+    count = sum(answer[name] == flaw for name, flaw in FLAWS.items())
+    return f"{count} of the {len(FLAWS)} are correct"
 
 
 def _word(function: Callable, name: str) -> str:
@@ -128,7 +124,7 @@ def _reports() -> Iterator[Case]:
     yield Case((), EACH, spec, ask=_form)
     whole = "read each report as its opponent would: which comparison would you not accept?"
     more = "; ".join(f"{name}: {question}" for name, question in QUESTIONS.items())
-    yield Case((), f"{len(FLAWS)} of the {len(FLAWS)} are right", whole, more, ask=_right)
+    yield Case((), f"{len(FLAWS)} of the {len(FLAWS)} are correct", whole, more, ask=_correct)
     for name, flaw in FLAWS.items():  # tells mistakes apart; the count has failed before
         yield Case((name,), flaw, QUESTIONS[name], ask=_word)
 

@@ -24,7 +24,7 @@ from .gpu import (
     timeline,
 )
 from .layer import the_layer
-from .project import project_map
+from .project import project_map, race_by_width
 from .saliency import maps_and_numbers, predictor, reductions, winner_plane
 from .selection import crossing, selections
 from .static import cut_block, four_cuts, leak
@@ -61,6 +61,7 @@ __all__ = [
     "price_of_every_density",
     "program_tiles",
     "project_map",
+    "race_by_width",
     "rank_dots",
     "reductions",
     "related_work",
