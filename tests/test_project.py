@@ -29,6 +29,7 @@ def report():
         "controls": {"own": 0.97, "shuffled": 0.8, "mean": 0.9, "mean_winners": 0.96},
         "machine": {"device": "some CPU"},
         "batch": 1,
+        "paired_error": 0.002,
         "finding": "Here it does not pay.",
     }
 
@@ -38,6 +39,8 @@ def test_a_fair_report_passes_and_says_whether_the_lead_is_more_than_luck(report
     assert result and "gated minus narrow: -1.0 points, no more than seeds differ" in result.message
     report["networks"]["gated"]["accuracy"] = [0.999, 0.998]
     assert "+1.3 points, more than seeds differ (0.2 points)" in repr(checks.check_report(report))
+    report["finding"] = "The gated network wins."  # and may say so
+    assert checks.check_report(report)
 
 
 FAULTS = {
@@ -54,6 +57,11 @@ FAULTS = {
     "controls lack own, shuffled, mean, mean_winners": lambda r: r.pop("controls"),
     "one accuracy per seed": lambda r: r["networks"]["gated"]["accuracy"].pop(),
     "a share from 0 to 1": lambda r: r["networks"]["gated"].update(accuracy=[97.0, 98.0]),
+    "paired_error is missing": lambda r: r.pop("paired_error"),
+    "median time does not lie between": lambda r: r["networks"]["plain"].update(quartiles=[1, 2]),
+    "says 'better', but gated minus narrow is -1.0 points, where a lead begins above 1.0": (
+        lambda r: r.update(finding="My network is much better than any other.")
+    ),
     "finding is missing": lambda r: r.update(finding=""),
     "machine is missing": lambda r: r.pop("machine"),
     "batch is missing": lambda r: r.pop("batch"),
@@ -153,7 +161,6 @@ def test_an_unfair_report_says_so_on_its_picture(report):
 def test_a_report_may_hold_pairs_of_looks_quartiles_and_a_paired_error(report, tmp_path):
     report["networks"]["gated"]["quartiles"] = [0.3, 0.5]
     report["pairs"] = {"gated, then plain": {"accuracy": [0.98, 0.99], "macs": 200_000}}
-    report["paired_error"] = 0.002
     said = (
         "no more than seeds differ (1.0 points);\n  more than twice the paired standard error (0.4"
     )
@@ -194,9 +201,17 @@ def test_a_race_says_from_which_width_on_skipping_wins():
         shares = {"gated": gated, "narrow": (0.9, 0.8, 0.5)}
         figure, sentence = diagrams.race_by_width((8, 16, 32), shares)
         plt.close(figure)
-        assert "16 channels: gated" in sentence and "narrow 80%;" in sentence
+        assert "width 16: gated" in sentence and "narrow 80%;" in sentence
         return figure.axes[0].get_title()
 
-    assert title(0.9, 1.1, 0.7) == "Skipping beats the plain network from 32 channels on"
-    assert title(0.9, 0.8, 0.7) == "Skipping beats the plain network from 8 channels on"
+    assert title(0.9, 1.1, 0.7) == "Skipping beats the plain network from width 32 on"
+    assert title(0.9, 0.8, 0.7) == "Skipping beats the plain network from width 8 on"
     assert title(0.9, 0.8, 1.2) == "At the largest of these widths skipping does not yet pay"
+
+
+def test_a_network_off_its_density_has_a_ring_where_it_is_asked():
+    rows = {0.3: (0.95, 100_000), 1.0: (0.9, 800_000)}
+    figure, sentence = diagrams.off_its_density(rows, 1.0, 0.3)
+    assert sentence == "d = 1: 90.0% of the validation images correct, 800,000 MACs."
+    assert figure.axes[0].lines[-1].get_xydata().tolist() == [[800, 90]]
+    plt.close(figure)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import tempfile
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ CONTROL_COLOURS = (BLUE, PURPLE, ORANGE, LIGHT_ORANGE)  # in the order of CONTRO
 SLACK = 0.05  # of the gated network's MACs: so far off may the fair opponent be
 CRITERIA = (
     "data, seeds, test_looks, chosen_on, networks (plain, gated and narrow, each with accuracy, "
-    "macs and ms), controls, machine, batch, finding"
+    "macs and ms), paired_error, controls, machine, batch, finding"
 )
 
 
@@ -47,9 +48,32 @@ def faults(report: Mapping) -> Iterator[str]:
     for name in NETWORKS:
         yield from _faults_of_network(name, networks.get(name), len(seeds))
     yield from _faults_of_opponent(networks)
+    yield from _faults_of_finding(report)
     missing = [c.key for c in CONTROLS if c.key not in report.get("controls", {})]
     if missing:
         yield f"controls lack {', '.join(missing)}: without them nobody knows what the gates know"
+
+
+CLAIMS = re.compile(r"\b(better|beats?|wins?|won|outperforms?|superior|ahead)\b", re.IGNORECASE)
+DENIED = re.compile(r"\b(not|no|never|nothing|nor|neither)\b|n't\b", re.IGNORECASE)
+
+
+def _faults_of_finding(report: Mapping) -> Iterator[str]:
+    """A lead that is claimed, where there is none beyond the yardsticks."""
+    if report.get("paired_error") is None:
+        yield "paired_error is missing: how far off may a difference on so few test images be?"
+        return
+    claimed = CLAIMS.search(str(report.get("finding", "")))
+    networks = report.get("networks", {})
+    measured = all(networks.get(name, {}).get("accuracy") for name in ("gated", "narrow"))
+    if not claimed or DENIED.search(report["finding"]) or not measured:
+        return
+    lead, *yardsticks = _yardsticks(report)
+    if lead <= max(yardsticks):
+        yield (
+            f"the finding says {claimed[0]!r}, but gated minus narrow is {lead:+.1f} points, where "
+            f"a lead begins above {max(yardsticks):.1f}"
+        )
 
 
 def _faults_of_network(name: str, network: Mapping | None, seeds: int) -> Iterator[str]:
@@ -64,6 +88,10 @@ def _faults_of_network(name: str, network: Mapping | None, seeds: int) -> Iterat
         yield f"{name}: an accuracy is a share from 0 to 1, not a percentage"
     if not network.get("macs"):
         yield f"{name}: no MACs"
+    if "ms" in network and "quartiles" in network:
+        first, third = network["quartiles"]
+        if not first <= network["ms"] <= third:
+            yield f"{name}: its median time does not lie between its quartiles"
     if not network.get("ms"):
         yield f"{name}: no milliseconds beside the MACs: a MAC that is skipped may save no time"
 
@@ -83,15 +111,20 @@ def margin(report: Mapping) -> str:
 
     With ``report["paired_error"]``, as `paired_error` gives it, beside twice that, too.
     """
-    gated, narrow = (report["networks"][name]["accuracy"] for name in ("gated", "narrow"))
-    lead = 100 * (_mean(gated) - _mean(narrow))
-    apart = 100 * max(max(a) - min(a) for a in (gated, narrow))
+    lead, apart, twice = _yardsticks(report)
     said = f"gated minus narrow: {lead:+.1f} points, {_than(lead, apart)} seeds differ "
     said += f"({apart:.1f} points)"
     if "paired_error" in report:
-        twice = 200 * report["paired_error"]
         said += f"; {_than(lead, twice)} twice the paired standard error ({twice:.1f} points)"
     return said
+
+
+def _yardsticks(report: Mapping) -> tuple[float, float, float]:
+    """Gated minus narrow, how far seeds are apart, and twice the paired error; in points."""
+    gated, narrow = (report["networks"][name]["accuracy"] for name in ("gated", "narrow"))
+    lead = 100 * (_mean(gated) - _mean(narrow))
+    apart = 100 * max(max(a) - min(a) for a in (gated, narrow))
+    return lead, apart, 200 * report.get("paired_error", 0.0)
 
 
 def _than(lead: float, yardstick: float) -> str:

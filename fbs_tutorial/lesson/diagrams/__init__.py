@@ -24,7 +24,7 @@ from .gpu import (
     timeline,
 )
 from .layer import the_layer
-from .project import project_map, race_by_width
+from .project import off_its_density, project_map, race_by_width
 from .saliency import maps_and_numbers, predictor, reductions, winner_plane
 from .selection import crossing, selections
 from .static import cut_block, four_cuts, leak
@@ -56,6 +56,7 @@ __all__ = [
     "loss_curves",
     "maps_and_numbers",
     "nine_taps",
+    "off_its_density",
     "own_weights",
     "predictor",
     "price_of_every_density",

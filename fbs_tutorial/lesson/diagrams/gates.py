@@ -178,23 +178,25 @@ def rank_dots(
         measures: ``{name: (one value per layer, the same of each untrained predictor)}``.
         layers: their names.
     """
-    figure, axes = plt.subplots(figsize=(8.5, 0.95 * len(measures) + 1.2), layout="constrained")
-    said = []
+    rows = len(layers) + 1.6  # of each measure, with its name above
+    figure, axes = plt.subplots(
+        figsize=(8.5, 0.27 * rows * len(measures) + 1), layout="constrained"
+    )
+    said, ticks = [], []
     for i, (name, (trained, untrained)) in enumerate(measures.items()):
-        y = len(measures) - 1 - i
-        places, drawn = _spread(y, len(trained)), np.array(untrained)  # [draws, layers]
-        axes.hlines(places, drawn.min(axis=0), drawn.max(axis=0), color=GREY, linewidth=5)
+        places, drawn = -rows * i - np.arange(len(layers)), np.array(untrained)  # [draws, layers]
+        axes.text(-1, places[0] + 1, name, weight="bold", fontsize=10, va="center")
+        axes.hlines(places, drawn.min(axis=0), drawn.max(axis=0), color=GREY, linewidth=6)
         axes.plot(np.median(drawn, axis=0), places, "|", color=BLACK, markersize=7)
-        axes.plot(trained, places, "o", color=BLUE, markersize=6)
-        at = [f"{value:.2f}" for value in trained]
-        low, middle, high = np.quantile(drawn, (0, 0.5, 1))
-        said.append(
-            f"{name}: trained {', '.join(at)}; drawn at random {low:.2f} to {high:.2f}, "
-            f"median {middle:.2f}. Beyond all draws: {_beyond(trained, drawn, layers)}."
-        )
+        axes.plot(trained, places, "o", color=BLUE, markersize=7)
+        ticks.extend(zip(places, layers, strict=True))
+        values = ", ".join(f"{value:.2f}" for value in trained)
+        said.append(f"{name}: {values}; beyond all draws {_beyond(trained, drawn, layers)}.")
     axes.set_title("What contains the gate agrees with it, even if g is random", fontsize=11)
     axes.axvline(0, color=BLACK, linewidth=0.8)
-    axes.set_yticks(range(len(measures)), list(measures)[::-1])
+    axes.set_yticks(*zip(*ticks, strict=True))
+    axes.tick_params(axis="y", labelsize=8)
+    axes.set_ylim(top=1.8)
     axes.set(xlim=(-1.02, 1.02), xlabel="rank correlation with g: 1 same order, −1 the reverse")
     axes.grid(alpha=0.3, axis="x")
     marks = [
@@ -202,7 +204,7 @@ def rank_dots(
         Line2D([], [], marker="|", color=GREY, linewidth=5, markeredgecolor=BLACK),
     ]
     names = [
-        f"trained network, {layers[0]} (top) to {layers[-1]}",
+        "trained network",
         f"{len(untrained)} random predictors: range and median",
     ]
     legend_below(figure, marks, names, ncols=2)
@@ -221,10 +223,6 @@ def _beyond(trained: Sequence[float], drawn: np.ndarray, layers: Sequence[str]) 
         if hits.any()
     ]
     return "; ".join(found) or "in no layer"
-
-
-def _spread(y: float, count: int) -> np.ndarray:
-    return y + np.linspace(0.27, -0.27, count)
 
 
 def two_looks(first: str, second: str, share: float, costs: Sequence[float]) -> tuple[Figure, str]:

@@ -52,34 +52,60 @@ def _opponent(axes: Axes) -> None:
 
 
 def race_by_width(
-    channels: Sequence[int], shares: Mapping[str, Sequence[float]]
+    widths: Sequence[float], shares: Mapping[str, Sequence[float]]
 ) -> tuple[Figure, str]:
     """Times of the gated and of the narrow network as shares of the plain one's, by its width.
 
     Args:
-        channels: of the plain network, from narrow to wide.
+        widths: of the plain network, from narrow to wide.
         shares: ``{"gated" or "narrow": one share for each width}``.
     """
     figure, axes = plt.subplots(figsize=(8, 3.8), layout="constrained")
     for (name, values), colour, marker in zip(shares.items(), (BLUE, DARK_GREY), "os", strict=True):
-        axes.plot(channels, [100 * v for v in values], f"-{marker}", color=colour, label=name)
+        axes.plot(widths, [100 * v for v in values], f"-{marker}", color=colour, label=name)
     axes.axhline(100, color=BLACK, linewidth=1.5, label="plain")
     axes.set_xscale("log", base=2)
-    axes.set_xticks(channels, channels)
+    axes.set_xticks(widths, widths)
     axes.minorticks_off()
-    axes.set(xlabel="channels of the plain network", ylabel="time (% of the plain network's)")
+    axes.set(xlabel="width of the plain network", ylabel="time (% of the plain network's)")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     losses = [i for i, share in enumerate(shares["gated"]) if share >= 1]
-    wins = channels[losses[-1] + 1 :] if losses else channels
+    wins = widths[losses[-1] + 1 :] if losses else widths
     axes.set_title(
-        f"Skipping beats the plain network from {wins[0]} channels on" if wins
+        f"Skipping beats the plain network from width {wins[0]:g} on" if wins
         else "At the largest of these widths skipping does not yet pay", fontsize=11,
     )  # fmt: skip
     legend_below(figure, *axes.get_legend_handles_labels(), ncols=3)
     said = [
-        f"{width} channels: "
+        f"width {width:g}: "
         + ", ".join(f"{name} {values[i]:.0%}" for name, values in shares.items())
-        for i, width in enumerate(channels)
+        for i, width in enumerate(widths)
     ]
     return figure, f"Of the plain network's time: {'; '.join(said)}."
+
+
+def off_its_density(
+    rows: Mapping[float, tuple[float, float]], density: float, trained: float
+) -> tuple[Figure, str]:
+    """Accuracy over MACs of one network at many densities, with a ring where it is asked.
+
+    Args:
+        rows: ``{density: (accuracy 0..1, MACs per image)}``.
+        density: which of them has the ring. trained: for which the network was trained.
+    """
+    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    right, macs = ([row[i] for row in rows.values()] for i in (0, 1))
+    axes.plot([m / 1e3 for m in macs], [100 * r for r in right], "-o", color=BLUE)
+    for each, (r, m) in rows.items():
+        axes.annotate(
+            f"{each:g}", (m / 1e3, 100 * r), (0, -14), textcoords="offset points", ha="center",
+            fontsize=8,
+        )  # fmt: skip
+    r, m = rows[density]
+    axes.plot(m / 1e3, 100 * r, "o", color=BLACK, markersize=16, markerfacecolor="none")
+    axes.set(xlabel="MACs per image (thousands); a number is a density", ylim=(0, 104))
+    axes.set_ylabel("validation accuracy (%)")
+    axes.set_title(f"Trained for d = {trained:g}, asked for d = {density:g}", fontsize=11)
+    axes.grid(alpha=0.3)
+    return figure, f"d = {density:g}: {r:.1%} of the validation images correct, {m:,.0f} MACs."

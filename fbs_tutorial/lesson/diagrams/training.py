@@ -167,8 +167,8 @@ def what_each_part_is_worth(
 ARMS = {  # of tools/ablation.py
     "neither": ("neither", DARK_GREY, "o", False),
     "distilled": ("a teacher", DARK_GREY, "s", True),
-    "density lowered": ("density lowered slowly", BLUE, "o", False),
-    "both": ("both", BLUE, "s", True),
+    "density lowered": ("density lowered slowly", BLUE, "^", False),
+    "both": ("both", BLUE, "D", True),
 }
 
 
@@ -318,7 +318,7 @@ PRICE_LOOKS = {
     "a gated network for each": (BLUE, "s", ":"),
     "small plain networks": (BLACK, "x", "--"),
 }
-FLOOR = 80  # percent; what lies below is written at the edge
+FLOOR = 70  # percent; what lies below is written at the edge
 
 
 def _named_below(axes: Axes, densities: Sequence[float], values: np.ndarray, colour: str) -> None:
