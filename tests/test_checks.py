@@ -508,7 +508,7 @@ def test_environment_says_what_to_do_about_a_missing_package(monkeypatch):
         (checks.check_my_recipe, lambda: {"gain": 1.0}, "static in disguise: below 5 points"),
         (checks.check_my_recipe, lambda: {"ramp": 0.0}, "is not above its best: it could be luck"),
         (checks.check_my_dial, lambda: nb07.RIVAL, r"saves 0.0% of the MACs: 5% are wanted"),
-        (checks.check_my_dial, lambda: nb07.RIVAL | {"share": 0.0}, "Fewer images are right"),
+        (checks.check_my_dial, lambda: nb07.RIVAL | {"share": 0.0}, "Fewer images are correct"),
         (checks.check_my_recipe, lambda: {"lr": 1e9}, "the training broke: the loss is"),
     ],
 )

@@ -4,7 +4,7 @@ A check never raises. It says first whether the answer behaves like one of the m
 typical of the exercise; each of them is kept as code, and runs on the same inputs.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
@@ -32,6 +32,21 @@ class CheckResult:
 def plainly(function: Callable, *arguments: object) -> object:
     """What the function returns."""
     return function(*arguments)
+
+
+def of_dictionary(said: Callable[[Mapping], str]) -> Callable[[Callable], str | None]:
+    """An `ask` of a `Case`: ``said`` puts into words the dictionary that a function returns.
+
+    Whatever is no dictionary is named; None stays None, of which the engine speaks.
+    """
+
+    def ask(function: Callable, *arguments: object) -> str | None:
+        returned = function(*arguments)
+        if returned is None or isinstance(returned, Mapping):
+            return None if returned is None else said(returned)
+        return f"{type(returned).__name__} instead of a dictionary"
+
+    return ask
 
 
 @dataclass(frozen=True)

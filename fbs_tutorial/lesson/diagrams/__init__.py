@@ -24,7 +24,7 @@ from .gpu import (
     timeline,
 )
 from .layer import the_layer
-from .project import project_map
+from .project import off_its_density, project_map, race_by_width
 from .saliency import maps_and_numbers, predictor, reductions, winner_plane
 from .selection import crossing, selections, sleepers
 from .static import cut_block, four_cuts, leak
@@ -56,11 +56,13 @@ __all__ = [
     "loss_curves",
     "maps_and_numbers",
     "nine_taps",
+    "off_its_density",
     "own_weights",
     "predictor",
     "price_of_every_density",
     "program_tiles",
     "project_map",
+    "race_by_width",
     "rank_dots",
     "reductions",
     "related_work",
