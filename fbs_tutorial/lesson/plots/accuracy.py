@@ -1,6 +1,5 @@
 """Pictures of accuracy against density: controls, seeds, published tables, one network at work."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt

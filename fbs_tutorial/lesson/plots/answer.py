@@ -24,7 +24,7 @@ from .style import BLACK, BLUE, GREEN, GREY, ORANGE, legend_below, plain_ticks
 
 OUTCOMES = {  # colour, marker, words
     "wins": (BLUE, "o", "ahead by more than two standard errors"),
-    "level": (GREY, "s", "level"),
+    "level": (GREY, "s", "level: within two standard errors"),
     "loses": (ORANGE, "X", "behind by more than two standard errors"),
 }
 
@@ -200,7 +200,8 @@ def answer_picture(found: Sequence[Match] | None = None, title: str = "") -> tup
         _panel(axes, [m for m in found if m.cost == cost], rows)
         axes.set_title(name, fontsize=10)
     names = {m.source: f"{NAMES[m.data]}, {m.source.partition('/')[0]}" for m in found}
-    labels = [f"{question}\n{names[source]}" for question, source in rows]
+    one = len(names) == 1  # then nothing is to be told apart
+    labels = [question if one else f"{question}\n{names[source]}" for question, source in rows]
     panels[0].set_yticks(range(len(rows)), labels, fontsize=8)
     panels[0].set(ylim=(len(rows) - 0.5, -0.5))
     panels[0].set_xlim(*_limits(found))
