@@ -237,7 +237,7 @@ def pruning_level(
         axes.set(xlabel="MACs (% of the unpruned network)", title=title)
         axes.grid(alpha=0.3)
     left.set(ylabel="validation accuracy (%)", ylim=(0, 104))
-    repaired = [100 * p["accuracy"] for row in points.values() for p in row if p["share"] > 0.25]
+    repaired = [100 * p["accuracy"] for row in points.values() for p in row if p["share"] > 0.35]
     middle.set(ylim=(min(repaired, default=0) - 2, 101))  # the steepest fall is cut off
     legend_below(figure, *left.get_legend_handles_labels(), ncols=4, fontsize=8)
     names, shares = list(here["layers"]), [100 * value for value in here["layers"].values()]
