@@ -10,6 +10,7 @@ from fbs_tutorial.bench.timing import Timing
 from fbs_tutorial.checkpoints import load_metrics
 from fbs_tutorial.execution.roofline import GPUS, H100, SHEETS, skip_time
 from fbs_tutorial.lesson import plots
+from fbs_tutorial.lesson.plots import answer
 from fbs_tutorial.lesson.plots.cost import crossing
 from fbs_tutorial.lesson.plots.gpu import (
     intensity,
@@ -490,49 +491,6 @@ def test_layer_shares_say_the_range_of_each_kind():
     assert "%" in figure.axes[0].get_xlabel()
 
 
-PUBLISHED = [
-    {
-        "name": "somebody",
-        "rows": [
-            {"density": None, "test_accuracy": 0.9},
-            {"density": 0.5, "test_accuracy": 0.85},
-        ],
-    },
-    {"name": "another", "rows": [{"density": 1.0, "test_accuracy": 0.8}]},
-]
-
-
-def own_rows():
-    accuracies = {None: 0.92, 1.0: 0.9, 0.5: 0.88, 0.1: 0.2}
-    return [
-        {"density": d, "test_accuracy": a, "macs_gates": 174e6 * (d or 1) ** 2}
-        for d, a in accuracies.items()
-    ]
-
-
-def test_beside_published_marks_what_is_published():
-    figure, sentence = plots.beside_published({"ours": own_rows()}, PUBLISHED)
-    assert sentence == (
-        "Test accuracy, plain and at d = 0.5: ours 92.0 % and 88.0 %; published: somebody 90.0 % "
-        "and 85.0 %; published: another not given and not given."
-    )
-    axes = figure.axes[0]
-    lines = {line.get_label(): line for line in axes.lines if line.get_label()[0] != "_"}
-    assert list(lines) == ["ours", "published: somebody", "published: another"]
-    assert lines["ours"].get_markerfacecolor() != "white"
-    assert lines["published: somebody"].get_markerfacecolor() == "white"
-    assert len({(x.get_color(), x.get_marker(), x.get_linestyle()) for x in lines.values()}) == 3
-    assert axes.get_xticklabels()[0].get_text() == "plain\n174 M"
-
-
-def test_beside_published_writes_what_lies_below_the_picture():
-    figure, _ = plots.beside_published({"ours": own_rows()}, [])
-    axes = figure.axes[0]
-    assert axes.get_ylim()[0] == 80
-    assert axes.get_legend() is None and len(figure.legends) == 1  # outside the data
-    assert [text.get_text() for text in axes.texts] == ["20 % at 0.1"]
-
-
 def test_accuracy_over_macs_has_a_look_for_each_kind_and_marks_what_is_published():
     lines = {
         "plain": [{"macs": 160e6, "test_accuracy": 0.93}],
@@ -615,12 +573,29 @@ def test_accuracy_over_cost_wants_times():
         plots.accuracy_over_cost(untimed)
 
 
-def test_class_heat_maps_leave_out_what_is_decided():
-    shares = {"conv1": torch.tensor([[0.0, 1.0, 0.4, 0.2], [0.02, 0.9, 0.6, 0.0]])}
-    figure, sentence = plots.class_heat_maps({**shares, "conv2": shares["conv1"]}, undecided=0.1)
-    assert figure.axes[0].get_title() == "conv1: 2 of 4 channels"
-    assert figure.axes[0].collections[0].get_array().size == 4
-    assert "of 2 in conv1" in sentence
+@pytest.mark.parametrize("cost", ["ms", "macs"])
+def test_affordable_keeps_within_the_budget_and_lets_validation_images_choose(cost):
+    results = result("budget-cifar10")
+    figure, sentence = plots.affordable(results, 0.5, cost)
+    (axes,) = figure.axes
+    shown = [line for line in axes.lines if line.get_label()[0] == "_"]
+    assert len(shown) == 5 and "nothing costs so little" in axes.texts[0].get_text()
+    groups = answer._groups(results)
+    limit = 0.5 * groups[answer.FULL][0][cost]
+    for line in shown:
+        name = list(answer.COST_LOOKS)[int(line.get_ydata()[0])]
+        better = [p for p in groups[name] if p["accuracy"] > line.get_xdata()[0]]
+        best = next(p for p in groups[name] if p["accuracy"] == line.get_xdata()[0])
+        assert best[cost] <= limit
+        assert all(p[cost] > limit or p["validation"] <= best["validation"] for p in better)
+    assert f"{max(line.get_xdata()[0] for line in shown):.2f} %" in sentence
+
+
+def test_affordable_says_when_nothing_costs_so_little():
+    figure, sentence = plots.affordable(result("budget-cifar10"), 0.01)
+    assert sentence.endswith("no network costs so little.") and len(figure.axes[0].texts) == 6
+    plain, _ = plots.affordable(result("budget-cifar10"), 1.0)
+    assert plain.axes[0].texts[0].get_text().startswith("92.97 %")
 
 
 def test_three_counts_say_the_middle_and_the_end():
