@@ -14,7 +14,15 @@ from .accuracy import (
 )
 from .answer import accuracy_over_cost, answer_picture, budget_picture
 from .compared import compared, contest, filter_shapes, pruning_level
-from .cost import layer_shares, stage_bars, tile_times, time_and_macs, time_bars, time_by_density
+from .cost import (
+    layer_shares,
+    networks_on_cpu,
+    stage_bars,
+    tile_times,
+    time_and_macs,
+    time_bars,
+    time_by_density,
+)
 from .gpu import (
     clocks,
     count_and_clock,
@@ -63,6 +71,7 @@ __all__ = [
     "learning_curve",
     "lists_and_launches",
     "losses_of_gates",
+    "networks_on_cpu",
     "networks_on_gpu",
     "plt",
     "pruning_level",

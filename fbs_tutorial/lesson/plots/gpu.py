@@ -21,7 +21,14 @@ from ...method.wta import active_channels
 from .style import BLACK, BLUE, DARK_GREY, FAINT, GREY, ORANGE, legend_below, plain_ticks
 
 PRECISIONS = {"fp32": "float32", "tf32": "TF32", "bf16": "bfloat16"}
-NAMES = {"mcifarnet": "M-CifarNet", "vgg16": "VGG-16", "resnet18": "ResNet-18"}
+NAMES = {
+    "mcifarnet": "M-CifarNet",
+    "vgg16": "VGG-16",
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50",
+    "mobilenet_v2": "MobileNetV2",
+    "digitsnet": "digits network",
+}
 LOOKS = ((0.25, BLUE, "D", "white"), (0.5, BLUE, "o", BLUE), (1.0, GREY, "s", GREY))
 LIGHT = "#8FBFDC"
 
