@@ -409,6 +409,8 @@ def _cleaned(
     return _from_planes(clean, weight, torch.arange(len(clean)), winners, height, width)
 
 
+READS_ALL = "you read all planes, also those of inputs that are not live; 0 · inf is no number"
+
 check_from_planes = Exercise(
     "from_planes(planes, weight, live, winners, height, width): a 3x3 convolution -> [k, H, W]",
     _planes,
@@ -421,7 +423,7 @@ check_from_planes = Exercise(
         ),
         Mistake(
             partial(_from_planes, every=True),
-            "you read planes that are not live and multiply them by 0; what lies there may be inf",
+            READS_ALL,
         ),
         Mistake(partial(_from_planes, crop=False), "you leave the border in: crop every row"),
         Mistake(
@@ -445,7 +447,7 @@ check_from_planes = Exercise(
         Mistake(partial(_from_planes, swap=True), "you exchange inputs and outputs in the weight"),
         Mistake(
             lambda p, w, live, win, h, c: _from_planes(p, w, torch.arange(len(p)), win, h, c),
-            "you read all planes, also those of inputs that are not live",
+            READS_ALL,
         ),
         Mistake(
             lambda p, w, live, win, h, c: _from_planes(p, w, live, torch.arange(len(w)), h, c),
