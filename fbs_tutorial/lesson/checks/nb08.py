@@ -265,7 +265,7 @@ check_break_even = Exercise(
 )
 
 
-GARBAGE = math.inf  # in planes that nobody wrote; 0 times this is no number
+GARBAGE = (999.0, math.inf)  # in planes that nobody wrote; 0 · inf is no number
 AXES = ("winner", "row", "column")
 
 
@@ -393,7 +393,7 @@ def _planes() -> Iterator[Case]:
         x = torch.randint(-3, 4, (c_in, *size)).float()
         weight = torch.randint(-3, 4, (c_out, c_in, 3, 3)).float()
         expected = F.conv2d(x[None, live], weight[winners][:, live], padding=1)[0]
-        planes = torch.full_like(full := in_planes(x), GARBAGE)
+        planes = torch.full_like(full := in_planes(x), GARBAGE[c_in > 4])
         planes[live] = full[live]
         arguments = (planes, weight, live, winners, *size)
         yield Case(arguments, expected, hint, more, ask=_in_place_of_a_gather, axes=AXES)
@@ -409,8 +409,6 @@ def _cleaned(
     return _from_planes(clean, weight, torch.arange(len(clean)), winners, height, width)
 
 
-READS_ALL = "you read all planes, also those of inputs that are not live; 0 · inf is no number"
-
 check_from_planes = Exercise(
     "from_planes(planes, weight, live, winners, height, width): a 3x3 convolution -> [k, H, W]",
     _planes,
@@ -423,7 +421,7 @@ check_from_planes = Exercise(
         ),
         Mistake(
             partial(_from_planes, every=True),
-            READS_ALL,
+            "you read planes that are not live and multiply them by 0; what lies there may be inf",
         ),
         Mistake(partial(_from_planes, crop=False), "you leave the border in: crop every row"),
         Mistake(
@@ -447,7 +445,7 @@ check_from_planes = Exercise(
         Mistake(partial(_from_planes, swap=True), "you exchange inputs and outputs in the weight"),
         Mistake(
             lambda p, w, live, win, h, c: _from_planes(p, w, torch.arange(len(p)), win, h, c),
-            READS_ALL,
+            "you read all planes, also those of inputs that are not live",
         ),
         Mistake(
             lambda p, w, live, win, h, c: _from_planes(p, w, live, torch.arange(len(w)), h, c),
