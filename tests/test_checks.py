@@ -267,7 +267,7 @@ RIGHT = {
     "check_round_kernel": nb09.kernel_with(nb09.ROUND, "bits = (bits + 0x1000) & ~0x1FFF"),
     "check_finish_time": nb10.queue,
     "check_measure": nb10.by_events,
-    "check_asking_time": nb10.queue,
+    "check_intensity": nb10.flops_per_byte,
     "check_pays": lambda layer, precision: precision == "fp32" or layer.pixels > layer.k_in,
     "check_live_in_sum": lambda branches: (sum(b.int() for b in branches) > 0).sum(1),
     "check_inverted_macs": inverted_macs,

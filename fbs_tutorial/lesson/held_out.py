@@ -1,7 +1,8 @@
 """The rates of a GPU fitted to measured layers, so that others can be held out."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 from ..execution.roofline import SHEETS, Gpu, skip_time
 from .plots.gpu import measured_ways, same_layer, selection_time
@@ -15,17 +16,18 @@ def modelled(row: Mapping, gpu: Gpu, selection: float) -> float:
     Args:
         row: of ``stored("layers")``. selection: microseconds of `select`.
     """
-    sizes = row["images"], row["channels"], row["side"], row["density"]
-    time = selection + skip_time(same_layer(*sizes), row["products"], True, gpu)
-    return time / measured_ways(row)[0]
+    layer, took = _layer(*size_of(row), row["density"]), measured_ways(row)[0]
+    return (selection + skip_time(layer, row["products"], True, gpu)) / took
+
+
+_layer = cache(same_layer)
 
 
 def fitted(rows: Sequence[Mapping]) -> Gpu:
     """The rates with which the model errs least in these rows, by squares of logarithms.
 
-    The search begins at the data sheet, so that it knows of no other row. One rate after the other
-    is raised or lowered while that helps, by ever smaller steps. A rate that no row depends on
-    stays where it began.
+    The search begins at the data sheet, so that it knows of no other row. A rate that no row
+    depends on stays where it began.
     """
     sheet = SHEETS[9, 0]
     peaks = {"fp32": sheet.fp32 / 2, "tf32": sheet.tf32 / 2, "bf16": sheet.half / 2}  # MACs
@@ -34,21 +36,24 @@ def fitted(rows: Sequence[Mapping]) -> Gpu:
     rates |= {("own", name): peak for name, peak in peaks.items()}
     chosen = {row["channels"]: selection_time(row["channels"], rows) for row in rows}
 
-    def error(rates: Mapping) -> float:
+    def error(rates: Mapping, some: Sequence[Mapping]) -> float:
         gpu = _gpu(rates, peaks)
-        return sum(math.log(modelled(row, gpu, chosen[row["channels"]])) ** 2 for row in rows)
+        return sum(math.log(modelled(row, gpu, chosen[row["channels"]])) ** 2 for row in some)
 
-    return _gpu(_descended(rates, error), peaks)
+    return _gpu(_descended(rates, error, rows), peaks)
 
 
-def _descended(rates: dict, error) -> dict:
-    best, step = error(rates), 2.0
+def _descended(rates: dict, error: Callable, rows: Sequence[Mapping]) -> dict:
+    """One rate after the other, by ever smaller steps; only memory's matters to all rows."""
+    step = 2.0
     while step > FINEST:
         moved = False
         for name in rates:
+            some = [row for row in rows if name == "memory" or row["products"] == name[1]]
+            best = error(rates, some)
             for factor in (step, 1 / step):
                 tried = rates | {name: rates[name] * factor}
-                if (found := error(tried)) < best * (1 - 1e-9):
+                if (found := error(tried, some)) < best * (1 - 1e-9):
                     rates, best, moved = tried, found, True
         step = step if moved else math.sqrt(step)
     return rates
