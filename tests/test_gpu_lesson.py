@@ -67,7 +67,6 @@ PICTURES = {
     "nine_taps": (),
     "program_tiles": (64, 12, (32, 16)),
     "rows_of_a_copy": (5, 11, 12, (8, 16)),
-    "fused_traffic": (3136, 64),
     "own_weights": (CHANNELS, WINNERS, (16, 24), (64, 32, 8)),
     "bytes_per_image": (0.5, 128, 56, {"dense": 600.0, "scattered": 1500.0, "copied": 1.0}),
 }

@@ -27,6 +27,7 @@ from .nb09 import (
     check_finish_kernel,
     check_gather_kernel,
     check_round_kernel,
+    check_sectors_moved,
     check_tile,
     check_weight_addresses,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "check_revived",
     "check_round_kernel",
     "check_safe_l2",
+    "check_sectors_moved",
     "check_stripe_sum",
     "check_threshold_for",
     "check_tile",
