@@ -138,12 +138,13 @@ def test_stage_bars_stand_side_by_side_and_say_what_is_not_nothing():
         "mask": dict(zip(names, (1.0, 2.0, 3.0, 0.0, 40.0, 5.0), strict=True)),
         "native": dict(zip(names, (0.0, 1.0, 1.0, 0.0, 10.0, 2.0), strict=True)),
     }
-    figure, sentence = plots.stage_bars(found, "title", dense=30)
+    figure, sentence = plots.stage_bars(found, "title", dense=30, least=8)
     assert sentence == (
         "Microseconds, and of what:\n"
         "  mask 51: saliency 1, predictor 2, selection 3, convolution 40, calls 5\n"
         "  native 14: predictor 1, selection 1, convolution 10, calls 2\n"
-        "  dense 30"
+        "  dense 30\n"
+        "  conv2d of a quarter of the kernels, alone 8"
     )
     bars = figure.axes[0].containers
     assert [bar.get_x() for bar in bars[4]] == [6, 2]
@@ -183,7 +184,7 @@ def test_time_by_density_says_one_line_a_layer_and_where_it_breaks_even():
     figure, sentence = plots.time_by_density([0.5, 1.0], shares, "title")
     assert sentence == (
         "Percent of the dense time at d = 0.5, 1; break-even:\n"
-        "  gather, a: 30, 110; at 0.94\n  gather, b: 150, 200; never below\n"
+        "  gather, a: 30, 110; near 0.95\n  gather, b: 150, 200; never below\n"
         "  native, a: 20, 90; always below"
     )
     assert [axes.get_title() for axes in figure.axes] == ["gather", "native"]

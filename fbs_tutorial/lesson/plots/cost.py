@@ -21,6 +21,7 @@ from .style import (
     GREY,
     LINE,
     ORANGE,
+    PALE_BLUE,
     PURPLE,
     WHITE,
     legend_below,
@@ -30,6 +31,7 @@ from .style import (
 BARS = {  # others are blue
     "dense": GREY,
     "masked": ORANGE,
+    "gather": PALE_BLUE,
     "loops": PURPLE,
     "oracle": GREEN,
     "narrow": GREEN,
@@ -179,18 +181,24 @@ def crossing(densities: Sequence[float], shares: Sequence[float]) -> float:
 
 def _even(density: float) -> str:
     return (
-        f"at {density:.2f}" if 0 < density < 1 else ("always below" if density else "never below")
+        f"near {round(20 * density) / 20:g}"
+        if 0 < density < 1
+        else ("always below" if density else "never below")
     )
 
 
 def stage_bars(
-    stages: Mapping[str, Mapping[str, float]], title: str = "", dense: float | None = None
+    stages: Mapping[str, Mapping[str, float]],
+    title: str = "",
+    dense: float | None = None,
+    least: float | None = None,
 ) -> tuple[Figure, str]:
     """Where the microseconds of a layer go: one bar for each way, its stages side by side.
 
     Args:
         stages: ``{way: {stage: microseconds}}``, what `bench.stages.stages` returns.
         dense: what the dense layer takes, in microseconds; a dashed line, and 100 %.
+        least: what the bare convolution of what is needed takes; a dotted line.
     """
     figure, axes = plt.subplots(figsize=(7.5, 0.5 * len(stages) + 1.7), layout="constrained")
     names = list(next(iter(stages.values())))
@@ -201,14 +209,17 @@ def stage_bars(
     for name, colour, hatch in looks:
         width = np.array([found[name] for found in stages.values()])
         axes.barh(
-            list(stages), width, left=start, color=colour, hatch=hatch, edgecolor=BLACK, label=name
-        )
+            list(stages), width, left=start, color=colour, hatch=hatch, edgecolor=BLACK,
+            label="convolution, gate, ReLU" if name == "convolution" else name,
+        )  # fmt: skip
         start += width
     of_dense = [f", {100 * t / dense:.0f} %" if dense else "" for t in start]
     said = [f"{t:,.0f} µs{share}" for t, share in zip(start, of_dense, strict=True)]
     axes.bar_label(axes.containers[-1], said, fontsize=9, padding=4, bbox=PAPER)
     if dense is not None:
         axes.axvline(dense, color=BLACK, linestyle="--", label="dense")
+    if least is not None:
+        axes.axvline(least, color=BLACK, linestyle=":", linewidth=2, label="conv2d of a quarter")
     axes.invert_yaxis()
     axes.set(xlabel="microseconds", title=title, xlim=(0, 1.3 * max(start.max(), dense or 0)))
     legend_below(figure, ncols=4)
@@ -217,6 +228,7 @@ def stage_bars(
         parts = ", ".join(f"{name} {t:.0f}" for name, t in found.items() if t >= 0.5)
         said.append(f"  {way} {sum(found.values()):,.0f}: {parts}")
     said += [] if dense is None else [f"  dense {dense:,.0f}"]
+    said += [] if least is None else [f"  conv2d of a quarter of the kernels, alone {least:,.0f}"]
     return figure, "\n".join(["Microseconds, and of what:", *said])
 
 
