@@ -15,7 +15,6 @@ from .gates import (
 )
 from .gpu import (
     bytes_per_image,
-    fused_traffic,
     nine_taps,
     own_weights,
     program_tiles,
@@ -46,7 +45,6 @@ __all__ = [
     "cut_block",
     "density_staircase",
     "four_cuts",
-    "fused_traffic",
     "gain_and_penalty",
     "gradient_through_winners",
     "inverted_residual",
