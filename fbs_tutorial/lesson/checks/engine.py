@@ -29,6 +29,10 @@ class CheckResult:
         return ("✔ " if self.passed else "✘ ") + self.message
 
 
+class MissingError(Exception):
+    """What a check needs and this computer lacks: no mistake of the reader's."""
+
+
 def plainly(function: Callable, *arguments: object) -> object:
     """What the function returns."""
     return function(*arguments)
@@ -163,6 +167,8 @@ def _wrong(function: Callable, case: Case) -> _Wrong | None:
         if not error.args:  # PyTorch's have a text
             return _Wrong("not written yet: replace the line that raises", final=True)
         return _Wrong(f"raised NotImplementedError: {error}")
+    except MissingError as error:
+        return _Wrong(str(error), final=True)
     except NameError as error:
         return _Wrong(f"{error}: is it spelt as where it was defined, and was that cell run?", True)
     except Exception as error:  # whatever a reader's code may raise
