@@ -372,10 +372,6 @@ check_training_step = Exercise(
             "you take the softmax before cross_entropy, which takes one of its own",
         ),
         Mistake(
-            _with_loss(lambda s, t: _soft(s.detach(), t)),
-            "the student is detached in the teacher's term, which then moves nothing",
-        ),
-        Mistake(
             _with_loss(hard=lambda s, y: F.cross_entropy(s / 4, y)),
             "the student is softened for the labels, too: T is for the teacher's term alone",
         ),
