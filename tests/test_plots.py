@@ -100,6 +100,8 @@ def test_time_bars_say_medians_shares_and_the_ideal():
     assert [bar.get_width() for bar in figure.axes[0].patches] == [2, 3, 0.5]
     assert len({bar.get_facecolor() for bar in figure.axes[0].patches}) == 3
     assert figure.axes[0].get_xlabel() == "milliseconds"
+    labels = [text.get_text() for text in figure.axes[0].texts]
+    assert labels == ["2 ms, 100 %", "3 ms, 150 %", "0.5 ms, 25 %"]
     assert len(plots.time_bars(times)[0].legends) == 0
 
 
@@ -137,12 +139,13 @@ def test_stage_bars_stand_side_by_side_and_say_what_is_not_nothing():
         "mask": dict(zip(names, (1.0, 2.0, 3.0, 0.0, 40.0, 5.0), strict=True)),
         "native": dict(zip(names, (0.0, 1.0, 1.0, 0.0, 10.0, 2.0), strict=True)),
     }
-    figure, sentence = plots.stage_bars(found, "title", dense=30)
+    figure, sentence = plots.stage_bars(found, "title", dense=30, least=8)
     assert sentence == (
         "Microseconds, and of what:\n"
         "  mask 51: saliency 1, predictor 2, selection 3, convolution 40, calls 5\n"
         "  native 14: predictor 1, selection 1, convolution 10, calls 2\n"
-        "  dense 30"
+        "  dense 30\n"
+        "  conv2d of a quarter of the kernels, alone 8"
     )
     bars = figure.axes[0].containers
     assert [bar.get_x() for bar in bars[4]] == [6, 2]
@@ -151,18 +154,45 @@ def test_stage_bars_stand_side_by_side_and_say_what_is_not_nothing():
     assert len(looks) == len(names)
 
 
+def test_networks_on_a_cpu_are_sorted_and_counted_where_they_are_faster():
+    kinds = {"masked": 1.5, "accelerated": 1.2, "native": 0.4}
+
+    def row(name, factor):
+        variants = [
+            {"variant": kind, "density": d, "time_share": factor * share * (d / 0.5)}
+            for kind, share in kinds.items()
+            for d in (0.5, 0.25)
+        ]
+        return {"kind": "network", "name": name, "batch": 1, "variants": variants}
+
+    rows = [row("other", 2), row("vgg16", 1), {"kind": "layer"}]
+    figure, sentence = plots.networks_on_cpu({"rows": rows})
+    assert sentence == (
+        "Percent of the best dense time at d = 0.5 and 0.25:\n"
+        "  VGG-16, 1 image: masked 150 and 75, gather 120 and 60, native 40 and 20\n"
+        "  other, 1 image: masked 300 and 150, gather 240 and 120, native 80 and 40"
+    )
+    (axes,) = figure.axes
+    assert axes.get_title() == "Faster than dense at d = 0.5, of 2: masked 0, gather 0, native 2"
+    (native,) = [line for line in axes.get_lines() if line.get_label() == "native, d = 0.5"]
+    assert list(native.get_xdata()) == pytest.approx([40, 80])
+    del rows[0]["variants"][4:]  # a way that was not measured
+    assert "native nan and nan" in plots.networks_on_cpu({"rows": rows})[1]
+
+
 def test_time_by_density_says_one_line_a_layer_and_where_it_breaks_even():
     shares = {"gather": {"a": [0.3, 1.1], "b": [1.5, 2.0]}, "native": {"a": [0.2, 0.9]}}
     figure, sentence = plots.time_by_density([0.5, 1.0], shares, "title")
     assert sentence == (
         "Percent of the dense time at d = 0.5, 1; break-even:\n"
-        "  gather, a: 30, 110; at 0.94\n  gather, b: 150, 200; never below\n"
+        "  gather, a: 30, 110; near 0.95\n  gather, b: 150, 200; never below\n"
         "  native, a: 20, 90; always below"
     )
     assert [axes.get_title() for axes in figure.axes] == ["gather", "native"]
     for axes in figure.axes:  # from few channels to all
         low, high = axes.get_xlim()
         assert low < high and axes.get_yscale() == "log" and "density" in axes.get_xlabel()
+    assert list(figure.axes[1].get_lines()[0].get_ydata()) == [20, 90]  # percent
 
 
 def test_a_crossing_lies_on_a_straight_line_between_two_densities():

@@ -18,7 +18,7 @@ from ...static.slimming import slim
 from ...static.storage import stored_bytes
 from ...training.loop import accuracy, fit
 from ...training.recipes import RECIPES, Step
-from .engine import Case, Exercise, Experiment, Mistake
+from .engine import Case, Exercise, Experiment, Mistake, of_dictionary
 from .nb11 import _basic_block, _numbers
 
 
@@ -357,13 +357,9 @@ MOST, EPOCHS = 0.05, 4  # of the plain network's MACs, and of fine-tuning
 GOOD = "a cut within the budget"
 
 
-def _is_cut(function: Callable) -> str | None:
+@of_dictionary
+def _is_cut(keep: Mapping) -> str:
     """What is wrong with the shares, in words, or `GOOD`."""
-    keep = function()
-    if keep is None:
-        return None
-    if not isinstance(keep, Mapping):
-        return f"{type(keep).__name__} instead of a dictionary"
     if sorted(keep) != sorted(LAYERS):
         return f"the names {', '.join(map(str, keep)) or 'of no layer'}"
     if not all(type(share) in (int, float) for share in keep.values()):

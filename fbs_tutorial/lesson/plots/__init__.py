@@ -13,12 +13,21 @@ from .accuracy import (
 )
 from .answer import accuracy_over_cost, affordable, answer_picture, budget_picture
 from .compared import compared, contest, filter_shapes, pruning_level
-from .cost import layer_shares, stage_bars, tile_times, time_and_macs, time_bars, time_by_density
+from .cost import (
+    layer_shares,
+    networks_on_cpu,
+    stage_bars,
+    tile_times,
+    time_and_macs,
+    time_bars,
+    time_by_density,
+)
 from .gpu import (
     clocks,
     count_and_clock,
     layer_roofline,
     lists_and_launches,
+    misses,
     networks_on_gpu,
     source,
     sources,
@@ -62,6 +71,8 @@ __all__ = [
     "learning_curve",
     "lists_and_launches",
     "losses_of_gates",
+    "misses",
+    "networks_on_cpu",
     "networks_on_gpu",
     "plt",
     "pruning_level",
