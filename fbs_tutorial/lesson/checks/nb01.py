@@ -258,7 +258,7 @@ def _after_the_cut(function: Callable) -> tuple[bool, str]:
     lot = (
         f"{middle:5.1f} %            the middle one of {DRAWS} random draws, the best: {best:.1f} %"
     )
-    head = f"held-out digits right with {KEPT} channels, at once and trained again:"
+    head = f"percent of held-out digits correct with {KEPT} channels, at once and trained again:"
     passed = after_cut(scores, False) >= GOAL
     end = "Far above what luck would give." if passed else f"The goal is {GOAL} % at once."
     return passed, "\n  ".join([head, *lines, lot, end])

@@ -437,13 +437,13 @@ def _how_right(function: Callable, goal: float = GOAL, test: bool = False) -> tu
     (right, values), (own, many) = with_gates(function, test), with_gates(lambda pi: pi, test)
     said = (
         f"{right:.1%} of the {'test' if test else 'held-out'} images "
-        f"right with at most {values:,} different gates in a layer.\n"
+        f"correct with at most {values:,} different gates in a layer.\n"
         f"  The network's own gates: {own:.1%} with {many:,}."
     )
     if right < goal:
         return False, f"{said} At least {goal:.0%} is wanted."
     if values > MANY:
-        return False, f"{said} Right enough. Now with at most {MANY}, which three bits can tell."
+        return False, f"{said} That is enough. Now with at most {MANY}, which three bits can tell."
     return True, f"{said} Can you do with fewer?"
 
 

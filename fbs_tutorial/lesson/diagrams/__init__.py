@@ -1,7 +1,7 @@
 """The course's drawn diagrams. Each function returns a figure and a sentence that says it all."""
 
 from .blocks import inverted_residual, residual_block
-from .choice import busiest_channels, related_work, what_a_cut_keeps, where_choice_pays
+from .choice import busiest_channels, lost_without_choice, related_work, what_a_cut_keeps
 from .counting import kernel_grid, live_sum
 from .gates import (
     choice_and_scale,
@@ -54,6 +54,7 @@ __all__ = [
     "leak",
     "live_sum",
     "loss_curves",
+    "lost_without_choice",
     "maps_and_numbers",
     "nine_taps",
     "own_weights",
@@ -78,7 +79,6 @@ __all__ = [
     "two_looks",
     "what_a_cut_keeps",
     "what_each_part_is_worth",
-    "where_choice_pays",
     "whose_gates",
     "winner_plane",
 ]
