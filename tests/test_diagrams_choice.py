@@ -52,8 +52,8 @@ def test_lost_without_choice_draws_medians_with_error_bars_on_one_axis():
     panels = {"few": [run(0.01, 0.0), run(0.02, 0.0), run(0.5, 0.0)], "many": [run(0.2, 0.1)]}
     figure, sentence = diagrams.lost_without_choice(panels, 1000)
     assert sentence == (
-        "Lost when all images get the same channels: few: 2.0 points at d = 0.4, give or take 1.4; "
-        "many: 20.0 points at d = 0.4, give or take 1.7."
+        "Lost when all images get the same channels: few: 2.0 points at d = 0.4, error below 1.4; "
+        "many: 20.0 points at d = 0.4, error below 1.7."
     )
     (axes,) = figure.axes
     few, many = (box[0].get_ydata() for box in axes.containers)

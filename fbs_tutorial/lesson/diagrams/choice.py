@@ -65,6 +65,7 @@ def busiest_channels(
     return figure, f"Channels in common, of the {k} busiest: {'; '.join(said)}."
 
 
+TENTHS = (0.05, 0.1, 0.2, 0.5, 1)  # ticks where the scarce densities have room
 CUTS = ((BLUE, "o-"), (GREEN, "s--"), (DARK_GREEN, "^:"))  # the choice per image, static ones
 
 
@@ -96,6 +97,9 @@ def what_a_cut_keeps(
         said.append(f"{name} {values[at]:.1f} %{less}")
     axes.axvline(density, color=BLACK, linewidth=0.8)
     axes.set(xlabel="density of the last layer", ylabel="test accuracy (%)", ylim=(-4, 106))
+    axes.set_xscale("log")
+    axes.set_xticks(TENTHS, [f"{tick:g}" for tick in TENTHS], minor=False)
+    axes.set_xticks([], minor=True)
     axes.set_title("all digits", fontsize=10)
     classes.set(xlabel="digit", xticks=places)
     for place in places[1:]:
@@ -117,8 +121,8 @@ def lost_without_choice(
 ) -> tuple[Figure, str]:
     """Points lost when all images get the same channels, by density, on one axis.
 
-    The bars are a standard error of the difference of two independent shares of ``images``; the
-    two here are of the same images, so their difference scatters less.
+    The bars are a standard error of the difference of two independent shares of ``images``: the
+    two here are of the same images, so their difference scatters less, and at density 1 not at all.
 
     Args:
         series: ``{name: runs}``, rows of `how_dynamic` with densities; lines are medians.
@@ -130,13 +134,14 @@ def lost_without_choice(
         densities = sorted(r["density"] for r in runs[0])
         own, fixed = (_median(runs, densities, key) for key in ("own_gates", "mean_winners"))
         lost, error = own - fixed, np.sqrt((own * (100 - own) + fixed * (100 - fixed)) / images)
+        error[np.array(densities) == 1] = 0
         axes.errorbar(densities, lost, error, fmt=look, color=colour, capsize=3, markersize=6)
         axes.annotate(
             name, (densities[1], lost[1] + side * error[1]), (0, 9 * side - 4),
             textcoords="offset points", color=ink(colour), fontsize=9, weight="bold",
         )  # fmt: skip
         said.append(
-            f"{name}: {lost[0]:.1f} points at d = {densities[0]:g}, give or take {error[0]:.1f}"
+            f"{name}: {lost[0]:.1f} points at d = {densities[0]:g}, error below {error[0]:.1f}"
         )
     axes.axhline(0, color=BLACK, linewidth=0.8)
     axes.margins(y=0.12)
