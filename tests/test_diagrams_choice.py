@@ -66,3 +66,14 @@ def test_the_map_of_related_work_is_legible_and_fbs_stands_out():
     assert draw.collisions(figure) == []
     colours = [to_hex(patch.get_facecolor()) for patch in figure.axes[0].patches]
     assert colours.count(BLUE.lower()) == 1 and "FBS" in sentence
+
+
+def test_losers_are_struck_out_where_their_maps_are_empty():
+    inside, outside = torch.zeros(4, 2, 2), torch.zeros(4, 2, 2)
+    outside[1:3] = torch.tensor([0.5, 2.0])[:, None, None]
+    figure, sentence = diagrams.losers(inside, outside)
+    assert sentence == (
+        "beta inside: 0 of 4 losers are not empty; beta outside: 2 of 4 losers are not empty."
+    )
+    assert len(figure.axes[0].lines) == 6 and len(figure.axes[0].images) == 2
+    assert draw.collisions(figure) == []

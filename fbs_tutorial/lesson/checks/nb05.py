@@ -112,6 +112,14 @@ class _ByDensity:
         return total
 
 
+def _every_winner_lives(stem: Tensor, blocks: Sequence, positions: int) -> int:
+    live, total = stem, 0
+    for inner, last in blocks:
+        total += residual_macs(live, [(inner, last)], positions)
+        live = live | inner | last
+    return total
+
+
 check_residual_macs = Exercise(
     "residual_macs(stem, blocks, positions): active MACs by gates of a chain of residual blocks",
     _residual_chains,
@@ -150,6 +158,16 @@ check_residual_macs = Exercise(
                 s, b, p, lambda live, last, stem: live | last, lambda live, a: int(live.sum())
             ),
             "the second layer of your blocks reads the shortcut, not the first layer's winners",
+        ),
+        Mistake(
+            lambda s, b, p: _residual(
+                torch.ones_like(s), b, p, lambda live, last, stem: live | last
+            ),
+            "the first layer of your first block reads all channels: the stem says which are live",
+        ),
+        Mistake(
+            _every_winner_lives,
+            "the first layer's winners stay inside the block: only the second is added",
         ),
         Mistake(
             lambda s, b, p: _residual(
@@ -207,7 +225,7 @@ def _sums() -> Iterator[Case]:
     count = "every branch still has ceil(d * C) winners of its own"
     rows = "winner_mask selects along the last axis: a row per branch"
     yield Case((torch.rand(3, 8), 0.5), AGREED, count, rows, ask=_picks)
-    near = torch.tensor([[1.0, 0.9, 0.0, 0.0], [0.2, 1.0, 0.0, 0.0], [0.3, 1.0, 0.0, 0.0]])
+    near = torch.tensor([[1.0, 0.95, 0.0, 0.0], [0.2, 1.2, 0.0, 0.0], [0.3, 1.2, 0.0, 0.0]])
     tie = "what if a branch also hears what the others would like?"
     bonus = "add a part of the mean over the branches to each row before you select"
     yield Case((near, 0.25), AGREED, tie, bonus, ask=partial(_picks, near=True))
@@ -259,7 +277,7 @@ check_agreeing = Experiment(
     _sums,
     AGREED,
     (
-        Mistake(_alone, "every branch chooses alone"),
+        Mistake(_alone, "every branch chooses alone, or hardly listens to the others"),
         Mistake(
             lambda g, d: winner_mask(g.mean(dim=0, keepdim=True), d).expand_as(g),
             "all branches are forced to the same channels, whatever they need",
@@ -322,6 +340,12 @@ def _first_that(table: Mapping, fits: Callable, otherwise: str = "none of these"
     return next((name for name, counter in COUNTERS.items() if fits(counter)), otherwise)
 
 
+def _from_one(table: Mapping[float, int]) -> str:
+    """Charges the sixth layer and one that does not exist, and misses the dropouts."""
+    found = find_slip(table)
+    return "none of these" if found == DENSE_AFTER_DROPOUT else found
+
+
 def _tables(
     rows: Sequence[tuple[float, ...]] = (TABLE, (0.5, 0.4), (0.8, 0.5)), odd: float = 0.97
 ) -> Iterator[Case]:
@@ -342,6 +366,10 @@ check_find_slip = Exercise(
         Mistake(
             lambda t: _first_that(t, lambda f: any(f(d) == n for d, n in t.items())),
             "one row that agrees is enough for you, and two counters can share a row",
+        ),
+        Mistake(
+            _from_one,
+            "layers are counted from 0: the fifth and the eighth are 4 and 7",
         ),
         Mistake(
             lambda t: _first_that(t, lambda f: f(min(t)) == t[min(t)]),

@@ -23,7 +23,7 @@ from .gpu import (
     three_clocks,
     timeline,
 )
-from .layer import the_layer
+from .layer import losers, the_layer
 from .project import project_map
 from .saliency import maps_and_numbers, predictor, reductions, winner_plane
 from .selection import crossing, selections
@@ -53,6 +53,7 @@ __all__ = [
     "kernel_grid",
     "leak",
     "live_sum",
+    "losers",
     "loss_curves",
     "lost_without_choice",
     "maps_and_numbers",
