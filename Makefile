@@ -10,7 +10,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 # Each test process keeps to one thread; the tests of a file, and the cells of a notebook, share one.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# There is one process more than cores, for some tests wait for a browser or for another process.
+WORKERS := $(shell $(PYTHON) -c 'import os; print(min(8, 1 + (os.cpu_count() or 1)))')
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout 300
 DIGITS := fbs_tutorial/assets/digits
 CIFAR := fbs_tutorial/assets/cifar10

@@ -31,7 +31,7 @@ from .training.runs import markdown_table, read_log
 from .training.settings import RunError, Settings, numbers
 from .training.train import train
 
-FLAGS = Settings.flags() | {"anyway": "--anyway", "clock": "--clock"}
+FLAGS = Settings.flags() | {"anyway": "--anyway", "clock": "--clock", "per_layer": "--per-layer"}
 WEIGHTS = "a network: a file of this package, or with --model a plain torch state dict"
 
 
@@ -114,6 +114,7 @@ def _prune(options: argparse.Namespace) -> int:
         model=options.model,
         pretrained_weights=options.pretrained,
         score=options.score,
+        per_layer=options.per_layer,
         data=options.data,
     )
     _say("\n".join(lines))
@@ -328,6 +329,11 @@ def _add_prune(commands: argparse._SubParsersAction) -> None:
     add("--model", help="whose weights they are, where the file does not tell")
     add("--pretrained", action="store_true", help="torchvision's weights of --model")
     add("--score", default="max", help="of kernels: max, l1 or l2")
+    add(
+        "--per-layer",
+        action="store_true",
+        help="of slimming: the same percent of every layer's channels, not of all together",
+    )
     add("--data", help="a data set: print the validation accuracy before and after; idle needs it")
     add("--out", required=True, metavar="FILE", help="what to write, for train --from")
     command.set_defaults(run=_prune, when_stopped="nothing is written")

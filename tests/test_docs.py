@@ -24,7 +24,7 @@ PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for
 TEACHING, QUESTIONS = PAGES["docs/teaching.md"], PAGES["docs/questions.md"]
 RUBRIC, REVIEW = PAGES["docs/rubric.md"], PAGES["docs/review.md"]
 CONTRIBUTING, CHANGELOG = PAGES["CONTRIBUTING.md"], PAGES["CHANGELOG.md"]
-WRITTEN = ("teaching", "questions", "rubric", "review", "trial", "glossary")
+WRITTEN = ("package", "teaching", "questions", "rubric", "review", "trial", "glossary")
 each_page = pytest.mark.parametrize("name", PAGES)
 SECTION = r"\[(\d\d) · ([^\]]+)\]\(\.\./notebooks/([^)]+)\)"  # a link to a heading of a notebook
 

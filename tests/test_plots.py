@@ -557,6 +557,25 @@ def test_accuracy_over_macs_has_a_look_for_each_kind_and_marks_what_is_published
     assert plots.accuracy_over_macs(lines)[1].endswith("small 90.0 % at 45 M.")
 
 
+def test_words_at_lines_hide_no_marker_and_no_other_words():
+    lines = {
+        "two on": [{"macs": 40e6, "test_accuracy": 0.9}],
+        "one another": [{"macs": 40e6, "test_accuracy": 0.9005}],
+        "a line": [{"macs": m * 1e6, "test_accuracy": a} for m, a in ((10, 0.8), (45, 0.9))],
+        "far off": [{"macs": 160e6, "test_accuracy": 0.93}],
+    }
+    figure, _ = plots.accuracy_over_macs(lines)
+    (axes,) = figure.axes
+    figure.draw_without_rendering()
+    assert axes.get_legend() is None and [text.get_text() for text in axes.texts] == [*lines]
+    boxes = [text.get_window_extent() for text in axes.texts]
+    points = [axes.transData.transform(p) for line in axes.lines for p in line.get_xydata()]
+    for box in boxes:
+        assert box.count_overlaps(boxes) == 1  # itself
+        assert not any(box.contains(*point) for point in points)
+        assert axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max)
+
+
 def test_at_density_says_all_that_it_shows():
     times = {"dense": Timing.of([0.004]), "accelerated": Timing.of([0.001])}
     macs = {"by gates": 0.25, "by zeros": 0.2}

@@ -102,6 +102,25 @@ def test_slim_then_fbs_is_one_command_more(tmp_path, capsys):
     assert count_macs(gated, X).dense == count_macs(network, X).dense
 
 
+def test_a_network_cut_to_half_its_width_learns_from_the_whole_one(tmp_path, capsys):
+    file = pruned(tmp_path, "slimming", 50, "--per-layer")
+    cut, plain = (load_network(path)[0] for path in (file, PLAIN))
+    halves = {
+        name: (len(weight) + 1) // 2 for name, weight in plain.named_parameters() if "conv" in name
+    }
+    assert {n: len(w) for n, w in cut.named_parameters() if "conv" in n} == halves
+
+    folder = tmp_path / "taught"
+    options = ["--from", file, "--distill", "--teacher", PLAIN, "--epochs", 1, "--out", folder]
+    assert run("train", *options) == 0
+    rows = rows_of(folder)
+    assert rows["tuned"]["distilled"] and not rows["given"]["distilled"]
+    assert rows["tuned"]["val_accuracy"] > rows["given"]["val_accuracy"]
+    assert run("prune", "--method", "kernels", "--percent", 5, "--from", PLAIN, "--per-layer",
+               "--out", tmp_path / "kernels") == 2  # fmt: skip
+    assert "--per-layer goes with the method slimming" in capsys.readouterr().err
+
+
 def test_slimming_and_fbs_in_one_command(tmp_path):
     folder = tmp_path / "both"
     options = ["--slim", 40, "--slimming", 0.001, "--densities", "0.5", "--epochs", 1]

@@ -1,4 +1,5 @@
-"""The README's walks are true: the code runs, files it names exist, a run leaves what it says."""
+"""The walks through the package are true: the code runs, files that are named exist, a run leaves
+what is said."""
 
 import re
 import shlex
@@ -13,7 +14,8 @@ from fbs_tutorial.checkpoints import load_network
 
 ROOT, PACKAGE = Path(__file__).parents[1], Path(fbs_tutorial.__file__).parent
 README = (ROOT / "README.md").read_text()
-WALKS = README[README.index("## Inside the package") : README.index("## More")]
+PAGE = (ROOT / "docs" / "package.md").read_text()
+WALKS = PAGE[PAGE.index("## Inside the package") :]
 WALK = re.search(r"```python\n(.*?)```", WALKS, re.S)[1]
 
 
@@ -48,15 +50,15 @@ def test_the_tree_has_every_wing():
     assert wings == set(re.findall(r"^  (\w+)/  ", WALKS, re.M))
 
 
-def test_every_command_of_the_readme_can_be_read():
-    section = README[README.index("## Commands") : README.index("### Training")]
+def test_every_command_of_the_page_can_be_read():
+    section = PAGE[PAGE.index("## Commands") : PAGE.index("### Training")]
     commands = re.findall(r"^python -m fbs_tutorial (.*?)(?:  +#|$)", section, re.M)
     kinds = [_parser().parse_args(shlex.split(command)).run.__name__ for command in commands]
     names = "train prune compare choice stability evaluate bench budget live"
     assert set(kinds) == {f"_{name}" for name in re.findall(r"\w+", names)}
 
 
-def test_a_run_leaves_the_files_that_the_readme_says(tmp_path, monkeypatch, capsys):
+def test_a_run_leaves_the_files_that_the_page_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--data", "digits", "--densities", "1.0,0.9", "--epochs", "1"]) == 0
     folder = tmp_path / re.search(r"makes the folder `(.*?)`", WALKS)[1]

@@ -106,6 +106,18 @@ def test_percent_is_exact_to_one_channel(percent, seed):
     assert 0 <= percent / 100 * 50 - (50 - left) + 1e-6 < 1 + 2 * emptied + 1e-5
 
 
+def test_per_layer_every_layer_keeps_its_largest_channels():
+    net = small(2, 6, 4)
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([0.9, -0.1, 0.5, -0.8, 0.2, 0.7]))
+        net[4].weight.copy_(torch.tensor([0.03, -0.04, 0.05, 0.01]))  # smaller than all of those
+    smaller = slim(net, 50, per_layer=True)
+    assert torch.equal(smaller[0].weight, net[0].weight[[0, 3, 5]])
+    assert torch.equal(smaller[3].weight, net[3].weight[[1, 2]][:, [0, 3, 5]])
+    x = torch.rand(2, 2, 12, 12)
+    assert_close(smaller(x), mask_channels(net, 50, per_layer=True)(x))
+
+
 def test_of_equal_scales_the_lower_index_goes_first():
     net = small(2, 4, 4)
     for norm in (net[1], net[4]):

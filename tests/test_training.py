@@ -464,7 +464,7 @@ FROM = ["--from", PLAIN, "--density", "0.5"]
         (["--lr", "0.1"], "--lr goes with --from"),
         (["--density", "0.5"], "--density goes with --from or --pretrained"),
         (["--from", GATED], "--density or --any-density is missing: .*d0.5.safetensors has gates"),
-        (["--from", PLAIN, "--distill"], "--distill teaches networks with gates and small ones"),
+        (["--from", PLAIN, "--distill"], "--distill with --from and no gates needs a --teacher"),
         (["--stripes", "--any-density"], "--plain and --stripes do not go together"),
         ([*FROM, "--stripes"], "--stripes train new networks, and do not go with --from"),
         (["--stripes", "--sr", "-1"], "--sr must be a number of at least 0, got -1"),
@@ -911,19 +911,26 @@ def test_the_recipe_that_beats_the_paper():
     assert (recipe.temperature, recipe.teacher_weight, recipe.ramp) == (4.0, 0.7, 0.3)
 
 
-@pytest.mark.parametrize("normalize", [True, False])
-def test_blocks_are_trained_and_come_back(normalize, tmp_path, photographs, capsys):
-    """ResNet-18 with its gates around blocks, as `wrap` makes them, by the command."""
+def test_blocks_of_resnet18_are_trained_and_come_back(tmp_path, photographs, capsys):
+    """Gates around blocks, as `wrap` makes them, by the command."""
     data = photographs(tmp_path / "data", size=(40, 40))
     options = ["--model", "resnet18", "--size", "32", "--densities", "0.5", "--epochs", "1"]
-    options += ["--batch", "2", "--blocks", *([] if normalize else ["--no-normalize"])]
-    assert run("--data", data, *options, "--out", tmp_path / "run") == 0
+    assert run("--data", data, *options, "--batch", "2", "--blocks", "--out", tmp_path / "run") == 0
     network, _ = load_network(tmp_path / "run" / "d0.5.safetensors")
-    blocks = gated_layers(network).values()
-    assert len(blocks) == 20 and all(block.normalize is normalize for block in blocks)
+    assert len(gated_layers(network)) == 20
     assert metrics_of(tmp_path / "run")["rows"][1]["method"] == "fbs"
     again = Settings(data, size=32, model="resnet18", densities=(0.5,), blocks=True).command()
     assert "--blocks" in again and "--no-normalize" not in again
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_gates_of_blocks_are_scaled_to_mean_1_or_as_they_are(normalize, tmp_path, capsys):
+    options = ["--blocks", *([] if normalize else ["--no-normalize"])]
+    options += ["--from", PLAIN, "--density", "0.5", "--epochs", "1"]
+    assert run(*options, "--out", tmp_path / "run") == 0
+    network, _ = load_network(tmp_path / "run" / "d0.5.safetensors")
+    blocks = gated_layers(network).values()
+    assert blocks and all(block.normalize is normalize for block in blocks)
 
 
 def test_one_density_is_drawn_for_a_whole_batch(monkeypatch, tmp_path):

@@ -4,9 +4,10 @@
     python tools/shapes.py oldest [--tests NAME ...] [--notebooks FILE ...]
 
 The versions stand in tests/colab.txt and tests/oldest.txt. An environment is made once, in build/,
-and anew when its file has changed. A notebook runs there as in the hands of a reader who has
-nothing else: alone in an empty folder, the package not installed, its wheel beside it. The first
-cell has to bring the package and whatever else the environment lacks, and nothing more.
+and anew when its file has changed; with nothing to run, that is all. A notebook runs there as in
+the hands of a reader who has nothing else: alone in an empty folder, the package not installed, its
+wheel beside it. The first cell has to bring the package and whatever else the environment lacks,
+and nothing more.
 """
 
 import argparse
@@ -44,9 +45,9 @@ def main() -> int:
     with TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         wheel = build("full", Path(folder)) if options.notebooks else None
         runs = list(pool.map(lambda path: alone(python, path, wheel), options.notebooks))
-    print(
-        f"notebooks alone, {options.shape}: {runs.count(True)} passed, {runs.count(False)} failed"
-    )
+    if runs:
+        good_ones = f"{runs.count(True)} passed, {runs.count(False)} failed"
+        print(f"notebooks alone, {options.shape}: {good_ones}")
     return int(not (good and all(runs)))
 
 

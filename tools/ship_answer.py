@@ -1,13 +1,13 @@
 """Where does dynamic pruning win? python tools/ship_answer.py, after any new result in benchmarks/.
 
-All comparisons go to benchmarks/answer.md, their picture beside it; the sentence that answers the
-question stands in the README, with the short table also on the page of results, between the marks
-of ``answer``.
+All comparisons go to benchmarks/answer.md, their picture beside it; the answer and who is ahead of
+whom stand in the README, the same in numbers on the page of results, between the marks of
+``answer``.
 """
 
 from readme import README, RESULTS, ROOT, between_marks
 
-from fbs_tutorial.bench.answer import SURE, matches, summary, table
+from fbs_tutorial.bench.answer import SURE, headline, matches, summary, table, verdicts
 from fbs_tutorial.lesson.plots import answer_picture
 
 STORED = ROOT / "benchmarks"
@@ -30,7 +30,8 @@ def main() -> None:
     page = ["# Where does dynamic pruning win?", said, ABOUT, summary(found), table(found)]
     (STORED / "answer.md").write_text("\n\n".join(page) + "\n")
     RESULTS.write_text(between_marks(RESULTS.read_text(), "answer", f"{said}\n\n{summary(found)}"))
-    README.write_text(between_marks(README.read_text(), "answer", said))
+    short = f"{headline(found)}.\n\n{verdicts(found)}"
+    README.write_text(between_marks(README.read_text(), "answer", short))
     print(said)
 
 

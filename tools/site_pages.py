@@ -84,7 +84,7 @@ def lay_out(sources: Path, slides: bool) -> None:
     lay_out_results(sources / "benchmarks")
     opening, package = split(ROOT / "README.md")
     (sources / "index.md").write_text(opening + contents(slides), encoding="utf-8")
-    (sources / "README.md").write_text(f"# Using the package\n\n{package}", encoding="utf-8")
+    (sources / "README.md").write_text(f"# The package\n\n{package}", encoding="utf-8")
 
 
 def lay_out_notebooks(folder: Path) -> None:

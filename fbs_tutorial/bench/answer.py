@@ -308,7 +308,7 @@ def headline(found: Sequence[Match]) -> str:
     if not sum(gates.values()):
         return "At equal MACs a second look wins"
     if gates["wins"]:
-        return f"At equal MACs a second look wins; with gates it is ahead at {_won(gates)}"
+        return f"At equal MACs a second look wins; with gates it is {_standing(gates)}"
     rivals = "cascades of small plain networks do not have"
     return f"At equal MACs a second look wins; gates add nothing to it that {rivals}"
 
@@ -318,16 +318,27 @@ def sentence(found: Sequence[Match]) -> str:
     looks, clock = (tally(found, AMOUNT, cost) for cost in ("macs", "ms"))
     best = max((m.difference for m in found if (m.question, m.cost) == (AMOUNT, "macs")), default=0)
     gain = f", by up to {best:.1f} points" * (looks["wins"] > 0)
-    timed = f"; at equal milliseconds at {_won(clock)}" * (sum(clock.values()) > 0)
+    timed = f" At equal milliseconds they are {_standing(clock)}." * (sum(clock.values()) > 0)
     parts = [
         f"{headline(found)}.",
-        f"Two looks, FBS among them, are ahead of one look for all at {_won(looks)}{gain}{timed}.",
+        f"Against one look for all images, two looks with FBS among them are {_standing(looks)}"
+        f"{gain}.{timed}",
         *_without_gates(found),
-        "At equal MACs, bytes or milliseconds, FBS with one density for all images is ahead of "
-        f"static networks at {_won(tally(found, CHANNELS))}.",
+        "Against static networks at equal MACs, bytes or milliseconds, FBS with one density for "
+        f"all images is {_standing(tally(found, CHANNELS))}.",
         *_scaling(found),
     ]
     return " ".join(parts)
+
+
+def verdicts(found: Sequence[Match]) -> str:
+    """Markdown: a line for each question, a column for each cost, in words."""
+    cells = []
+    for question in QUESTIONS:
+        counts = [tally(found, question, cost) for cost in COSTS]
+        columns = map(_standing, counts)
+        cells += [[question, *columns]] if any(sum(c.values()) for c in counts) else []
+    return markdown(["who against whom", *SHORT.values()], cells)
 
 
 def _without_gates(found: Sequence[Match]) -> Iterator[str]:
@@ -335,8 +346,8 @@ def _without_gates(found: Sequence[Match]) -> Iterator[str]:
     counts, every = tally(found, GATES, "macs"), tally(found, GATES)
     if sum(counts.values()):
         yield (
-            f"Two looks with gates are ahead of two looks of static networks at {_won(counts)}, "
-            f"and counting bytes and milliseconds at {_won(every)}."
+            f"Against two looks of static networks they are {_standing(counts)}; bytes and "
+            f"milliseconds counted too, {_standing(every)}."
         )
 
 
@@ -345,15 +356,20 @@ def _scaling(found: Sequence[Match]) -> Iterator[str]:
     scaling, choosing = (tally(found, question) for question in (SCALING, CHOOSING))
     if sum(scaling.values()):
         yield (
-            f"Gates that only scale are ahead of static networks at {_won(scaling)}; gates that "
-            f"may choose are ahead of those at {_won(choosing)}."
+            f"Against static networks, gates that only scale are {_standing(scaling)}; against "
+            f"those, gates that may choose are {_standing(choosing)}."
         )
 
 
-def _won(counts: Mapping[str, int]) -> str:
-    """As "3 of 5 costs (level at 1 and behind at 1)"."""
-    others = {"level": counts["level"], "behind": counts["loses"]}
-    rest = " and ".join(f"{name} at {count}" for name, count in others.items() if count)
-    total = sum(counts.values())
-    costs = f"{total} cost{'s' * (total != 1)}"
-    return f"{counts['wins'] or 'none'} of {costs}" + f" ({rest})" * bool(rest)
+def _standing(counts: Mapping[str, int]) -> str:
+    """As "ahead at 7 of 10 costs and level at 3", "level at both costs", or "not measured"."""
+    names = {"ahead": counts["wins"], "level": counts["level"], "behind": counts["loses"]}
+    total = sum(names.values())
+    if not total:
+        return "not measured"
+    (first, count), *rest = ((name, n) for name, n in names.items() if n)
+    if not rest:
+        every = {1: "the one cost compared", 2: "both costs"}.get(total, f"all {total} costs")
+        return f"{first} at {every}"
+    parts = [f"{first} at {count} of {total} costs", *(f"{name} at {n}" for name, n in rest)]
+    return ", ".join(parts[:-1]) + f" and {parts[-1]}"

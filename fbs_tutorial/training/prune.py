@@ -34,6 +34,7 @@ def prune(
     model: str | None = None,
     pretrained_weights: bool = False,
     score: str = "max",
+    per_layer: bool = False,
     data: str | None = None,
 ) -> list[str]:
     """Write the pruned form of a network to ``out``; returns what there is to say, line by line.
@@ -48,6 +49,7 @@ def prune(
         checkpoint, model: a file of weights, as `load_weights` takes them.
         pretrained_weights: take torchvision's weights of ``model`` instead, of 1000 classes.
         score: of kernels, as in `prune_kernels`.
+        per_layer: with slimming, as `slim` takes it.
         data: a data set, on whose validation images the accuracy before and after is measured.
 
     Raises:
@@ -60,6 +62,8 @@ def prune(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if (percent is None) != (method == "idle"):
         raise RunError("{percent} goes with the methods kernels and slimming, which need one")
+    if per_layer and method != "slimming":
+        raise RunError("{per_layer} goes with the method slimming")
     network, header = _given(checkpoint, model, pretrained_weights)
     if method == "idle":
         check_writable(Path(out))
@@ -68,18 +72,37 @@ def prune(
         text = "{file} has gates; prune the plain network, then train at a {density}"
         raise RunError(text, {"file": checkpoint})
     check_writable(Path(out))  # before what takes long
-    forms, said = {"before": network}, []
+    facts = {"method": method, "percent": percent} | ({"per_layer": True} if per_layer else {})
+    facts |= {} if data is None else {"data": data}
     if method == "kernels":
-        pruned = copy.deepcopy(network)
-        said += str(prune_kernels(pruned, percent, score)).splitlines()
+        forms, said = _kernels(network, percent, score)
     else:
-        forms["without the smallest scales"] = mask_channels(network, percent, shifts=False)
-        pruned = slim(network, percent)
-        said.append(_sizes(network, pruned))
-    forms["pruned"] = pruned
+        forms, said = _slimmed(network, percent, per_layer)
     said += [] if data is None else _accuracies(forms, data)
-    facts = {"method": method, "percent": percent} | ({} if data is None else {"data": data})
-    return [*said, _save(pruned, Path(out), header, **facts)]
+    return [*said, _save(forms["pruned"], Path(out), header, **facts)]
+
+
+def _kernels(
+    network: nn.Module, percent: float, score: str
+) -> tuple[dict[str, nn.Module], list[str]]:
+    """The networks before and after, and what to say."""
+    pruned = copy.deepcopy(network)
+    said = str(prune_kernels(pruned, percent, score)).splitlines()
+    return {"before": network, "pruned": pruned}, said
+
+
+def _slimmed(
+    network: nn.Module, percent: float, per_layer: bool
+) -> tuple[dict[str, nn.Module], list[str]]:
+    """The networks before, with the scales at 0, and after, and what to say."""
+    forms = {
+        "before": network,
+        "without the smallest scales": mask_channels(
+            network, percent, shifts=False, per_layer=per_layer
+        ),
+        "pruned": slim(network, percent, per_layer=per_layer),
+    }
+    return forms, [_sizes(network, forms["pruned"])]
 
 
 def _given(

@@ -467,8 +467,12 @@ RULES: tuple[tuple[Callable[[Settings], bool], str], ...] = (
     ),
     (lambda s: s.decay_skeletons and not s.stripes, "{decay_skeletons} goes with {stripes}"),
     (
-        lambda s: s.kind in ("stripes", "tuned") and s.distill,
-        "{distill} teaches networks with gates and small ones",
+        lambda s: s.stripes and s.distill,
+        "{distill} teaches networks with gates and small ones, not those of {stripes}",
+    ),
+    (
+        lambda s: s.kind == "tuned" and s.distill and s.teacher is None,
+        "{distill} with {checkpoint} and no gates needs a {teacher}: a network cannot teach itself",
     ),
     (lambda s: s.lr is not None and not s.fine_tunes, "{lr} goes with {checkpoint}"),
     (

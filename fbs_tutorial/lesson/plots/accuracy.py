@@ -25,6 +25,7 @@ from .style import (
     curve,
     draw_images,
     ink,
+    label_lines,
     legend_below,
 )
 
@@ -268,7 +269,8 @@ def accuracy_over_macs(
     axes.set(xlabel="MACs per image, predictors included", ylabel="test accuracy (%)")
     axes.set_title(title)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="lower right")
+    axes.margins(x=0.15, y=0.08)
+    label_lines(axes)
     quarter = max(row["macs"] for rows in lines.values() for row in rows) / 4
     named = {**lines, **{f"published: {name}": rows for name, rows in (published or {}).items()}}
     said = [_nearest(rows, name, quarter) for name, rows in named.items()]

@@ -5,11 +5,15 @@ hatches repeat what the colours say.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
 from torch import Tensor
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -66,6 +70,66 @@ def legend_below(figure: Figure, *entries: Sequence, ncols: int, fontsize: int =
     figure.legend(
         *entries, loc="outside lower center", ncols=ncols, fontsize=fontsize, frameon=False
     )
+
+
+SIDES = {  # of a point, in points of type away from it: how words beside it are aligned
+    (8, 0): ("left", "center"),
+    (-8, 0): ("right", "center"),
+    (0, 8): ("center", "bottom"),
+    (0, -8): ("center", "top"),
+    (8, 8): ("left", "bottom"),
+    (-8, 8): ("right", "bottom"),
+    (8, -8): ("left", "top"),
+    (-8, -8): ("right", "top"),
+}
+
+
+def label_lines(axes: Axes, fontsize: float = 8.5) -> None:
+    """Write each line's label beside one of its points, in place of a legend.
+
+    Of all its points, from right to left, and all sides of each it is the one where the words lie
+    inside the axes and hide least of markers, lines and other words.
+    """
+    axes.figure.draw_without_rendering()
+    drawn = [_pixels(line) for line in axes.lines]
+    boxes: list[Bbox] = []
+    for line, own in zip(axes.lines, drawn, strict=True):
+        others = np.concatenate([points for points in drawn if points is not own] or [own])
+        words = axes.annotate(
+            line.get_label(), (0, 0), (0, 0), textcoords="offset points", fontsize=fontsize
+        )
+        words.set_color(ink(line.get_color()))
+        points = sorted(line.get_xydata(), key=lambda point: -point[0])
+        places = [(point, side) for point in points for side in SIDES]
+        bad = []
+        for place in places:
+            box = _beside(words, *place)
+            hidden = 10 * _within(others, box, 5) + _within(others, box, 16) + _within(own, box, 2)
+            alone = axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max)
+            bad.append(hidden + 1000 * (not alone or box.count_overlaps(boxes)))
+        boxes.append(_beside(words, *places[int(np.argmin(bad))]))
+
+
+def _beside(words: Annotation, point: np.ndarray, side: tuple[int, int]) -> Bbox:
+    """Move words to a side of a point; where they are then, in pixels."""
+    words.xy, (across, along) = point, SIDES[side]
+    words.set(position=side, ha=across, va=along)
+    return words.get_window_extent()
+
+
+def _pixels(line: Line2D) -> np.ndarray:
+    """Points of a line in pixels, ``[n, 2]``, close together where it is drawn."""
+    points = line.axes.transData.transform(line.get_xydata())
+    if line.get_linestyle() in ("None", "", " ") or len(points) < 2:
+        return points
+    steps = np.linspace(0, 1, 50)[:, None]
+    return np.concatenate([(1 - steps) * a + steps * b for a, b in pairwise(points)])
+
+
+def _within(points: np.ndarray, box: Bbox, margin: float) -> int:
+    """How many points lie in a box or less than a margin away from it."""
+    distance = abs(points - (box.min + box.max) / 2) - box.size / 2
+    return int((distance < margin).all(axis=1).sum())
 
 
 def plain_ticks(axis: object, ticks: Sequence[float]) -> None:
