@@ -36,7 +36,7 @@ def losers(inside: Tensor, outside: Tensor) -> tuple[Figure, str]:
             else:
                 draw.skipped(axes, 14.5 + i * cell, y, 0.9 * cell, 0.9 * cell)
         said.append(f"{name}: {int(full.sum())} of {count} losers are not empty")
-    draw.title(axes, 2, 2, "What the losers put out: a pale square is one constant value")
+    draw.title(axes, 2, 2, "What the losers put out: a blue square is one constant value")
     draw.note(axes, 14.5, 17, "struck out: empty", ha="left")
     return figure, "; ".join(said) + "."
 
