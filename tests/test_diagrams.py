@@ -303,3 +303,13 @@ def test_crossing_says_when_a_loser_wins_and_draws_the_cut_between():
     dashed = [line for line in figure.axes[0].lines if line.get_linestyle() == "-."]
     assert len(dashed) == 2  # channel 0, which wins at the start, and the legend's
     assert "never wins" in diagrams.crossing(history, 1 / 3, 2)[1]
+
+
+def test_sleepers_are_needed_channels_that_do_not_win():
+    needed = torch.eye(2).repeat_interleave(2, dim=1).bool()
+    found = needed.clone()
+    found[1, 3] = False
+    figure, sentence = legible(diagrams.sleepers(needed, found))
+    assert words(figure).count("wins") == 3 and "sleeps" in words(figure)
+    assert sentence.startswith("3 of 4 needed channels win") and sentence.endswith("Asleep: 3.")
+    assert diagrams.sleepers(needed, needed)[1].endswith("Asleep: none.")

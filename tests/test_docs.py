@@ -329,7 +329,7 @@ def a_fair_report():
     return {
         "data": "digits", "seeds": [0, 1], "chosen_on": "validation", "test_looks": 1,
         "networks": dict.fromkeys(project.NETWORKS, network), "controls": controls,
-        "machine": {"device": "x"}, "batch": 1, "finding": "Level.",
+        "machine": {"device": "x"}, "batch": 1, "finding": "Level.", "paired_error": 0.01,
     }  # fmt: skip
 
 

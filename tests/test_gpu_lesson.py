@@ -1,13 +1,16 @@
 """The toy GPU that notebook 10 times, and the diagrams of notebooks 09 and 10."""
 
+from types import SimpleNamespace
+
 import matplotlib.pyplot as plt
 import pytest
 import torch
 
 from fbs_tutorial.bench.stored import stored
-from fbs_tutorial.execution.roofline import skipping_is_faster
-from fbs_tutorial.lesson import diagrams, plots
+from fbs_tutorial.execution.roofline import H100, skip_time, skipping_is_faster
+from fbs_tutorial.lesson import diagrams, plots, ptx
 from fbs_tutorial.lesson.diagrams import draw, gpu
+from fbs_tutorial.lesson.held_out import fitted, held_out, modelled
 from fbs_tutorial.lesson.plots.gpu import plain_time, same_layer, three_launches_time
 from fbs_tutorial.lesson.plots.style import BLUE, PALE
 from fbs_tutorial.lesson.ptx import counted, loads
@@ -67,7 +70,6 @@ PICTURES = {
     "nine_taps": (),
     "program_tiles": (64, 12, (32, 16)),
     "rows_of_a_copy": (5, 11, 12, (8, 16)),
-    "fused_traffic": (3136, 64),
     "own_weights": (CHANNELS, WINNERS, (16, 24), (64, 32, 8)),
     "bytes_per_image": (0.5, 128, 56, {"dense": 600.0, "scattered": 1500.0, "copied": 1.0}),
 }
@@ -215,3 +217,45 @@ def test_numbers_from_a_list_are_loaded_one_by_one():
     with_lists, without = (loads(copied, types, LISTS=lists, **sizes) for lists in (True, False))
     assert with_lists["ld 2 B"] == 8 and "ld 2 B" not in without
     assert without["ld 16 B"] == 1
+
+
+def made_by(gpu, sizes):
+    """Rows that the model explains exactly, with a selection of 4 microseconds."""
+    rows = []
+    for images, channels, side in sizes:
+        for products in ("fp32", "tf32"):
+            layer = same_layer(images, channels, side, 0.5)
+            skip = skip_time(layer, products, True, gpu)
+            row = {"images": images, "channels": channels, "side": side, "density": 0.5}
+            row |= {"products": products, "select": 4.0, "gather": 1.0, "spread": 1.0}
+            row |= {"convolve": {"tile": skip - 1.0}, "dense_and_mask": 9.0, "dense_pytorch": 30.0}
+            rows.append(row)
+    return rows
+
+
+def test_rates_are_found_again_and_layers_that_were_held_out_are_predicted():
+    sizes = [(32, 128, 28), (64, 64, 56), (32, 256, 14), (64, 128, 7)]
+    rows = made_by(H100, sizes)
+    gpu = fitted(rows)
+    assert all(modelled(row, gpu, 4.0) == pytest.approx(1, abs=0.03) for row in rows)
+    found = held_out(rows)
+    assert len(found) == 8 and all(abs(x - 1) < 0.3 for pair in found for x in pair)
+    odd = [*rows[:6], *({**row, "convolve": {"tile": 900.0}} for row in rows[6:])]
+    assert all(without < 0.7 for _, without in held_out(odd)[6:])  # it has not seen them
+
+
+def test_misses_say_how_far_and_how_often_the_faster_way_is_named():
+    rows = made_by(H100, [(32, 128, 28), (64, 64, 56)])
+    figure, sentence = plots.misses(
+        {"rows": rows}, [(1.0, 1.1), (0.9, 1.0), (1.1, 2.0), (1.0, 1.0)]
+    )
+    (axes,) = figure.axes
+    assert axes.get_title() == "Held out, the model misses by 10 % at the median, 100 % at most"
+    assert "4 measurements of 2 layers" in sentence and "up to 1.11" in sentence
+    assert "2.00 without" in sentence
+
+
+def test_shared_memory_is_that_of_the_compiled_kernel(monkeypatch):
+    seen = SimpleNamespace(metadata=SimpleNamespace(shared=512), asm={"ptx": ""})
+    monkeypatch.setattr(ptx, "for_an_h100", lambda kernel, types, **constants: seen)
+    assert ptx.shared_bytes(None, {}) == 512 and loads(None, {}) == {}

@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 from fbs_tutorial import count_macs, load_data, load_pretrained, set_density, winner_take_all
 from fbs_tutorial.data import as_tensors
 from fbs_tutorial.lesson.live import live_network, live_selection
-from fbs_tutorial.lesson.live.page import modules_for, save_page, script, widget_script
+from fbs_tutorial.lesson.live.page import modules_for, save_page, script, snippet, widget_script
 from fbs_tutorial.lesson.live.payload import DENSITIES, mean_gates, payload, shrink, text_of
 from fbs_tutorial.lesson.live.widget import first_image
 from fbs_tutorial.method.gated import evaluating, forced_gates, gated_layers
@@ -275,7 +275,9 @@ def draw(page, digit):
 def test_untouched_it_already_tells_the_story(opened):
     page = opened()
     assert headline(page) == "It reads a 4, and computes 10 % of its MACs."
-    assert "With the gates of a 9 it reads a 1" in page.locator(".fbs-sub").inner_text()
+    assert "gates of" not in page.locator(".fbs-sub").inner_text()  # a word that is new here
+    page.locator(".fbs-compare").select_option("other")
+    expect(page.locator(".fbs-sub")).to_contain_text("With the gates of a 9 it reads a 1")
     assert (
         page.locator(".fbs-readout").inner_text().startswith("At density 0.30 the network is right")
     )
@@ -498,6 +500,7 @@ HOST = """async ([esm, state]) => {
     send(message) { host.sent.push(message); },
   };
   host.model = model;
+  host.render = module.default.render;
   host.clean = module.default.render({ model, el: document.body });
 }"""
 
@@ -552,6 +555,61 @@ def test_floats_are_taken_from_any_offset_of_a_message(host):
     assert page.evaluate("Object.values(host.heard).flat().length") == 0
 
 
+def test_a_menu_tells_python_which_selection_is_meant(host):
+    live = live_selection([0.2, 0.9], select={"mine": winner_take_all, "yours": winner_take_all})
+    page = host(live)
+    page.wait_for_function("host.sent.length === 1")
+    page.locator(".fbs-way").select_option("yours")
+    page.wait_for_function("host.saves === 1")
+    assert page.evaluate("host.state.way") == "yours"
+    page.evaluate("host.model.set('way', 'mine')")
+    message = "{ id: host.sent[0].id, index: { pi: [0, 2] } }"
+    page.evaluate(
+        f"host.tell('msg:custom', {message}, [new DataView(Float32Array.of(0.2, 0.9).buffer)])"
+    )
+    expect(page.locator(".fbs-way")).to_have_value("mine")
+    expect(page.locator(".fbs-sub")).to_contain_text("“mine” gives another gate to channel 0")
+
+
+NOTEBOOKS = {  # how one hands out the outputs of a cell: what holds them, and each
+    "Jupyter": ("jp-OutputArea", "<div class=jp-OutputArea-child>{}</div>"),
+    "the site": ("cell_output", "{}"),
+    "nbviewer": ("output_wrapper", "<div class=output_area>{}</div>"),
+}
+
+
+@pytest.mark.parametrize("where", NOTEBOOKS)
+def test_a_still_picture_goes_when_the_living_one_is_in_the_page(browser, where):
+    holds, each = NOTEBOOKS[where]
+    outputs = ["<p>an error</p>", "<img src='data:,' alt=still>", "<pre>its sentence</pre>"]
+    living = snippet(live_selection([0.2, 0.9]).payload)
+    inside = "".join(map(each.format, [*outputs, f"<div class='output text_html'>{living}</div>"]))
+    if where == "nbviewer":
+        inside = f"<div class=output>{inside}</div>"
+    page = browser.new_page()
+    page.set_content(f"<!DOCTYPE html><img src='data:,'><div class={holds}>{inside}</div>")
+    expect(page.locator(".fbs-headline")).to_contain_text("1 of 2 channels win")
+    expect(page.get_by_alt_text("still")).to_be_hidden()
+    assert page.get_by_text("its sentence").is_hidden()
+    assert page.get_by_text("an error").is_visible()
+    page.close()
+
+
+def test_a_still_picture_goes_though_the_widget_is_drawn_before_it_is_placed(host):
+    page = host(live_selection([0.2, 0.9]))
+    page.evaluate("""() => {
+      const outputs = document.createElement("div"), one = document.createElement("div");
+      outputs.className = "jp-OutputArea";
+      outputs.innerHTML = "<div><img src='data:,' alt=still></div><pre>its sentence</pre>";
+      host.clean();
+      host.clean = host.render({ model: host.model, el: one });
+      outputs.append(one);
+      document.body.append(outputs);
+    }""")
+    expect(page.get_by_alt_text("still")).to_be_hidden()
+    expect(page.get_by_text("its sentence")).to_be_hidden()
+
+
 def test_the_saved_cell_of_notebook_00_is_alive(browser, tmp_path):
     notebook = Path(__file__).parents[1] / "notebooks" / "00_start_here.ipynb"
     cells = json.loads(notebook.read_text())["cells"]
@@ -563,10 +621,10 @@ def test_the_saved_cell_of_notebook_00_is_alive(browser, tmp_path):
     ]
     assert len(html) == 1  # weights are embedded once
     assert script() in html[0]  # else run the notebook again: make notebooks
-    still = "<div class=jp-OutputArea><img src='data:,' alt=still>"
-    (tmp_path / "saved.html").write_text(f"<!DOCTYPE html>{still}{html[0]}</div>")
+    still = "<div class=jp-OutputArea><div><img src='data:,' alt=still></div>"
+    (tmp_path / "saved.html").write_text(f"<!DOCTYPE html>{still}<div>{html[0]}</div></div>")
     page = browser.new_page()
     page.goto((tmp_path / "saved.html").as_uri())
     expect(page.locator(".fbs-headline")).to_contain_text("It reads a 4")
-    assert page.locator("img").is_hidden()
+    expect(page.locator("img")).to_be_hidden()
     page.close()

@@ -167,6 +167,22 @@ def test_own_functions_are_asked(network):
     assert live_layer("conv3", compute=layer).error == ""
 
 
+def test_one_of_several_selections_is_chosen_by_name(monkeypatch):
+    ways = {"all": lambda g, d: g, "the rule": winner_take_all}
+    live = live_selection([0.2, 0.9], select=ways)
+    assert live.gate.tolist() == pytest.approx([0.2, 0.9]) and live.payload["ways"] == [*ways]
+    assert any(text.get_text() == "≠" for axes in live.still()[0].axes for text in axes.texts)
+    live.way = "the rule"
+    assert live.gate.tolist() == pytest.approx([0, 0.9])
+    with pytest.raises(TraitError, match=r"way must be one of \['all', 'the rule'\], got 'none'"):
+        live.way = "none"
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    plain = live_selection([0.2, 0.9], select=ways)
+    _, menu = plain.view().children[0].children
+    menu.value = "the rule"
+    assert plain.gate.tolist() == pytest.approx([0, 0.9])
+
+
 def divides(x, density):
     return x / (density - density) + undefined  # noqa: F821
 
@@ -238,6 +254,7 @@ def test_a_network_with_layers_of_its_own_kind_is_computed_in_python(network):
         (lambda: live_selection([1.0]), "g must be 2 to 64 finite numbers of at least 0"),
         (lambda: live_selection([1.0, -1.0]), "g must be 2 to 64 finite numbers of at least 0"),
         (lambda: live_selection(density=2), "density must be a number in"),
+        (lambda: live_selection(select={}), "select must be a function or {name: function}"),
     ],
 )
 def test_bad_arguments_are_refused(make, message):
@@ -552,4 +569,4 @@ class TestInABrowser:
         expect(page.locator(".fbs-headline")).to_have_text(
             "It reads a 4, and computes 10 % of its MACs."
         )
-        expect(page.locator(".fbs-sub")).to_contain_text("With the gates of a 9 it reads a 1")
+        expect(page.locator(".fbs-sub")).to_contain_text("It is 100 % sure.")

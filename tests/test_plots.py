@@ -10,6 +10,7 @@ from fbs_tutorial.bench.timing import Timing
 from fbs_tutorial.checkpoints import load_metrics
 from fbs_tutorial.execution.roofline import GPUS, H100, SHEETS, skip_time
 from fbs_tutorial.lesson import plots
+from fbs_tutorial.lesson.plots import answer
 from fbs_tutorial.lesson.plots.cost import crossing
 from fbs_tutorial.lesson.plots.gpu import (
     intensity,
@@ -99,6 +100,8 @@ def test_time_bars_say_medians_shares_and_the_ideal():
     assert [bar.get_width() for bar in figure.axes[0].patches] == [2, 3, 0.5]
     assert len({bar.get_facecolor() for bar in figure.axes[0].patches}) == 3
     assert figure.axes[0].get_xlabel() == "milliseconds"
+    labels = [text.get_text() for text in figure.axes[0].texts]
+    assert labels == ["2 ms, 100 %", "3 ms, 150 %", "0.5 ms, 25 %"]
     assert len(plots.time_bars(times)[0].legends) == 0
 
 
@@ -136,12 +139,13 @@ def test_stage_bars_stand_side_by_side_and_say_what_is_not_nothing():
         "mask": dict(zip(names, (1.0, 2.0, 3.0, 0.0, 40.0, 5.0), strict=True)),
         "native": dict(zip(names, (0.0, 1.0, 1.0, 0.0, 10.0, 2.0), strict=True)),
     }
-    figure, sentence = plots.stage_bars(found, "title", dense=30)
+    figure, sentence = plots.stage_bars(found, "title", dense=30, least=8)
     assert sentence == (
         "Microseconds, and of what:\n"
         "  mask 51: saliency 1, predictor 2, selection 3, convolution 40, calls 5\n"
         "  native 14: predictor 1, selection 1, convolution 10, calls 2\n"
-        "  dense 30"
+        "  dense 30\n"
+        "  conv2d of a quarter of the kernels, alone 8"
     )
     bars = figure.axes[0].containers
     assert [bar.get_x() for bar in bars[4]] == [6, 2]
@@ -150,18 +154,45 @@ def test_stage_bars_stand_side_by_side_and_say_what_is_not_nothing():
     assert len(looks) == len(names)
 
 
+def test_networks_on_a_cpu_are_sorted_and_counted_where_they_are_faster():
+    kinds = {"masked": 1.5, "accelerated": 1.2, "native": 0.4}
+
+    def row(name, factor):
+        variants = [
+            {"variant": kind, "density": d, "time_share": factor * share * (d / 0.5)}
+            for kind, share in kinds.items()
+            for d in (0.5, 0.25)
+        ]
+        return {"kind": "network", "name": name, "batch": 1, "variants": variants}
+
+    rows = [row("other", 2), row("vgg16", 1), {"kind": "layer"}]
+    figure, sentence = plots.networks_on_cpu({"rows": rows})
+    assert sentence == (
+        "Percent of the best dense time at d = 0.5 and 0.25:\n"
+        "  VGG-16, 1 image: masked 150 and 75, gather 120 and 60, native 40 and 20\n"
+        "  other, 1 image: masked 300 and 150, gather 240 and 120, native 80 and 40"
+    )
+    (axes,) = figure.axes
+    assert axes.get_title() == "Faster than dense at d = 0.5, of 2: masked 0, gather 0, native 2"
+    (native,) = [line for line in axes.get_lines() if line.get_label() == "native, d = 0.5"]
+    assert list(native.get_xdata()) == pytest.approx([40, 80])
+    del rows[0]["variants"][4:]  # a way that was not measured
+    assert "native nan and nan" in plots.networks_on_cpu({"rows": rows})[1]
+
+
 def test_time_by_density_says_one_line_a_layer_and_where_it_breaks_even():
     shares = {"gather": {"a": [0.3, 1.1], "b": [1.5, 2.0]}, "native": {"a": [0.2, 0.9]}}
     figure, sentence = plots.time_by_density([0.5, 1.0], shares, "title")
     assert sentence == (
         "Percent of the dense time at d = 0.5, 1; break-even:\n"
-        "  gather, a: 30, 110; at 0.94\n  gather, b: 150, 200; never below\n"
+        "  gather, a: 30, 110; near 0.95\n  gather, b: 150, 200; never below\n"
         "  native, a: 20, 90; always below"
     )
     assert [axes.get_title() for axes in figure.axes] == ["gather", "native"]
     for axes in figure.axes:  # from few channels to all
         low, high = axes.get_xlim()
         assert low < high and axes.get_yscale() == "log" and "density" in axes.get_xlabel()
+    assert list(figure.axes[1].get_lines()[0].get_ydata()) == [20, 90]  # percent
 
 
 def test_a_crossing_lies_on_a_straight_line_between_two_densities():
@@ -490,49 +521,6 @@ def test_layer_shares_say_the_range_of_each_kind():
     assert "%" in figure.axes[0].get_xlabel()
 
 
-PUBLISHED = [
-    {
-        "name": "somebody",
-        "rows": [
-            {"density": None, "test_accuracy": 0.9},
-            {"density": 0.5, "test_accuracy": 0.85},
-        ],
-    },
-    {"name": "another", "rows": [{"density": 1.0, "test_accuracy": 0.8}]},
-]
-
-
-def own_rows():
-    accuracies = {None: 0.92, 1.0: 0.9, 0.5: 0.88, 0.1: 0.2}
-    return [
-        {"density": d, "test_accuracy": a, "macs_gates": 174e6 * (d or 1) ** 2}
-        for d, a in accuracies.items()
-    ]
-
-
-def test_beside_published_marks_what_is_published():
-    figure, sentence = plots.beside_published({"ours": own_rows()}, PUBLISHED)
-    assert sentence == (
-        "Test accuracy, plain and at d = 0.5: ours 92.0 % and 88.0 %; published: somebody 90.0 % "
-        "and 85.0 %; published: another not given and not given."
-    )
-    axes = figure.axes[0]
-    lines = {line.get_label(): line for line in axes.lines if line.get_label()[0] != "_"}
-    assert list(lines) == ["ours", "published: somebody", "published: another"]
-    assert lines["ours"].get_markerfacecolor() != "white"
-    assert lines["published: somebody"].get_markerfacecolor() == "white"
-    assert len({(x.get_color(), x.get_marker(), x.get_linestyle()) for x in lines.values()}) == 3
-    assert axes.get_xticklabels()[0].get_text() == "plain\n174 M"
-
-
-def test_beside_published_writes_what_lies_below_the_picture():
-    figure, _ = plots.beside_published({"ours": own_rows()}, [])
-    axes = figure.axes[0]
-    assert axes.get_ylim()[0] == 80
-    assert axes.get_legend() is None and len(figure.legends) == 1  # outside the data
-    assert [text.get_text() for text in axes.texts] == ["20 % at 0.1"]
-
-
 def test_accuracy_over_macs_has_a_look_for_each_kind_and_marks_what_is_published():
     lines = {
         "plain": [{"macs": 160e6, "test_accuracy": 0.93}],
@@ -615,12 +603,29 @@ def test_accuracy_over_cost_wants_times():
         plots.accuracy_over_cost(untimed)
 
 
-def test_class_heat_maps_leave_out_what_is_decided():
-    shares = {"conv1": torch.tensor([[0.0, 1.0, 0.4, 0.2], [0.02, 0.9, 0.6, 0.0]])}
-    figure, sentence = plots.class_heat_maps({**shares, "conv2": shares["conv1"]}, undecided=0.1)
-    assert figure.axes[0].get_title() == "conv1: 2 of 4 channels"
-    assert figure.axes[0].collections[0].get_array().size == 4
-    assert "of 2 in conv1" in sentence
+@pytest.mark.parametrize("cost", ["ms", "macs"])
+def test_affordable_keeps_within_the_budget_and_lets_validation_images_choose(cost):
+    results = result("budget-cifar10")
+    figure, sentence = plots.affordable(results, 0.5, cost)
+    (axes,) = figure.axes
+    shown = [line for line in axes.lines if line.get_label()[0] == "_"]
+    assert len(shown) == 5 and "nothing costs so little" in axes.texts[0].get_text()
+    groups = answer._groups(results)
+    limit = 0.5 * groups[answer.FULL][0][cost]
+    for line in shown:
+        name = list(answer.COST_LOOKS)[int(line.get_ydata()[0])]
+        better = [p for p in groups[name] if p["accuracy"] > line.get_xdata()[0]]
+        best = next(p for p in groups[name] if p["accuracy"] == line.get_xdata()[0])
+        assert best[cost] <= limit
+        assert all(p[cost] > limit or p["validation"] <= best["validation"] for p in better)
+    assert f"{max(line.get_xdata()[0] for line in shown):.2f} %" in sentence
+
+
+def test_affordable_says_when_nothing_costs_so_little():
+    figure, sentence = plots.affordable(result("budget-cifar10"), 0.01)
+    assert sentence.endswith("no network costs so little.") and len(figure.axes[0].texts) == 6
+    plain, _ = plots.affordable(result("budget-cifar10"), 1.0)
+    assert plain.axes[0].texts[0].get_text().startswith("92.97 %")
 
 
 def test_three_counts_say_the_middle_and_the_end():

@@ -29,6 +29,7 @@ def report():
         "controls": {"own": 0.97, "shuffled": 0.8, "mean": 0.9, "mean_winners": 0.96},
         "machine": {"device": "some CPU"},
         "batch": 1,
+        "paired_error": 0.002,
         "finding": "Here it does not pay.",
     }
 
@@ -38,6 +39,8 @@ def test_a_fair_report_passes_and_says_whether_the_lead_is_more_than_luck(report
     assert result and "gated minus narrow: -1.0 points, no more than seeds differ" in result.message
     report["networks"]["gated"]["accuracy"] = [0.999, 0.998]
     assert "+1.3 points, more than seeds differ (0.2 points)" in repr(checks.check_report(report))
+    report["finding"] = "The gated network wins."  # and may say so
+    assert checks.check_report(report)
 
 
 FAULTS = {
@@ -54,6 +57,11 @@ FAULTS = {
     "controls lack own, shuffled, mean, mean_winners": lambda r: r.pop("controls"),
     "one accuracy per seed": lambda r: r["networks"]["gated"]["accuracy"].pop(),
     "a share from 0 to 1": lambda r: r["networks"]["gated"].update(accuracy=[97.0, 98.0]),
+    "paired_error is missing": lambda r: r.pop("paired_error"),
+    "median time does not lie between": lambda r: r["networks"]["plain"].update(quartiles=[1, 2]),
+    "says 'better', but gated minus narrow is -1.0 points, where a lead begins above 1.0": (
+        lambda r: r.update(finding="My network is much better than any other.")
+    ),
     "finding is missing": lambda r: r.update(finding=""),
     "machine is missing": lambda r: r.pop("machine"),
     "batch is missing": lambda r: r.pop("batch"),
@@ -114,26 +122,58 @@ def test_in_a_test_run_the_report_is_not_left_beside_the_notebook(report, tmp_pa
     assert (tmp_path / project.FOLDER / "report.md").exists()
 
 
-def test_the_picture_has_a_mark_for_each_seed(report):
+def panel(figure, title):
+    (axes,) = [axes for axes in figure.axes if title in axes.get_title()]
+    return axes
+
+
+def test_the_picture_is_the_whole_page(report):
     figure, sentence = project.report_picture(report)
-    assert [len(line.get_xdata()) for axes in figure.axes for line in axes.lines] == [2] * 6
-    assert "gated 97.5 % right, 100,000 MACs, 0.400 ms" in sentence
+    seeds = [len(line.get_xdata()) for line in panel(figure, "Accuracy").lines]
+    assert seeds == [2] * 3  # a mark for each, in three networks
+    times, controls = panel(figure, "Milliseconds"), panel(figure, "whose gates")
+    assert [bar.get_width() for bar in times.patches] == [0.4] * 3
+    assert [bar.get_width() for bar in controls.patches] == pytest.approx([97, 80, 90, 96])
+    words = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert report["finding"] in words
+    assert {"12 %", "97.5 %", "−1.0", "1.0"} <= set(words)  # MACs, accuracy, lead, time
+    assert "Missing or unfair: nothing found" in figure.get_supxlabel()
+    assert "gated 97.5 % correct, 100,000 MACs, 0.400 ms" in sentence
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_the_page_may_show_images_each_above_its_caption(report, colours):
+    images, captions = torch.rand(3, colours, 8, 8), ["a", "b", "c"]
+    figure, _ = project.report_picture(report, images, captions)
+    strip = panel(figure, "least sure")
+    assert [text.get_text() for text in strip.texts] == captions
+    assert [picture.get_array().shape[:2] for picture in strip.images] == [(8, 8)] * 3
+    plt.close(figure)
+
+
+def test_an_unfair_report_says_so_on_its_picture(report):
+    figure, _ = project.report_picture(report | {"test_looks": 3})
+    assert "Missing or unfair: 1" in figure.get_supxlabel()
     plt.close(figure)
 
 
 def test_a_report_may_hold_pairs_of_looks_quartiles_and_a_paired_error(report, tmp_path):
     report["networks"]["gated"]["quartiles"] = [0.3, 0.5]
     report["pairs"] = {"gated, then plain": {"accuracy": [0.98, 0.99], "macs": 200_000}}
-    report["paired_error"] = 0.002
     said = (
         "no more than seeds differ (1.0 points);\n  more than twice the paired standard error (0.4"
     )
     assert said in repr(checks.check_report(report))
     figure, sentence = project.report_picture(report)
-    assert "gated, then plain 98.5 % right, 200,000 MACs." in sentence
-    assert [len(axes.lines) for axes in figure.axes] == [4, 3]
-    (low, high) = figure.axes[1].collections[1].get_segments()[0][:, 0]
-    assert (low, high) == (0.3, 0.5)
+    assert "gated, then plain 98.5 % correct, 200,000 MACs." in sentence
+    assert len(panel(figure, "Accuracy").lines) == 4
+    ends = panel(figure, "Milliseconds").collections[0].get_segments()
+    assert [segment[:, 0].tolist() for segment in ends] == [
+        [0.4, 0.4],
+        pytest.approx([0.3, 0.5]),
+        [0.4, 0.4],
+    ]
     plt.close(figure)
     text = project.write_report(report, tmp_path).read_text()
     assert "| gated | 97.0 %, 98.0 % | 100,000 | 0.400 (0.300 to 0.500) |" in text
@@ -150,10 +190,28 @@ def test_a_paired_error_counts_only_images_on_which_two_sides_differ():
     assert 0.01 < project.paired_error(same, other) < 0.04
 
 
-@pytest.mark.parametrize("found", [None, {"gated": "97 % right", "narrow": "98 % right"}])
-def test_the_map_of_a_project_is_legible(found):
-    figure, _ = diagrams.project_map(found)
+def test_the_map_of_a_project_is_legible():
+    figure, _ = diagrams.project_map()
     assert draw.collisions(figure) == []
-    words = [text.get_text() for text in figure.axes[0].texts]
-    assert ("97 % right" in words) == bool(found)
+    plt.close(figure)
+
+
+def test_a_race_says_from_which_width_on_skipping_wins():
+    def title(*gated):
+        shares = {"gated": gated, "narrow": (0.9, 0.8, 0.5)}
+        figure, sentence = diagrams.race_by_width((8, 16, 32), shares)
+        plt.close(figure)
+        assert "width 16: gated" in sentence and "narrow 80%;" in sentence
+        return figure.axes[0].get_title()
+
+    assert title(0.9, 1.1, 0.7) == "Skipping beats the plain network from width 32 on"
+    assert title(0.9, 0.8, 0.7) == "Skipping beats the plain network from width 8 on"
+    assert title(0.9, 0.8, 1.2) == "At the largest of these widths skipping does not yet pay"
+
+
+def test_a_network_off_its_density_has_a_ring_where_it_is_asked():
+    rows = {0.3: (0.95, 100_000), 1.0: (0.9, 800_000)}
+    figure, sentence = diagrams.off_its_density(rows, 1.0, 0.3)
+    assert sentence == "d = 1: 90.0% of the validation images correct, 800,000 MACs."
+    assert figure.axes[0].lines[-1].get_xydata().tolist() == [[800, 90]]
     plt.close(figure)

@@ -36,6 +36,20 @@ def test_slider_calls_its_function_at_once_and_on_every_move():
     assert calls == [(0.5, 3), (0.2, 3), (0.2, 7)]
 
 
+def test_a_picture_may_depend_on_other_widgets_alone():
+    calls = []
+
+    def draw(share):
+        calls.append(share)
+        return picture()
+
+    share = ipywidgets.FloatSlider(0.4, min=0.1, max=1)
+    view = widgets.with_controls(draw, share=share, height=700)
+    share.value = 0.7
+    assert calls == [0.4, 0.7] and view.children[0].children[0] is share
+    assert view.children[1].layout.min_height == "700px"
+
+
 def test_slider_reaches_every_density_and_no_other():
     slider, _ = widgets.density_slider(lambda density: picture(), step=0.05)
     assert (slider.min, slider.max, slider.step) == (0.05, 1.0, 0.05)

@@ -3,7 +3,9 @@
 import json
 import math
 import os
+import re
 import tempfile
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,17 +15,19 @@ from torch import Tensor
 
 from ..files import write_atomically
 from ..method.dynamics import CONTROLS
+from .diagrams.gates import LIGHT_ORANGE
 from .plots import plt
-from .plots.style import BLACK, BLUE, DARK_GREY, legend_below
+from .plots.style import BLACK, BLUE, DARK_GREY, GREY, ORANGE, PURPLE, TEXT
 from .widgets import small_png
 
 FOLDER = Path("my_project")  # a notebook's kernel starts in the notebook's folder
 NETWORKS = {"plain": BLACK, "gated": BLUE, "narrow": DARK_GREY}  # and their colours
 PAIRS = ((BLUE, "o"), (DARK_GREY, "s"))  # the looks of two pairs, whose marks are hollow
+CONTROL_COLOURS = (BLUE, PURPLE, ORANGE, LIGHT_ORANGE)  # in the order of CONTROLS
 SLACK = 0.05  # of the gated network's MACs: so far off may the fair opponent be
 CRITERIA = (
     "data, seeds, test_looks, chosen_on, networks (plain, gated and narrow, each with accuracy, "
-    "macs and ms), controls, machine, batch, finding"
+    "macs and ms), paired_error, controls, machine, batch, finding"
 )
 
 
@@ -44,9 +48,32 @@ def faults(report: Mapping) -> Iterator[str]:
     for name in NETWORKS:
         yield from _faults_of_network(name, networks.get(name), len(seeds))
     yield from _faults_of_opponent(networks)
+    yield from _faults_of_finding(report)
     missing = [c.key for c in CONTROLS if c.key not in report.get("controls", {})]
     if missing:
         yield f"controls lack {', '.join(missing)}: without them nobody knows what the gates know"
+
+
+CLAIMS = re.compile(r"\b(better|beats?|wins?|won|outperforms?|superior|ahead)\b", re.IGNORECASE)
+DENIED = re.compile(r"\b(not|no|never|nothing|nor|neither)\b|n't\b", re.IGNORECASE)
+
+
+def _faults_of_finding(report: Mapping) -> Iterator[str]:
+    """A lead that is claimed, where there is none beyond the yardsticks."""
+    if report.get("paired_error") is None:
+        yield "paired_error is missing: how far off may a difference on so few test images be?"
+        return
+    claimed = CLAIMS.search(str(report.get("finding", "")))
+    networks = report.get("networks", {})
+    measured = all(networks.get(name, {}).get("accuracy") for name in ("gated", "narrow"))
+    if not claimed or DENIED.search(report["finding"]) or not measured:
+        return
+    lead, *yardsticks = _yardsticks(report)
+    if lead <= max(yardsticks):
+        yield (
+            f"the finding says {claimed[0]!r}, but gated minus narrow is {lead:+.1f} points, where "
+            f"a lead begins above {max(yardsticks):.1f}"
+        )
 
 
 def _faults_of_network(name: str, network: Mapping | None, seeds: int) -> Iterator[str]:
@@ -61,6 +88,10 @@ def _faults_of_network(name: str, network: Mapping | None, seeds: int) -> Iterat
         yield f"{name}: an accuracy is a share from 0 to 1, not a percentage"
     if not network.get("macs"):
         yield f"{name}: no MACs"
+    if "ms" in network and "quartiles" in network:
+        first, third = network["quartiles"]
+        if not first <= network["ms"] <= third:
+            yield f"{name}: its median time does not lie between its quartiles"
     if not network.get("ms"):
         yield f"{name}: no milliseconds beside the MACs: a MAC that is skipped may save no time"
 
@@ -80,15 +111,20 @@ def margin(report: Mapping) -> str:
 
     With ``report["paired_error"]``, as `paired_error` gives it, beside twice that, too.
     """
-    gated, narrow = (report["networks"][name]["accuracy"] for name in ("gated", "narrow"))
-    lead = 100 * (_mean(gated) - _mean(narrow))
-    apart = 100 * max(max(a) - min(a) for a in (gated, narrow))
+    lead, apart, twice = _yardsticks(report)
     said = f"gated minus narrow: {lead:+.1f} points, {_than(lead, apart)} seeds differ "
     said += f"({apart:.1f} points)"
     if "paired_error" in report:
-        twice = 200 * report["paired_error"]
         said += f"; {_than(lead, twice)} twice the paired standard error ({twice:.1f} points)"
     return said
+
+
+def _yardsticks(report: Mapping) -> tuple[float, float, float]:
+    """Gated minus narrow, how far seeds are apart, and twice the paired error; in points."""
+    gated, narrow = (report["networks"][name]["accuracy"] for name in ("gated", "narrow"))
+    lead = 100 * (_mean(gated) - _mean(narrow))
+    apart = 100 * max(max(a) - min(a) for a in (gated, narrow))
+    return lead, apart, 200 * report.get("paired_error", 0.0)
 
 
 def _than(lead: float, yardstick: float) -> str:
@@ -110,63 +146,155 @@ def _mean(values: list[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def report_picture(report: Mapping) -> tuple[Figure, str]:
-    """Accuracy over MACs and over milliseconds: a mark for each seed, a line joins a network's.
+def report_picture(
+    report: Mapping, images: Tensor | None = None, captions: Sequence[str] = ()
+) -> tuple[Figure, str]:
+    """The report as a page: the finding, its numbers, accuracy over MACs, times and controls.
 
-    Pairs of looks, ``report["pairs"]``, are hollow marks among the MACs.
+    A mark is a seed, and those of one network are joined. Pairs of looks, ``report["pairs"]``, are
+    hollow marks.
+
+    Args:
+        images: ``[N, C, H, W]`` in [0, 1], a strip that shows what the networks were given.
+        captions: one for each image.
     """
-    figure, row = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
-    networks, pairs = report["networks"], report.get("pairs", {})
-    for axes, key, unit in zip(row, ("macs", "ms"), (1e6, 1), strict=True):
-        for (name, colour), marker in zip(NETWORKS.items(), "Dos", strict=True):
-            _marks(axes, networks[name], key, unit, name, marker, color=colour)
-            axes.hlines(
-                100 * _mean(networks[name]["accuracy"]), *_quartiles(networks[name], key),
-                color=colour, linewidth=1.2,
-            )  # fmt: skip
-        axes.set_xlim(left=0)
-        axes.margins(y=0.2)
-        axes.grid(alpha=0.3)
-    for (name, pair), (colour, marker) in zip(pairs.items(), PAIRS, strict=False):
-        _marks(row[0], pair, "macs", 1e6, name, marker, color=colour, markerfacecolor="white")
-    row[0].set(xlabel="MACs per image (millions), predictors included", ylabel="test accuracy (%)")
-    row[1].set(xlabel=f"milliseconds, {report['batch']} image at a time")
-    figure.suptitle(f"My project on {report['data']}: accuracy, work and time", fontsize=11)
-    legend_below(figure, *row[0].get_legend_handles_labels(), ncols=5)
-    said = [_said(name, networks[name]) for name in NETWORKS]
+    strip = images is not None and len(images) > 0
+    plan = [["head"] * 2, ["numbers"] * 2] + [["strip"] * 2] * strip
+    plan += [["work", "time"], ["work", "controls"]]
+    heights = [1.1, 1.1, *[1.25] * strip, 1.6, 2]
+    figure, panels = plt.subplot_mosaic(
+        plan,
+        figsize=(9, sum(heights) + 0.9),
+        height_ratios=heights,
+        width_ratios=(1.35, 1),
+        layout="constrained",
+    )
+    _heading(panels["head"], report)
+    _large_numbers(panels["numbers"], report)
+    if strip:
+        _strip(panels["strip"], images, captions)
+    _accuracy_over_macs(panels["work"], report)
+    _times(panels["time"], report)
+    _controls(panels["controls"], report["controls"])
+    figure.supxlabel(_foot(report), fontsize=8, color=TEXT)
+    pairs = report.get("pairs", {})
+    said = [_said(name, report["networks"][name]) for name in NETWORKS]
     return figure, "; ".join(said + [_said(name, pair) for name, pair in pairs.items()]) + "."
 
 
-def _marks(
-    axes: Axes, network: Mapping, key: str, unit: float, name: str, marker: str, **look: str
-) -> None:
+def _heading(axes: Axes, report: Mapping) -> None:
+    axes.set_axis_off()
+    title = f"Dynamic channel pruning on {report['data']}"
+    axes.text(0, 1, title, fontsize=17, weight="bold", va="top")
+    finding = textwrap.fill(report["finding"], 95)
+    axes.text(0, 0.52, finding, fontsize=10.5, va="top", linespacing=1.4)
+
+
+def _large_numbers(axes: Axes, report: Mapping) -> None:
+    """What the gated network does, in four numbers side by side."""
+    axes.set_axis_off()
+    plain, gated, narrow = (report["networks"][name] for name in NETWORKS)
+    lead = 100 * (_mean(gated["accuracy"]) - _mean(narrow["accuracy"]))
+    numbers = {
+        "of the plain network's\nMACs": f"{100 * gated['macs'] / plain['macs']:.0f} %",
+        "of the test images\ncorrect": f"{100 * _mean(gated['accuracy']):.1f} %",
+        "points against a narrow\nplain network": f"{lead:+.1f}".replace("-", "−"),
+        "times as long as\nthe plain network": f"{gated['ms'] / plain['ms']:.1f}",
+    }
+    for i, (words, number) in enumerate(numbers.items()):
+        x = (i + 0.5) / len(numbers)
+        axes.text(x, 1, number, fontsize=28, weight="bold", color=BLUE, ha="center", va="top")
+        axes.text(x, 0.42, words, fontsize=9.5, color=TEXT, ha="center", va="top")
+
+
+def _strip(axes: Axes, images: Tensor, captions: Sequence[str]) -> None:
+    """Images side by side, each above its caption."""
+    side, gap = images.shape[-1], images.shape[-1] // 8
+    for i, (image, words) in enumerate(zip(images, captions, strict=True)):
+        left = i * (side + gap)
+        pixels = image.movedim(0, -1).squeeze(-1).numpy()
+        look = {"cmap": "gray_r", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
+        axes.imshow(pixels, extent=(left, left + side, 0, images.shape[-2]), **look)
+        axes.text(left + side / 2, -gap, words, fontsize=8, ha="center", va="top")
+    axes.set(xlim=(0, len(images) * (side + gap) - gap), ylim=(-side / 2.5, images.shape[-2]))
+    axes.set_title("Where it was least sure: label, first answer, final answer", fontsize=10)
+    axes.set_axis_off()
+
+
+def _accuracy_over_macs(axes: Axes, report: Mapping) -> None:
+    for (name, colour), marker in zip(NETWORKS.items(), "Dos", strict=True):
+        _marks(axes, report["networks"][name], name, marker, color=colour)
+    for (name, pair), (colour, marker) in zip(report.get("pairs", {}).items(), PAIRS, strict=False):
+        _marks(axes, pair, name, marker, color=colour, markerfacecolor="white")
+    axes.set(xlabel="MACs per image (millions), predictors included", ylabel="test accuracy (%)")
+    axes.set_title("Accuracy and work, a mark for each seed", fontsize=10)
+    axes.set_xlim(left=0)
+    axes.margins(y=0.15)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="best", fontsize=9)
+
+
+def _marks(axes: Axes, network: Mapping, name: str, marker: str, **look: str) -> None:
     """A mark for each seed, above what the network costs."""
     right = [100 * a for a in network["accuracy"]]
-    axes.plot([network[key] / unit] * len(right), right, f"-{marker}", label=name, markersize=8,
+    axes.plot([network["macs"] / 1e6] * len(right), right, f"-{marker}", label=name, markersize=8,
               linewidth=1, **look)  # fmt: skip
 
 
-def _quartiles(network: Mapping, key: str) -> Sequence[float]:
-    """The ends of the line that shows how far times differ; a point where they are not known."""
-    return network.get("quartiles", (network["ms"],) * 2) if key == "ms" else (math.nan,) * 2
+def _times(axes: Axes, report: Mapping) -> None:
+    """A bar for each network's milliseconds, with a line from quartile to quartile."""
+    networks = [report["networks"][name] for name in NETWORKS]
+    middle = [network["ms"] for network in networks]
+    ends = [network.get("quartiles", (network["ms"],) * 2) for network in networks]
+    reach = [[abs(end[side] - ms) for end, ms in zip(ends, middle, strict=True)] for side in (0, 1)]
+    names = [f"{name}\n{ms:.3g} ms" for name, ms in zip(NETWORKS, middle, strict=True)]
+    axes.barh(names, middle, color=list(NETWORKS.values()), height=0.6)
+    axes.errorbar(middle, names, xerr=reach, fmt="none", ecolor=GREY, elinewidth=2)
+    axes.set_title(f"Milliseconds and quartiles, batch of {report['batch']}", fontsize=10)
+    axes.tick_params(labelsize=9)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.15 * max(max(end) for end in ends))
+
+
+def _controls(axes: Axes, controls: Mapping[str, float]) -> None:
+    """A bar for each control, in its colour of the course."""
+    names = [control.label.replace("winners, ", "winners,\n") for control in CONTROLS]
+    shares = [100 * controls[control.key] for control in CONTROLS]
+    bars = axes.barh(names, shares, color=CONTROL_COLOURS, height=0.6)
+    axes.bar_label(bars, [f" {share:.1f}" for share in shares], fontsize=8)
+    axes.set_title("Test images correct, by whose gates (%)", fontsize=10)
+    axes.tick_params(labelsize=9)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 118)
+
+
+def _foot(report: Mapping) -> str:
+    """How it was measured, in a line."""
+    found = list(faults(report))
+    device = report["machine"].get("device", "an unnamed machine")
+    return (
+        f"Seeds {', '.join(map(str, report['seeds']))}; chosen on {report['chosen_on']} images; "
+        f"test images opened: {report['test_looks']}×; timed on {device}. "
+        f"Missing or unfair: {len(found) if found else 'nothing found'}."
+    )
 
 
 def _said(name: str, network: Mapping) -> str:
     right = 100 * _mean(network["accuracy"])
     time = f", {network['ms']:.3f} ms" if "ms" in network else ""
-    return f"{name} {right:.1f} % right, {network['macs']:,.0f} MACs{time}"
+    return f"{name} {right:.1f} % correct, {network['macs']:,.0f} MACs{time}"
 
 
 def as_markdown(report: Mapping) -> str:
     """The report as a page, with its table, its controls and what is unfair in it."""
     lines = [f"# Dynamic channel pruning on {report['data']}", "", report["finding"], ""]
-    lines += ["![accuracy over MACs and over milliseconds](report.png)", ""]
+    lines += ["![finding, accuracy over MACs, times and controls](report.png)", ""]
     lines += ["| network | test accuracy, one per seed | MACs | ms |", "|---|---|---|---|"]
     networks = {name: report["networks"][name] for name in NETWORKS}
     for name, network in (networks | dict(report.get("pairs", {}))).items():
         rights = ", ".join(f"{100 * a:.1f} %" for a in network["accuracy"])
         lines.append(f"| {name} | {rights} | {network['macs']:,.0f} | {_time(network)} |")
-    lines += ["", f"Seeds {report['seeds']}; {margin(report)}.", "", "| control | right |"]
+    lines += ["", f"Seeds {report['seeds']}; {margin(report)}.", "", "| control | correct |"]
     lines.append("|---|---|")
     lines += [f"| {c.label} | {100 * report['controls'][c.key]:.1f} % |" for c in CONTROLS]
     found = list(faults(report))
@@ -180,10 +308,16 @@ def _time(network: Mapping) -> str:
     return f"{network['ms']:.3f}{ends}" if "ms" in network else ""
 
 
-def write_report(report: Mapping, folder: Path | None = None) -> Path:
+def write_report(
+    report: Mapping,
+    folder: Path | None = None,
+    images: Tensor | None = None,
+    captions: Sequence[str] = (),
+) -> Path:
     """Write ``report.md``, ``report.png`` and ``report.json``, each whole or not at all.
 
     Args:
+        images, captions: of the picture, as `report_picture` takes them.
         folder: made if it is not there; ``my_project`` beside the notebook when None, and a
             temporary one in a test run.
 
@@ -192,7 +326,7 @@ def write_report(report: Mapping, folder: Path | None = None) -> Path:
     """
     folder = default_folder() if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)
-    figure, sentence = report_picture(report)
+    figure, sentence = report_picture(report, images, captions)
     picture = small_png(figure, sentence).data
     plt.close(figure)
     page = folder / "report.md"

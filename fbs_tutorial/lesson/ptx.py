@@ -16,6 +16,16 @@ def loads(kernel: Callable, types: Mapping[str, str], **constants: object) -> Co
         types: of its tensors, such as ``{"x": "*bf16"}``; all other arguments are 32-bit integers.
         constants: of the arguments that are ``constexpr``.
     """
+    return counted(for_an_h100(kernel, types, **constants).asm["ptx"])
+
+
+def shared_bytes(kernel: Callable, types: Mapping[str, str], **constants: object) -> int:
+    """Memory beside the arithmetic in which a program of `loads` keeps what is under way."""
+    return for_an_h100(kernel, types, **constants).metadata.shared
+
+
+def for_an_h100(kernel: Callable, types: Mapping[str, str], **constants: object) -> object:
+    """The compiled kernel of Triton; arguments as `loads` has them."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -27,7 +37,7 @@ def loads(kernel: Callable, types: Mapping[str, str], **constants: object) -> Co
     hints = {(i,): ALIGNED for i, name in enumerate(names) if name not in constants}
     source = ASTSource(function, signature, constants, hints)
     options = {"num_warps": 4, "num_stages": 3}
-    return counted(triton.compile(source, GPUTarget("cuda", HOPPER, 32), options).asm["ptx"])
+    return triton.compile(source, GPUTarget("cuda", HOPPER, 32), options)
 
 
 def counted(ptx: str) -> Counter[str]:

@@ -31,6 +31,7 @@ __all__ = [
     "show",
     "show_guesses",
     "small_png",
+    "with_controls",
 ]
 
 FAST = 0.05  # seconds: a picture that follows the hand
@@ -99,12 +100,16 @@ def density_slider(
         readout_format=".2f",
         continuous_update=False,
     )
-    controls = {"density": slider, **controls}
+    return slider, with_controls(draw, height=height, density=slider, **controls)
+
+
+def with_controls(draw: Callable[..., Picture], *, height: int = 0, **controls: w.Widget) -> w.VBox:
+    """A picture under the widgets that it depends on; `density_slider` has the rest."""
     redraw = _Redraw(draw, list(controls.values()), height)
     redraw.output = w.interactive_output(redraw, controls)
     redraw.make_room()
     row = w.HBox([*controls.values(), redraw.sign], layout=w.Layout(flex_flow="row wrap"))
-    return slider, w.VBox([row, redraw.output])
+    return w.VBox([row, redraw.output])
 
 
 class _Redraw:

@@ -27,10 +27,11 @@ from .nb09 import (
     check_finish_kernel,
     check_gather_kernel,
     check_round_kernel,
+    check_sectors_moved,
     check_tile,
     check_weight_addresses,
 )
-from .nb10 import check_asking_time, check_finish_time, check_measure, check_pays
+from .nb10 import check_finish_time, check_intensity, check_measure, check_pays
 from .nb11 import check_gate_block, check_inverted_macs, check_live_in_sum, check_my_networks
 from .nb12 import check_absorb, check_my_cut, check_prune_block, check_revived, check_stripe_sum
 from .nb13 import check_fair_width, check_my_network, check_report, check_unfair
@@ -39,7 +40,6 @@ __all__ = [
     "CheckResult",
     "check_absorb",
     "check_agreeing",
-    "check_asking_time",
     "check_batch_as_groups",
     "check_break_even",
     "check_by_hand",
@@ -61,6 +61,7 @@ __all__ = [
     "check_gather_kernel",
     "check_grouped_macs",
     "check_in_common",
+    "check_intensity",
     "check_inverted_macs",
     "check_live_in_sum",
     "check_mean_one_gate",
@@ -83,6 +84,7 @@ __all__ = [
     "check_revived",
     "check_round_kernel",
     "check_safe_l2",
+    "check_sectors_moved",
     "check_stripe_sum",
     "check_threshold_for",
     "check_tile",

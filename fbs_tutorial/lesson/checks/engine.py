@@ -4,7 +4,7 @@ A check never raises. It says first whether the answer behaves like one of the m
 typical of the exercise; each of them is kept as code, and runs on the same inputs.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
@@ -29,9 +29,28 @@ class CheckResult:
         return ("✔ " if self.passed else "✘ ") + self.message
 
 
+class MissingError(Exception):
+    """What a check needs and this computer lacks: no mistake of the reader's."""
+
+
 def plainly(function: Callable, *arguments: object) -> object:
     """What the function returns."""
     return function(*arguments)
+
+
+def of_dictionary(said: Callable[[Mapping], str]) -> Callable[[Callable], str | None]:
+    """An `ask` of a `Case`: ``said`` puts into words the dictionary that a function returns.
+
+    Whatever is no dictionary is named; None stays None, of which the engine speaks.
+    """
+
+    def ask(function: Callable, *arguments: object) -> str | None:
+        returned = function(*arguments)
+        if returned is None or isinstance(returned, Mapping):
+            return None if returned is None else said(returned)
+        return f"{type(returned).__name__} instead of a dictionary"
+
+    return ask
 
 
 @dataclass(frozen=True)
@@ -148,6 +167,8 @@ def _wrong(function: Callable, case: Case) -> _Wrong | None:
         if not error.args:  # PyTorch's have a text
             return _Wrong("not written yet: replace the line that raises", final=True)
         return _Wrong(f"raised NotImplementedError: {error}")
+    except MissingError as error:
+        return _Wrong(str(error), final=True)
     except NameError as error:
         return _Wrong(f"{error}: is it spelt as where it was defined, and was that cell run?", True)
     except Exception as error:  # whatever a reader's code may raise

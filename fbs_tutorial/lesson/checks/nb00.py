@@ -33,6 +33,7 @@ check_conv_macs = Exercise(
     (
         Mistake(lambda a, b, k, h, w: a * b * k * h * w, "you use one side of the kernel only"),
         Mistake(lambda a, b, k, h, w: a * b * h * w, "you leave the size of the kernel out"),
+        Mistake(lambda a, b, k, h, w: a * b * k * k * h * h, "you use the height of the map twice"),
         Mistake(lambda a, b, k, h, w: a * b * k * k, "you count one position of the map only"),
         Mistake(lambda a, b, k, h, w: b * k * k * h * w, "you count one input channel only"),
         Mistake(lambda a, b, k, h, w: a * k * k * h * w, "you count one output channel only"),
@@ -116,13 +117,18 @@ check_network_share = Exercise(
         ),
         Mistake(
             _kept_share(lambda c, d: [c[0], *(math.ceil(d * n) for n in c[1:])]),
-            "0.55 * 100 is 55.000000000000007 on a computer, and you keep 56: round before ceil",
+            "0.55 * 100 is 55.000000000000007 on a computer, and you keep 56: active_channels "
+            "keeps 55",
         ),
         Mistake(
             _kept_share(lambda c, d: [c[0], *(round(d * n) for n in c[1:])]),
             "you round to the nearest number of winners: a layer keeps ceil(d * C)",
         ),
         Mistake(lambda c, p, d: 100 * network_share(c, p, d), "you return percent, not a share"),
+        Mistake(
+            _kept_share(lambda c, d: [d * c[0], *(active_channels(n, d) for n in c[1:])]),
+            "you also skip a share of the image, which is always there",
+        ),
         Mistake(
             _kept_share(lambda c, d: [c[0], *(d * n for n in c[1:])]),
             "you keep a fraction of a channel: a layer keeps ceil(d * C), a whole number",

@@ -96,7 +96,7 @@ def _budgets() -> Iterator[Case]:
     tied = torch.randint(1, 4, (4, 10)).float()
     yield Case((tied, 0.3), winner_take_all(tied, 0.3), ties, lower)
     more = torch.arange(1.0, 9) * winner_mask(g, 0.5)
-    yield Case((g, 0.5), more, "these are gradients: a winner's value must keep its", ask=_gradient)
+    yield Case((g, 0.5), more, "these are gradients: a winner must keep its own", ask=_gradient)
     yield Case((tied, 0.3), SAFE, "equal values may come in any order here", lower, _sorts_safely)
 
 
@@ -169,6 +169,14 @@ check_winner_take_all = Exercise(
             "at which place each one stands",
         ),
         Mistake(_one_density, "you use the first density for all rows"),
+        Mistake(
+            lambda g, d: torch.where(_places(g.flip(1)).flip(1) < _k(g, d), g, 0.0),
+            "of equal values you let the higher index win: the lower one does",
+        ),
+        Mistake(
+            lambda g, d: winner_take_all(g, d) * g.shape[1] / _k(g, d).float(),
+            "you scale the winners up to make up for the losers, as dropout does",
+        ),
         Mistake(_rounded_down, "you round k down"),
         Mistake(_across_images, "you sort along the images, not along the channels"),
         Mistake(
@@ -224,12 +232,12 @@ check_winner_take_all_backward = Exercise(
 # An experiment: who may compete while the predictor learns?
 
 KINDS, CHANNELS, WINNERS = 6, 12, 2
-SEEDS, CHEAP = 3, 0.4  # of the mean density over a training
+SEEDS, CHEAP = 3, 0.25  # of the mean density over a training
 
 
 def learn_the_choice(
     schedule: Callable[[float], float], seed: int = 0, steps: int = 300
-) -> tuple[int, list[float]]:
+) -> tuple[Tensor, Tensor, list[float]]:
     """Train the predictor of a small layer under a schedule of densities.
 
     There are six kinds of images, and each needs two of the layer's twelve channels for itself.
@@ -239,7 +247,8 @@ def learn_the_choice(
         schedule: ``progress`` from 0 to 1 -> the density at that point of the training.
 
     Returns:
-        How many of the twelve needed channels win for their kind of image, and all densities.
+        Which channels each kind needs, bool ``[kinds, C]``, which of them win for it in the end,
+        and all densities.
     """
     start = torch.Generator().manual_seed(seed)
     needed = torch.eye(KINDS).repeat_interleave(WINNERS, dim=1)  # [kinds, channels]
@@ -254,13 +263,13 @@ def learn_the_choice(
             weight -= 0.1 * slopes[0]
             bias -= 0.1 * slopes[1]
     pi = winner_take_all((weight.T + bias).relu(), WINNERS / CHANNELS)
-    return int(((pi > 0.5) & (needed > 0)).sum()), densities
+    return needed > 0, (pi > 0.5) & (needed > 0), densities
 
 
 def _tried(schedule: Callable, first: int = 0) -> tuple[int, list[float]]:
     """Channels found in all seeds together, and the densities of the training."""
     runs = [learn_the_choice(schedule, seed) for seed in range(first, first + SEEDS)]
-    return sum(found for found, _ in runs), runs[0][1]
+    return sum(int(found.sum()) for _, found, _ in runs), runs[0][2]
 
 
 @cache

@@ -20,7 +20,7 @@ from ...method.gated import GatedConv2d, gated_layers, saliency_penalty, set_den
 from ...training.loop import fit
 from ...training.losses import distillation_loss
 from ...training.recipes import RECIPES, Step
-from .engine import Case, Exercise, Experiment, Mistake
+from .engine import Case, Exercise, Experiment, Mistake, of_dictionary
 
 # Exercise 1: the staircase
 
@@ -109,6 +109,7 @@ DENSITIES = 0.5, 0.25  # of two steps that follow each other: the second shows w
 CALLED = "a tiny network, and twice with six images: d = {:g}, then d = {:g}".format(*DENSITIES)
 ORDER = "gradients, then a step"
 NO_GRADIENT = "no gradient in the teacher"
+AT_REST = "the teacher in eval mode"
 
 
 @dataclass
@@ -119,6 +120,7 @@ class _Trial:
     teacher: nn.Module
     returned: list
     orders: list[str]
+    modes: set[str]  # of the teacher when it was asked
 
 
 def _network(gated: bool) -> nn.Sequential:
@@ -140,7 +142,9 @@ def _trial(function: Callable, seed: int) -> _Trial:
         events.append("a step" if ready else "a step without gradients")
 
     optimizer.register_step_pre_hook(stepping)
-    trial = _Trial(network, teacher, [], [])
+    trial = _Trial(network, teacher, [], [], set())
+    modes = {True: "the teacher in training mode", False: AT_REST}
+    teacher.register_forward_pre_hook(lambda asked, _: trial.modes.add(modes[asked.training]))
     for density in DENSITIES:
         events.clear()
         x, labels = torch.rand(6, 1, 5, 5), torch.randint(3, (6,))
@@ -170,6 +174,10 @@ def _in_the_teacher(function: Callable, seed: int) -> str:
     return "a gradient in the teacher" if reached else NO_GRADIENT
 
 
+def _mode_of_the_teacher(function: Callable, seed: int) -> str:
+    return ", then ".join(sorted(_trial(function, seed).modes, reverse=True)) or AT_REST
+
+
 def _afterwards(function: Callable, seed: int) -> Tensor:
     """Every parameter, and the density, after two steps."""
     network = _trial(function, seed).network
@@ -188,6 +196,9 @@ def _steps(seeds: Sequence[int] = (0, 1)) -> Iterator[Case]:
     yield case(first, ORDER, order, ask=_order)
     yield case(first, "a float", number, ask=_kind)
     yield case(first, NO_GRADIENT, free, "torch.no_grad() around teacher(x)", ask=_in_the_teacher)
+    mode = "the teacher came in eval mode: who switched it?"
+    more_mode = "in training mode a real teacher's batch norms would move, and dropout would fall"
+    yield case(first, AT_REST, mode, more_mode, ask=_mode_of_the_teacher)
     losses = _losses(_step, seeds[0])
     yield case(first, losses, hint, more, ask=_losses, axes=("loss of step",))
     for seed in seeds:
@@ -237,6 +248,16 @@ def _with_loss(
         )
 
     return partial(_step, loss=loss)
+
+
+def _teacher_in_training(network: nn.Module, teacher: nn.Module, *others: object) -> float:
+    return _step(network, teacher.train(), *others)
+
+
+def _two_steps(*arguments: object) -> float:
+    loss = _step(*arguments)
+    arguments[2].step()
+    return loss
 
 
 def _without_density(network: nn.Module, *others: object) -> float:
@@ -341,6 +362,20 @@ check_training_step = Exercise(
             "kl_div gets probabilities: its first argument has to be their logarithm",
         ),
         Mistake(
+            _teacher_in_training,
+            "you switch the teacher to training mode: batch norms would move, and dropout would "
+            "change its answers",
+        ),
+        Mistake(_two_steps, "you take two steps with the same gradients"),
+        Mistake(
+            _with_loss(hard=lambda s, y: F.cross_entropy(s.softmax(dim=1), y)),
+            "you take the softmax before cross_entropy, which takes one of its own",
+        ),
+        Mistake(
+            _with_loss(lambda s, t: _soft(s.detach(), t)),
+            "the student is detached in the teacher's term, which then moves nothing",
+        ),
+        Mistake(
             _with_loss(hard=lambda s, y: F.cross_entropy(s / 4, y)),
             "the student is softened for the labels, too: T is for the teacher's term alone",
         ),
@@ -369,13 +404,9 @@ LEAST = 5.0  # points that another image's gates have to cost, or the network is
 TAKES = f"a dictionary with some of {', '.join(USUAL)}"
 
 
-def _is_recipe(function: Callable) -> str:
-    """Whether what the function returns can be trained with, in words."""
-    changes = function()
-    if changes is None:
-        return None
-    if not isinstance(changes, Mapping):
-        return f"{type(changes).__name__} instead of a dictionary"
+@of_dictionary
+def _is_recipe(changes: Mapping) -> str:
+    """Whether these changes can be trained with, in words."""
     if not changes:
         return "an empty dictionary: nothing would be different"
     unknown = [str(name) for name in changes if name not in USUAL]
@@ -397,7 +428,7 @@ def _recipes() -> Iterator[Case]:
 def _trained(changes: tuple, seed: int) -> tuple[float, float]:
     """The digits network after a short training with these changes.
 
-    Percent of the validation images right with own gates, and with another image's.
+    Percent of the validation images correct with own gates, and with another image's.
     """
     values = USUAL | dict(changes)
     lr, gain = values.pop("lr"), values.pop("gain")
@@ -425,7 +456,7 @@ def _how_far(function: Callable) -> tuple[bool, str]:
     except FloatingPointError as error:
         return False, f"the training broke: {error}"
     usual = [_trained((), seed) for seed in SEEDS]
-    lines = [f"validation images right at d = {DENSITY} after {EPOCHS} epochs, seeds 0, 1 and 2:"]
+    lines = [f"validation images correct at d = {DENSITY} after {EPOCHS} epochs, seeds 0, 1 and 2:"]
     for name, runs in (("yours", yours), ("the course's recipe", usual)):
         lines.append(f"{', '.join(f'{own:.1f}' for own, _ in runs)} %  {name}")
     cost = sum(own - other for own, other in yours) / len(yours)

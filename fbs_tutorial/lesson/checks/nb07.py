@@ -56,10 +56,15 @@ check_unsure = Exercise(
 # Exercise 2: a better control
 
 
-def usual_values(own: Tensor, reference: Tensor) -> Tensor:
+def _usual_values(own: Tensor, reference: Tensor) -> Tensor:
     """Own winners ``[N, C]``; each value is the channel's mean over the images it won for."""
     won = (reference != 0).sum(dim=0).clamp(min=1)  # [C]
     return torch.where(own != 0, reference.sum(dim=0) / won, 0.0)
+
+
+def values_fixed(own: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The gates of the control in section 3: in each layer own winners, usual values."""
+    return {name: _usual_values(gate, reference[name]) for name, gate in own.items()}
 
 
 def _gates() -> Iterator[Case]:
@@ -67,7 +72,7 @@ def _gates() -> Iterator[Case]:
     winners = "over those of the reference for which the channel wins: elsewhere it is not used"
     for n, m, c, density in [(4, 6, 5, 0.4), (3, 8, 6, 0.5)]:
         own, reference = (_some_gates(rows, c, density) for rows in (n, m))
-        yield Case((own, reference), usual_values(own, reference), values, winners)
+        yield Case((own, reference), _usual_values(own, reference), values, winners)
     own = torch.tensor([[0.0, 2.0, 1.0]])
     reference = torch.tensor([[4.0, 0.0, 6.0], [2.0, 0.0, 0.0]])
     never = "channel 1 wins for no reference image: its value should be 0, not NaN"
@@ -104,6 +109,15 @@ check_choice_only = Exercise(
             lambda own, ref: torch.where(own != 0, _won_mean(own), 0.0),
             "the values come from the images under test: they are still partly their own",
         ),
+        Mistake(
+            lambda own, ref: torch.where(own != 0, _won_median(ref), 0.0),
+            "you take the median over the winners: the control takes their mean",
+        ),
+        Mistake(
+            lambda own, ref: torch.where(own != 0, ref.amax(dim=0), 0.0),
+            "you take the largest value a channel ever had, not its usual one",
+        ),
+        Mistake(lambda own, ref: own, "you return the image's own values: nothing is fixed"),
         Mistake(
             lambda own, ref: _won_mean(ref).expand_as(own),
             "every channel has a value: the choice is gone",
@@ -186,19 +200,23 @@ def _score(dial: Mapping, part: str) -> tuple[float, float]:
 
 
 def _how_good(function: Callable, test: bool = False, slack: float = 0.0) -> tuple[bool, str]:
-    """Whether this dial is as right as that of section 5, for fewer MACs."""
+    """Whether this dial is correct as often as that of section 5, for fewer MACs."""
     part = "test" if test else "validation"
     (right, macs), (usual, dear) = (_score(dial, part) for dial in (function(), RIVAL))
     lines = [f"two looks at the {part} images, mean MACs with predictors:"]
     for name, share, cost in (("yours", right, macs), ("section 5", usual, dear)):
-        lines.append(f"{100 * share:6.2f} % right with {cost / 1000:5.1f} k MACs  {name}")
+        lines.append(f"{100 * share:6.2f} % correct with {cost / 1000:5.1f} k MACs  {name}")
     saved = 1 - macs / dear
     if right < usual - slack:
-        lines.append("Fewer images are right.")
+        lines.append("Fewer images are correct.")
     elif saved < SAVED:
-        lines.append(f"As right, but it saves {saved:.1%} of the MACs: {SAVED:.0%} are wanted.")
+        lines.append(
+            f"As many are correct, but it saves {saved:.1%} of the MACs: {SAVED:.0%} are wanted."
+        )
     else:
-        lines.append(f"As right or better, and {saved:.1%} of the MACs are saved: you have won.")
+        lines.append(
+            f"As many are correct or more, and {saved:.1%} of the MACs are saved: you have won."
+        )
     return right >= usual - slack and saved >= SAVED, "\n  ".join(lines)
 
 
@@ -297,6 +315,14 @@ check_threshold_for = Exercise(
                 0.0 if b < f else _sorted_at(c, (b - f) * len(c) // (s - f) if s > f else len(c))
             ),
             "you charge only the difference for a second look: both looks are paid for in full",
+        ),
+        Mistake(
+            lambda c, f, s, b: _sorted_at(c, (b - f) * len(c) // s),
+            "you forget the budget that does not even pay for the first look",
+        ),
+        Mistake(
+            lambda c, f, s, b: 0.0 if b < f else 1 - _sorted_at(1 - c, (b - f) * len(c) // s),
+            "you sort downwards: the least sure images look again first",
         ),
         Mistake(
             lambda c, f, s, b: c.quantile(min(max((b - f) / s, 0.0), 1.0)).item(),

@@ -103,10 +103,15 @@ def _whole_numbers(n: int, k: int, i: int) -> tuple[Tensor, Tensor]:
     return tuple(torch.randint(-3, 4, size).float() for size in sizes)
 
 
-def _grouped(x: Tensor, kernels: Tensor, padding: int = 1) -> Tensor:
+def _grouped(x: Tensor, kernels: Tensor, padding: int = 1, interleaved: str = "") -> Tensor:
+    """The right answer; or with the images of one of the three tensors interleaved."""
     n, _, height, width = x.shape
+    x = x.transpose(0, 1) if interleaved == "x" else x
+    kernels = kernels.transpose(0, 1) if interleaved == "kernels" else kernels
     one = x.reshape(1, -1, height, width)
     y = F.conv2d(one, kernels.flatten(0, 1), padding=padding, groups=n)
+    if interleaved == "y":
+        return y.view(-1, n, *y.shape[2:]).transpose(0, 1)
     return y.view(n, -1, *y.shape[2:])
 
 
@@ -124,6 +129,18 @@ check_batch_as_groups = Exercise(
         ),
         Mistake(lambda x, w: _grouped(x, w, 0), "you leave the padding out"),
         Mistake(lambda x, w: F.conv2d(x, w[0]), "you leave the padding out, and the other kernels"),
+        Mistake(
+            partial(_grouped, interleaved="x"),
+            "the images are interleaved in x: a group needs the channels of one image together",
+        ),
+        Mistake(
+            partial(_grouped, interleaved="kernels"),
+            "the images are interleaved in the kernels: a group needs those of one image together",
+        ),
+        Mistake(
+            partial(_grouped, interleaved="y"),
+            "the images are interleaved in the result: the first k maps are those of image 0",
+        ),
         Mistake(
             lambda x, w: _grouped(x, w).view(1, -1, *x.shape[2:]),
             "you leave all images in one: the result is [N, k, H, W]",
@@ -159,9 +176,12 @@ class _Clock:
 CALLS = 8  # measurements that a search may take
 
 
-def _search(function: Callable, clock: _Clock) -> str:
+def _search(function: Callable, clock: _Clock) -> str | None:
     clock.asked = 0
-    found = float(function(clock))
+    found = function(clock)
+    if found is None:
+        return None
+    found = float(found)
     if clock.asked > CALLS:
         right = "right" if abs(found - clock.even) <= 0.02 else "wrong"
         return f"{right}, but after {clock.asked} measurements"
@@ -245,7 +265,7 @@ check_break_even = Exercise(
 )
 
 
-GARBAGE = 999.0  # in planes that nobody wrote
+GARBAGE = (999.0, math.inf)  # in planes that nobody wrote; 0 · inf is no number
 AXES = ("winner", "row", "column")
 
 
@@ -262,17 +282,19 @@ def _from_planes(
     tap: Callable[[int, int], tuple[int, int]] = lambda a, b: (a, b),
     swap: bool = False,
     column: int | None = None,
+    every: bool = False,
 ) -> Tensor:
     """The right answer, and with other arguments some that are not."""
     row = width + 1
     pitch = pitch or row
     sums = torch.zeros(len(winners), height * row)
-    for i in live.tolist():
+    for i in range(len(planes)) if every else live.tolist():
         for a in range(3):
             for b in range(3):
                 start, (c, d) = a * pitch + b, tap(a, b)
                 j = i if column is None else column
                 w = weight[j, winners, c, d] if swap else weight[winners, j, c, d]
+                w = w * float(i in live) if every else w
                 sums += w[:, None] * planes[i, start : start + height * row]
     maps = sums.view(-1, height, row)
     return maps[:, :, :width] if crop else maps
@@ -297,23 +319,34 @@ UNEQUAL = (
 
 
 class _Copies(TorchDispatchMode):
-    """Counts the kernels and planes that are copied by lists of numbers inside the ``with``."""
+    """Finds kernels and planes that are copied inside the ``with``."""
 
     OPERATORS = (torch.ops.aten.index.Tensor, torch.ops.aten.index_select.default)
 
     def __init__(self, planes: Tensor, weight: Tensor, winners: Tensor):
         super().__init__()
         self.found, self.planes, self.allowed = "", planes, len(winners) * weight[0, 0].numel()
+        self.given = {_place(planes), _place(weight)}
 
     def __torch_dispatch__(self, operator, types, arguments=(), keywords=None):
         out = operator(*arguments, **(keywords or {}))
         if operator in self.OPERATORS:
-            shares = arguments[0].untyped_storage().data_ptr() == self.planes.data_ptr()
-            if shares:
+            if _place(arguments[0]) == _place(self.planes):
                 self.found = "this copies maps: a slice of planes[i] is a view, planes[live] is not"
             elif out.numel() > self.allowed:
                 self.found = "this gathers kernels: read the weights of one live input at a time"
+        elif self._as_large_as_all_planes(out):
+            self.found = "this makes a tensor as large as all planes: read each live one in place"
         return out
+
+    def _as_large_as_all_planes(self, out: object) -> bool:
+        new = isinstance(out, Tensor) and _place(out) not in self.given
+        return new and out.is_floating_point() and out.numel() >= self.planes.numel()
+
+
+def _place(tensor: Tensor) -> int:
+    """Where a tensor's memory begins, also that of what it is a view of."""
+    return tensor.untyped_storage().data_ptr()
 
 
 def _in_place_of_a_gather(
@@ -360,10 +393,20 @@ def _planes() -> Iterator[Case]:
         x = torch.randint(-3, 4, (c_in, *size)).float()
         weight = torch.randint(-3, 4, (c_out, c_in, 3, 3)).float()
         expected = F.conv2d(x[None, live], weight[winners][:, live], padding=1)[0]
-        planes = torch.full_like(full := in_planes(x), GARBAGE)
+        planes = torch.full_like(full := in_planes(x), GARBAGE[c_in > 4])
         planes[live] = full[live]
         arguments = (planes, weight, live, winners, *size)
         yield Case(arguments, expected, hint, more, ask=_in_place_of_a_gather, axes=AXES)
+
+
+def _cleaned(
+    planes: Tensor, weight: Tensor, live: Tensor, winners: Tensor, height: int, width: int
+) -> Tensor:
+    """Right numbers, from live planes that are copied among zeros, and all of which are read."""
+    clean = torch.zeros_like(planes)
+    for i in live.tolist():
+        clean[i] = planes[i]
+    return _from_planes(clean, weight, torch.arange(len(clean)), winners, height, width)
 
 
 check_from_planes = Exercise(
@@ -372,6 +415,14 @@ check_from_planes = Exercise(
     "no kernel was gathered, no map was copied, no convolution was called.",
     (
         Mistake(_gathering, "you gather: kernels or maps are copied by a list before use"),
+        Mistake(
+            _cleaned,
+            "you make new planes, and read them all, instead of the live ones where they lie",
+        ),
+        Mistake(
+            partial(_from_planes, every=True),
+            "you read planes that are not live and multiply them by 0; what lies there may be inf",
+        ),
         Mistake(partial(_from_planes, crop=False), "you leave the border in: crop every row"),
         Mistake(
             partial(_from_planes, tap=lambda a, b: (b, a)),

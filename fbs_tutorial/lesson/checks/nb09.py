@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from ...data import load_data
 from ...execution.roofline import Layer
 from ...method.gated import GatedConv2d
 from ...method.wta import winner_mask
-from .engine import Case, Exercise, Experiment, Mistake
+from .engine import Case, Exercise, Experiment, MissingError, Mistake
 
 try:
     import triton.language as tl
@@ -81,6 +81,87 @@ check_weight_addresses = Exercise(
 )
 
 
+def _sectors(
+    winners: Tensor,
+    k_in: int,
+    tiles: int,
+    *,
+    taps: int = 9,
+    written: int = 1,
+    read: int = 1,
+    anew: bool = True,
+    touched: Callable[[Tensor], int] = lambda winners: len((winners // NUMBERS).unique()),
+    rows: Callable[[int], int] = lambda k: -(-k // NUMBERS),
+) -> tuple[int, int]:
+    """The right answer, and with other arguments some that are not."""
+    there, copy, all_rows = touched(winners), rows(len(winners)), taps * k_in
+    looked_up = all_rows * there * (tiles if anew else 1)
+    return looked_up, all_rows * (read * there + written * copy + (tiles if anew else 1) * copy)
+
+
+NUMBERS = 8  # float32 numbers in a sector of 32 bytes
+
+
+def _two_numbers(function: Callable, *arguments: object) -> list[int] | None:
+    found = function(*arguments)
+    return None if found is None else [int(number) for number in found]
+
+
+def _traffic() -> Iterator[Case]:
+    hint = "which sectors of a row hold a winner, and how often is each read or written?"
+    more = "len((winners // 8).unique()) sectors of a row have winners; a row of the copy has "
+    more += "ceil(k_out / 8), which are written once and read once per tile"
+    for channels, k_out, k_in, tiles in [(16, 2, 1, 1), (64, 20, 5, 1), (128, 37, 9, 7)]:
+        winners = torch.rand(channels).argsort()[:k_out].sort().values
+        expected = list(_sectors(winners, k_in, tiles))
+        yield Case((winners, k_in, tiles), expected, hint, more, ask=_two_numbers)
+
+
+def _enough_tiles() -> int:
+    """From how many tiles on copying moves fewer, where every sector of 128 numbers has winners."""
+    winners = torch.arange(0, 128, 2)
+    ways = (_sectors(winners, 1, tiles) for tiles in range(1, 100))
+    return next(i for i, (looked_up, copied) in enumerate(ways, 1) if copied < looked_up)
+
+
+check_sectors_moved = Exercise(
+    "sectors_moved(winners, k_in, tiles): (looked up, copied first), sectors of 32 bytes per image",
+    _traffic,
+    "where every sector has winners, half of the row's numbers, copying first moves fewer from "
+    f"{_enough_tiles()} tiles on.",
+    (
+        Mistake(
+            partial(_sectors, touched=lambda winners: -(-len(winners) // NUMBERS)),
+            "you count the winners in eights, as if side by side; which sectors hold them?",
+        ),
+        Mistake(
+            partial(_sectors, touched=len),
+            "you count one sector for each winner; winners in one sector share it",
+        ),
+        Mistake(
+            partial(_sectors, rows=lambda k: k),
+            "the copy's rows are counted in numbers; eight of them fill a sector",
+        ),
+        Mistake(
+            partial(_sectors, rows=lambda k: k // NUMBERS),
+            "the copy's last sector is dropped where it is not full",
+        ),
+        Mistake(partial(_sectors, written=0), "the copy has to be written, too"),
+        Mistake(partial(_sectors, read=0), "what is copied has to be read first"),
+        Mistake(
+            partial(_sectors, written=0, read=0),
+            "the copy is not free: it is read and written once",
+        ),
+        Mistake(partial(_sectors, taps=1), "you count one tap; there are nine"),
+        Mistake(partial(_sectors, anew=False), "every tile reads the weights anew"),
+        Mistake(
+            lambda winners, k_in, tiles: _sectors(winners, k_in, tiles)[::-1],
+            "the two numbers have changed places",
+        ),
+    ),
+)
+
+
 GATHER = """
 def gather_kernel(
     weight, channels, winners, own, k_in, k_out, width, in_channels, out_channels,
@@ -131,10 +212,13 @@ def launch(kernel: Callable, grid: tuple[int, ...], *arguments: object, **sizes:
     """Run a kernel in the interpreter, whether or not it is already one of Triton's.
 
     Raises:
+        MissingError: there is no Triton here.
         IndexError: it reads outside of its tensors, or writes further away than their guards.
     """
     if interpreter is None:
-        raise NotImplementedError("there is no Triton here (its packages are for Linux)")
+        raise MissingError(
+            "there is no Triton here (its packages are for Linux), so nothing was run"
+        )
     function = interpreter.InterpretedFunction(getattr(kernel, "fn", kernel))
     try:
         with watched([x for x in arguments if isinstance(x, Tensor)]):
@@ -253,7 +337,7 @@ WRITE = "(i < k_in)[:, None] & (j < width)[None, :]"
 
 
 def places(where: str = WHERE, read: str = READ, place: str = PLACE, write: str = WRITE) -> str:
-    """The four lines of exercise 2, one of them wrong perhaps."""
+    """The four lines of exercise 3, one of them wrong perhaps."""
     return f"where = {where}; read = {read}; place = {place}; write = {write}"
 
 
@@ -324,6 +408,18 @@ check_gather_kernel = Exercise(
             (
                 {"where": "((tap * in_channels + i) * out_channels)[:, None] + out[None, :]"},
                 "the inputs 0, 1, 2 … are taken, and not those in the list",
+            ),
+            (
+                {"where": WHERE.replace("out[None, :]", "j[None, :]")},
+                "the outputs 0, 1, 2 … are taken, and not those in the list of winners",
+            ),
+            (
+                {"place": PLACE.replace("k_in", "in_channels")},
+                "an image's part of own has k_in rows per tap, and not in_channels",
+            ),
+            (
+                {"place": PLACE.replace("n * 9 + tap", "n + tap")},
+                "one image further is 9 taps further in own",
             ),
             (
                 {"place": "(tap * k_in + i)[:, None] * width + j[None, :]"},

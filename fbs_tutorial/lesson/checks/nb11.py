@@ -30,7 +30,8 @@ def _branches() -> Iterator[Case]:
         (3, 5, 0.25, both, others),
         (1, 3, 0.5, one, one),
     ]:
-        won = [winner_mask(torch.rand(images, 12), density) for _ in range(branches)]
+        shares = [density * (1 + 0.5 * i) for i in range(branches)]  # no two win equally often
+        won = [winner_mask(torch.rand(images, 12), share) for share in shares]
         expected = torch.stack(won).any(dim=0).sum(dim=1)
         yield Case((won,), expected, hint, more, axes=("live channels of image",))
 
@@ -51,6 +52,10 @@ check_live_in_sum = Exercise(
         Mistake(lambda b: torch.stack(b).any(0).sum(0), "you count images, not channels"),
         Mistake(lambda b: b[0].sum(1), "you look at the first branch only"),
         Mistake(
+            lambda b: torch.stack(b).sum(2).amax(0),
+            "you count the winners of one branch, the one that has most of them",
+        ),
+        Mistake(
             lambda b: (b[0] | b[-1]).sum(1), "you look at two branches only, and there can be more"
         ),
         Mistake(
@@ -69,7 +74,7 @@ def _blocks(bills: Sequence[tuple[int, int, int, float]] = BILLS) -> Iterator[Ca
     full = "at d = 1: C·tC·P, 9·tC·P and tC·C·P, with t = expansion and P = positions"
     half = "how many inputs does a depthwise output read?"
     own = "one, its own: k·9·P for its k winners"
-    up = "how are winners rounded?"
+    up = "how are winners rounded, and does a predictor save anything at a low density?"
     rounded = "round up: the winners are active_channels(C, d) and active_channels(t·C, d)"
     order = "; the list is [expansion, depthwise, projection, predictors]"
     words = ((dense, full), (half, own), (up, rounded))
@@ -94,13 +99,23 @@ def _bill(
     depthwise: Callable = lambda wide_k: wide_k,
     predictors: Callable = lambda c, wide: c * wide + wide * wide + wide * c,
     inputs: Callable | None = None,
+    wider: Callable | None = None,
 ) -> list[int]:
     """MACs of expansion, depthwise, projection and predictors; later arguments make mistakes."""
     wide = channels * expansion
-    k, wide_k = winners(channels, density), winners(wide, density)
+    k = winners(channels, density)
+    wide_k = wider(k) if wider else winners(wide, density)
     read, wide_read = (inputs(channels), inputs(wide)) if inputs else (k, wide_k)
     counts = [read * wide_k, depthwise(wide_k) * 9, wide_read * k]
     return [count * positions for count in counts] + [predictors(channels, wide)]
+
+
+def _winning_predictors(density: float) -> Callable:
+    def macs(channels: int, wide: int) -> int:
+        k, wide_k = active_channels(channels, density), active_channels(wide, density)
+        return k * wide_k + wide_k * wide_k + wide_k * k
+
+    return macs
 
 
 check_inverted_macs = Exercise(
@@ -131,6 +146,18 @@ check_inverted_macs = Exercise(
         Mistake(
             lambda c, t, p, d: _bill(c, t, p, d, predictors=lambda c, w: p * (2 * c * w + w * w)),
             "you charge the predictors at every position; they run once per image",
+        ),
+        Mistake(
+            lambda c, t, p, d: _bill(c, t, p, d, predictors=_winning_predictors(d)),
+            "you let the predictors shrink with the density; they read and judge all channels",
+        ),
+        Mistake(
+            lambda c, t, p, d: _bill(c, t, p, d, depthwise=lambda k: k / 9),
+            "you forget the nine taps of the depthwise kernel",
+        ),
+        Mistake(
+            lambda c, t, p, d: _bill(c, t, p, d, wider=lambda k: k * t),
+            "you multiply the block's winners by the expansion; the wide layers choose their own",
         ),
         Mistake(
             lambda c, t, p, d: _bill(c, t, p, d)[:3], "the predictors are missing from the list"
@@ -165,7 +192,9 @@ UNCHANGED = "the block that you were given is as it was"
 KINDS = ("8 -> 8 stride 1", "8 -> 16 stride 2")
 
 
-def _questions(kinds: Sequence[str] = KINDS, share: float = 0.5) -> Iterator[Case]:
+def _questions(
+    kinds: Sequence[str] = KINDS, densities: Sequence[float] = (0.5, 0.25)
+) -> Iterator[Case]:
     names = "which modules belong together in one ChannelPruning?"
     one = "one ChannelPruning per convolution, with its batch norm"
     own = "can the first convolution skip anything?"
@@ -174,7 +203,7 @@ def _questions(kinds: Sequence[str] = KINDS, share: float = 0.5) -> Iterator[Cas
     once = "with gates of 1 nothing may change: does something run twice, or at another place?"
     twice = "run each batch norm once (put nn.Identity() in its old place), and leave ReLU and the "
     twice += "sum where they are"
-    for kind, count in zip(kinds, (2, 3), strict=True):
+    for kind, count, share in zip(kinds, (2, 3), densities, strict=True):
         more = ", and one for the convolution of block.downsample" if count == 3 else ""
         c_in, c_out, stride = _numbers(kind)
         k, positions = active_channels(c_out, share), (6 // stride) ** 2
@@ -250,6 +279,10 @@ check_gate_block = Exercise(
             "one gate stands around the whole block",
         ),
         Mistake(lambda b, d: _gated(b, 1.0), "you leave the density at 1"),
+        Mistake(
+            lambda b, d: _gated(b, 0.5),
+            "you set the density to 0.5, whatever the function is given",
+        ),
         Mistake(lambda b, d: _gated(b, d, None), "each batch norm runs twice"),
         Mistake(
             lambda b, d: _kept(b, d, "bn1"),
@@ -346,12 +379,16 @@ def _how_quick(function: Callable) -> tuple[bool, str]:
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         fast, dense = accelerate(gated), _merged(plain)
-        timings = race({"plain": lambda: dense(x), "gated": lambda: fast(x)}, 0.3, rounds=5)
-    slow, quick = (1000 * timings[name].median for name in ("plain", "gated"))
+        other = copy.deepcopy(dense).to(memory_format=torch.channels_last)
+        turned = x.contiguous(memory_format=torch.channels_last)
+        ways = {"nchw": lambda: dense(x), "nhwc": lambda: other(turned), "gated": lambda: fast(x)}
+        timings = race(ways, 0.3, rounds=5)
+    nchw, nhwc, quick = (1000 * timings[name].median for name in ways)
+    slow = min(nchw, nhwc)
     said = (
         f"{len(gated_layers(gated))} gated layers, {_share(gated, x):.1%} of the MACs with "
-        f"predictors.\n  Plain {slow:.2f} ms, accelerated {quick:.2f} ms: {quick / slow:.0%} "
-        "of the time on this computer."
+        f"predictors.\n  Plain {slow:.2f} ms in the faster of two orders in memory, accelerated "
+        f"{quick:.2f} ms: {quick / slow:.0%} of the time on this computer."
     )
     return True, said
 

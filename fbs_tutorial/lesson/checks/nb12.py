@@ -18,7 +18,7 @@ from ...static.slimming import slim
 from ...static.storage import stored_bytes
 from ...training.loop import accuracy, fit
 from ...training.recipes import RECIPES, Step
-from .engine import Case, Exercise, Experiment, Mistake
+from .engine import Case, Exercise, Experiment, Mistake, of_dictionary
 from .nb11 import _basic_block, _numbers
 
 
@@ -41,6 +41,7 @@ def _layers() -> Iterator[Case]:
         ("a corner", every, each),
         ("both signs", every, each),
         ("negative", every, each),
+        ("tiny", every, "any that is not 0, however small: one step moves a weight by very little"),
     ]:
         mask = torch.rand(4, 3) < 0.5
         mask[0, 0], mask[1, 2], mask[3, 0] = True, False, False
@@ -48,6 +49,8 @@ def _layers() -> Iterator[Case]:
         back = [] if change == "nothing" else [[1, 2], [3, 0]]  # row by row, not by columns
         for o, i in back:
             weight[o, i, 0, 2] = -0.25 if change in ("negative", "both signs") else 0.25
+            if change == "tiny":
+                weight[o, i, 0, 2] = 1e-6
             if change == "both signs":
                 weight[o, i, 1, 1] = 0.25
             if change == "whole kernels":
@@ -91,6 +94,10 @@ check_revived = Exercise(
             lambda m, w: ((w[:, :, 1, 1] != 0) & ~m).nonzero().tolist(),
             "you look at the middle of the kernel only",
         ),
+        Mistake(
+            lambda m, w: _alive(w * (w.abs() > 1e-3)).logical_and(~m).nonzero().tolist(),
+            "you overlook kernels whose weights are small but not 0",
+        ),
         Mistake(lambda m, w: (_alive(w) & ~m).nonzero(), "you return a tensor of pairs"),
         Mistake(
             lambda m, w: (_alive(w) & ~m).nonzero().flip(1).tolist(),
@@ -123,11 +130,14 @@ def _stripes() -> Iterator[Case]:
         yield Case((x, weight, kept), macs, cost, few, ask=_macs, unit=" MACs")
 
 
-def _macs(function: Callable, x: Tensor, weight: Tensor, kept: Tensor) -> int:
+UNCOUNTED = "no product that is counted: multiply with F.conv2d, @ or torch.einsum"
+
+
+def _macs(function: Callable, x: Tensor, weight: Tensor, kept: Tensor) -> int | str:
     """What PyTorch multiplies inside the function."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         function(x, weight, kept)
-    return counter.get_total_flops() // 2
+    return counter.get_total_flops() // 2 or UNCOUNTED
 
 
 def _stripe_sum(
@@ -297,6 +307,12 @@ def _without_statistics(block: nn.Module, keep: Tensor) -> nn.Module:
     return small
 
 
+def _with_a_new_norm(block: nn.Module, keep: Tensor) -> nn.Module:
+    small = _smaller(block, keep)
+    small.bn1 = nn.BatchNorm2d(int(keep.sum())).eval()
+    return small
+
+
 def _without_stride(block: nn.Module, keep: Tensor) -> nn.Module:
     small = _smaller(block, keep)
     small.conv1.stride = (1, 1)
@@ -327,6 +343,7 @@ check_prune_block = Exercise(
             "conv2 reads the first channels, not those where keep is True",
         ),
         Mistake(_without_statistics, "bn1 starts with new statistics"),
+        Mistake(_with_a_new_norm, "bn1 is a new batch norm, without the values of the old one"),
         Mistake(_without_stride, "your new conv1 has lost the stride of the old one"),
         Mistake(lambda b, k: _smaller(b, k).train(), "the block is left in training mode"),
         Mistake(lambda b, k: _smaller(b, ~k), "you keep the channels that should go"),
@@ -340,13 +357,9 @@ MOST, EPOCHS = 0.05, 4  # of the plain network's MACs, and of fine-tuning
 GOOD = "a cut within the budget"
 
 
-def _is_cut(function: Callable) -> str | None:
+@of_dictionary
+def _is_cut(keep: Mapping) -> str:
     """What is wrong with the shares, in words, or `GOOD`."""
-    keep = function()
-    if keep is None:
-        return None
-    if not isinstance(keep, Mapping):
-        return f"{type(keep).__name__} instead of a dictionary"
     if sorted(keep) != sorted(LAYERS):
         return f"the names {', '.join(map(str, keep)) or 'of no layer'}"
     if not all(type(share) in (int, float) for share in keep.values()):
@@ -419,12 +432,22 @@ def _tuned(network: nn.Module) -> str:
     return f"{right:.1f} % right, {macs:.1%} of the MACs, {kilobytes:.1f} kB ({widths} channels)"
 
 
+def _right(said: str) -> float:
+    """The accuracy in what `_tuned` says."""
+    return float(said.split()[0])
+
+
 def _against_the_rivals(function: Callable) -> tuple[bool, str]:
     keep = function()
     yours = _tuned(_cut_to(tuple(keep[name] for name in LAYERS)))
     lines = [f"after {EPOCHS} epochs of fine-tuning, on the validation images:", f"yours: {yours}"]
-    lines.append(f"the same share of every layer: {_rival(_evenly)}")
-    lines.append(f"one threshold for all layers: {_rival(_by_one_threshold)}")
+    rivals = {
+        "the same share of every layer": _evenly,
+        "one threshold for all layers": _by_one_threshold,
+    }
+    lines += [f"{name}: {_rival(make)}" for name, make in rivals.items()]
+    ahead = [name for name, make in rivals.items() if _right(_rival(make)) > _right(yours)]
+    lines.append(f"Ahead of yours: {' and '.join(ahead) or 'neither'}.")
     return True, "\n  ".join(lines)
 
 

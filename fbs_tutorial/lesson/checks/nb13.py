@@ -14,7 +14,7 @@ from ...method.convert import convert
 from ...method.gated import gated_layers, is_gated
 from ...method.macs import count_macs
 from ..project import CRITERIA, faults, margin
-from .engine import Case, CheckResult, Exercise, Experiment, Mistake
+from .engine import Case, CheckResult, Exercise, Experiment, Mistake, of_dictionary
 
 # Exercise 1: the width of the fair opponent
 
@@ -95,13 +95,9 @@ QUESTIONS = {
 }
 
 
-def _form(function: Callable) -> str:
+@of_dictionary
+def _form(answer: Mapping) -> str:
     """What is missing or not one of the words, or EACH."""
-    answer = function()
-    if answer is None:
-        return None
-    if not isinstance(answer, Mapping):
-        return f"{type(answer).__name__} instead of a dictionary"
     missing = [name for name in FLAWS if name not in answer]
     if missing:
         return f"no word for {', '.join(missing)}"
@@ -112,11 +108,11 @@ def _form(function: Callable) -> str:
     return EACH
 
 
-def _right(function: Callable) -> str:
-    """How many letters have the right word."""
-    answer = function()
-    right = sum(answer[name] == flaw for name, flaw in FLAWS.items())
-    return f"{right} of the {len(FLAWS)} are right"
+@of_dictionary
+def _correct(answer: Mapping) -> str:
+    """How many letters have the correct word."""
+    count = sum(answer[name] == flaw for name, flaw in FLAWS.items())
+    return f"{count} of {len(FLAWS)} correct"
 
 
 def _word(function: Callable, name: str) -> str:
@@ -128,7 +124,7 @@ def _reports() -> Iterator[Case]:
     yield Case((), EACH, spec, ask=_form)
     whole = "read each report as its opponent would: which comparison would you not accept?"
     more = "; ".join(f"{name}: {question}" for name, question in QUESTIONS.items())
-    yield Case((), f"{len(FLAWS)} of the {len(FLAWS)} are right", whole, more, ask=_right)
+    yield Case((), f"{len(FLAWS)} of {len(FLAWS)} correct", whole, more, ask=_correct)
     for name, flaw in FLAWS.items():  # tells mistakes apart; the count has failed before
         yield Case((name,), flaw, QUESTIONS[name], ask=_word)
 
@@ -137,57 +133,66 @@ def _but(**others: str) -> Callable:
     return lambda: {**FLAWS, **others}
 
 
+REASONED = (
+    Mistake(lambda: dict.fromkeys(FLAWS, "fair"), "you accept all seven; six have a flaw each"),
+    Mistake(lambda: {name: flaw for name, flaw in FLAWS.items() if name != "G"}, "you leave out G"),
+    Mistake(_but(A="macs"), "you use a word of your own for A"),
+    Mistake(_but(A="seeds"), "you blame the seeds of A, which are three of each: look at its MACs"),
+    Mistake(_but(A="fair"), "you let A pass: its predictors are part of its cost"),
+    Mistake(
+        _but(B="opponent"),
+        "you blame the opponent of B, which costs the same: who chose d = 0.35?",
+    ),
+    Mistake(_but(B="fair"), "you let B pass: who chose d = 0.35?"),
+    Mistake(
+        _but(C="opponent"),
+        "you blame the opponent of C, which is fair: what do 412 winner sets prove?",
+    ),
+    Mistake(_but(C="fair"), "you let C pass: what do 412 winner sets prove?"),
+    Mistake(
+        _but(C="seeds"),
+        "you blame the seeds of C, which are three: what do 412 winner sets prove?",
+    ),
+    Mistake(
+        _but(D="opponent"),
+        "you blame the opponent of D, which is fair: what else ran while it was timed?",
+    ),
+    Mistake(
+        _but(E="test"),
+        "you blame the test images of E: they were used once, but what does ± stand for?",
+    ),
+    Mistake(_but(E="fair"), "you let E pass: what does ± stand for?"),
+    Mistake(
+        _but(F="controls"),
+        "you blame the controls of F, which say that its gates hardly matter, as F does",
+    ),
+    Mistake(
+        _but(F="seeds"),
+        "you blame the seeds of F, which are three: it claims no lead that they would hide",
+    ),
+    Mistake(_but(G="fair"), "you let G pass: its two networks did not train equally long"),
+    Mistake(
+        _but(G="seeds"),
+        "you blame the seeds of G, which are three: did both networks train equally long?",
+    ),
+)
+
+
+def _others() -> Iterator[Mistake]:
+    """One wrong word for one letter, for which no reason of its own is given."""
+    known = [mistake.function() for mistake in REASONED]
+    for name, flaw in FLAWS.items():
+        for word in WORDS:
+            answer = _but(**{name: word})
+            if word != flaw and answer() not in known:
+                yield Mistake(answer, f"it is not {word!r} for {name}: {QUESTIONS[name]}")
+
+
 check_unfair = Exercise(
     "unfair(): for each report A to G one of test, seeds, opponent, clock, controls, fair",
     _reports,
     "seven reports, six flaws and a fair one, all found.",
-    (
-        Mistake(lambda: dict.fromkeys(FLAWS, "fair"), "you accept all seven; six have a flaw each"),
-        Mistake(
-            lambda: {name: flaw for name, flaw in FLAWS.items() if name != "G"}, "you leave out G"
-        ),
-        Mistake(_but(A="macs"), "you use a word of your own for A"),
-        Mistake(
-            _but(A="seeds"), "you blame the seeds of A, which are three of each: look at its MACs"
-        ),
-        Mistake(_but(A="fair"), "you let A pass: its predictors are part of its cost"),
-        Mistake(
-            _but(B="opponent"),
-            "you blame the opponent of B, which costs the same: who chose d = 0.35?",
-        ),
-        Mistake(_but(B="fair"), "you let B pass: who chose d = 0.35?"),
-        Mistake(
-            _but(C="opponent"),
-            "you blame the opponent of C, which is fair: what do 412 winner sets prove?",
-        ),
-        Mistake(_but(C="fair"), "you let C pass: what do 412 winner sets prove?"),
-        Mistake(
-            _but(C="seeds"),
-            "you blame the seeds of C, which are three: what do 412 winner sets prove?",
-        ),
-        Mistake(
-            _but(D="opponent"),
-            "you blame the opponent of D, which is fair: what else ran while it was timed?",
-        ),
-        Mistake(
-            _but(E="test"),
-            "you blame the test images of E: they were used once, but what does ± stand for?",
-        ),
-        Mistake(_but(E="fair"), "you let E pass: what does ± stand for?"),
-        Mistake(
-            _but(F="controls"),
-            "you blame the controls of F, which say that its gates hardly matter, as F does",
-        ),
-        Mistake(
-            _but(F="seeds"),
-            "you blame the seeds of F, which are three: it claims no lead that they would hide",
-        ),
-        Mistake(_but(G="fair"), "you let G pass: its two networks did not train equally long"),
-        Mistake(
-            _but(G="seeds"),
-            "you blame the seeds of G, which are three: did both networks train equally long?",
-        ),
-    ),
+    (*REASONED, *_others()),
 )
 
 # Exercise 3: a network of the reader's own

@@ -15,7 +15,6 @@ from .gates import (
 )
 from .gpu import (
     bytes_per_image,
-    fused_traffic,
     nine_taps,
     own_weights,
     program_tiles,
@@ -24,9 +23,9 @@ from .gpu import (
     timeline,
 )
 from .layer import losers, the_layer
-from .project import project_map
+from .project import off_its_density, project_map, race_by_width
 from .saliency import maps_and_numbers, predictor, reductions, winner_plane
-from .selection import crossing, selections
+from .selection import crossing, selections, sleepers
 from .static import cut_block, four_cuts, leak
 from .training import (
     density_staircase,
@@ -46,7 +45,6 @@ __all__ = [
     "cut_block",
     "density_staircase",
     "four_cuts",
-    "fused_traffic",
     "gain_and_penalty",
     "gradient_through_winners",
     "inverted_residual",
@@ -58,11 +56,13 @@ __all__ = [
     "lost_without_choice",
     "maps_and_numbers",
     "nine_taps",
+    "off_its_density",
     "own_weights",
     "predictor",
     "price_of_every_density",
     "program_tiles",
     "project_map",
+    "race_by_width",
     "rank_dots",
     "reductions",
     "related_work",
@@ -71,6 +71,7 @@ __all__ = [
     "second_looks",
     "selections",
     "shared_by_class",
+    "sleepers",
     "soft_answers",
     "surest_and_least",
     "the_dial",

@@ -38,7 +38,7 @@ def whose_gates(
     figure, axes = canvas(height)
     title(axes, 2, 2.5, "The image")
     title(axes, 20, 2.5, "Gates of its last layer, 64 channels" if _wide(gates) else "Its gates")
-    title(axes, 82, 2.5, "Test images right")
+    title(axes, 82, 2.5, "Test images correct")
     _thumbnail(axes, image, 2, 6, 11)
     note(axes, 7.5, 19, "all rows gate\nthis image")
     if "another image's gates" in gates:
@@ -178,23 +178,25 @@ def rank_dots(
         measures: ``{name: (one value per layer, the same of each untrained predictor)}``.
         layers: their names.
     """
-    figure, axes = plt.subplots(figsize=(8.5, 0.95 * len(measures) + 1.2), layout="constrained")
-    said = []
+    rows = len(layers) + 1.6  # of each measure, with its name above
+    figure, axes = plt.subplots(
+        figsize=(8.5, 0.27 * rows * len(measures) + 1), layout="constrained"
+    )
+    said, ticks = [], []
     for i, (name, (trained, untrained)) in enumerate(measures.items()):
-        y = len(measures) - 1 - i
-        places, drawn = _spread(y, len(trained)), np.array(untrained)  # [draws, layers]
-        axes.hlines(places, drawn.min(axis=0), drawn.max(axis=0), color=GREY, linewidth=5)
+        places, drawn = -rows * i - np.arange(len(layers)), np.array(untrained)  # [draws, layers]
+        axes.text(-1, places[0] + 1, name, weight="bold", fontsize=10, va="center")
+        axes.hlines(places, drawn.min(axis=0), drawn.max(axis=0), color=GREY, linewidth=6)
         axes.plot(np.median(drawn, axis=0), places, "|", color=BLACK, markersize=7)
-        axes.plot(trained, places, "o", color=BLUE, markersize=6)
-        at = [f"{value:.2f}" for value in trained]
-        low, middle, high = np.quantile(drawn, (0, 0.5, 1))
-        said.append(
-            f"{name}: trained {', '.join(at)}; drawn at random {low:.2f} to {high:.2f}, "
-            f"median {middle:.2f}. Beyond all draws: {_beyond(trained, drawn, layers)}."
-        )
+        axes.plot(trained, places, "o", color=BLUE, markersize=7)
+        ticks.extend(zip(places, layers, strict=True))
+        values = ", ".join(f"{value:.2f}" for value in trained)
+        said.append(f"{name}: {values}; beyond all draws {_beyond(trained, drawn, layers)}.")
     axes.set_title("What contains the gate agrees with it, even if g is random", fontsize=11)
     axes.axvline(0, color=BLACK, linewidth=0.8)
-    axes.set_yticks(range(len(measures)), list(measures)[::-1])
+    axes.set_yticks(*zip(*ticks, strict=True))
+    axes.tick_params(axis="y", labelsize=8)
+    axes.set_ylim(top=1.8)
     axes.set(xlim=(-1.02, 1.02), xlabel="rank correlation with g: 1 same order, −1 the reverse")
     axes.grid(alpha=0.3, axis="x")
     marks = [
@@ -202,8 +204,8 @@ def rank_dots(
         Line2D([], [], marker="|", color=GREY, linewidth=5, markeredgecolor=BLACK),
     ]
     names = [
-        f"trained, a row per layer, {layers[0]} at the top and {layers[-1]} at the bottom",
-        f"{len(untrained)} predictors drawn at random: range and median",
+        "trained network",
+        f"{len(untrained)} random predictors: range and median",
     ]
     legend_below(figure, marks, names, ncols=2)
     return figure, "\n".join(said)
@@ -221,10 +223,6 @@ def _beyond(trained: Sequence[float], drawn: np.ndarray, layers: Sequence[str]) 
         if hits.any()
     ]
     return "; ".join(found) or "in no layer"
-
-
-def _spread(y: float, count: int) -> np.ndarray:
-    return y + np.linspace(0.27, -0.27, count)
 
 
 def two_looks(first: str, second: str, share: float, costs: Sequence[float]) -> tuple[Figure, str]:
@@ -284,6 +282,7 @@ def the_dial(
     here: tuple[float, float, float],
     fixed: Mapping[float, tuple[float, float]],
     plain: Sequence[tuple[float, float]] = (),
+    heading: str = "",
 ) -> tuple[Figure, str]:
     """Accuracy over mean MACs of two looks, where the dial stands, and one look for all.
 
@@ -309,12 +308,12 @@ def the_dial(
         )  # fmt: skip
     axes.plot(macs / 1e3, 100 * right, "o", color=BLUE, markersize=12, label="the dial")
     axes.set(xlabel="mean MACs per image (thousands)", ylabel="test accuracy (%)")
-    axes.set_title("A second look for the unsure, against one density for all", fontsize=11)
+    axes.set_title(heading, fontsize=11)
     axes.margins(x=0.1, y=0.15)
     axes.grid(alpha=0.3)
     legend_below(figure, ncols=4, fontsize=8)
     return figure, (
-        f"{100 * share:.0f} % of the test images look again: {100 * right:.1f} % right with "
+        f"{100 * share:.0f} % of the test images look again: {100 * right:.1f} % correct with "
         f"{_macs(macs)} on average."
     )
 
@@ -326,6 +325,8 @@ def second_looks(lines: Mapping[str, Sequence[dict]], images: int) -> tuple[Figu
         lines: ``{name: points}`` as `bench.budget.curves` gives them; the first also shows what
             as many second looks at images drawn at random give, the last looks once.
         images: of the test set; the bars are a standard error of a share of so many.
+
+    An arrow leads from the most expensive single look to two looks for a third of its MACs at most.
     """
     figure, axes = plt.subplots(figsize=(8.5, 4.2), layout="constrained")
     chosen = next(iter(lines.values()))
@@ -352,11 +353,31 @@ def second_looks(lines: Mapping[str, Sequence[dict]], images: int) -> tuple[Figu
     axes.set(xlabel="mean MACs per image, predictors included", ylabel="test accuracy (%)")
     axes.set_xlim(15, 330)
     axes.margins(y=0.1)
-    axes.set_title(
-        "Two looks beat one; whether a gated network is among them hardly shows", fontsize=11
-    )
+    axes.set_title(_saving(axes, chosen, list(lines.values())[-1]), fontsize=11)
     axes.grid(alpha=0.3)
     return figure, f"{'; '.join(said)}. Bars: a standard error of {images:,} test images."
+
+
+def _saving(axes: Axes, pairs: Sequence[dict], single: Sequence[dict]) -> str:
+    """Draws how much less work the best affordable pair does than the best network; a title."""
+    best = max((point["test"] for point in single), key=lambda look: look["macs"])
+    cheap = [p["test"] for p in pairs if p["test"]["macs"] <= best["macs"] / 3]
+    if not cheap:
+        return "Two looks, and one"
+    pair = max(cheap, key=lambda look: look["macs"])
+    start, end = ((look["macs"] / 1e6, 100 * look["accuracy"]) for look in (best, pair))
+    axes.annotate(
+        "", end, start,
+        arrowprops={"arrowstyle": "-|>", "color": BLUE, "linewidth": 2, "shrinkA": 7, "shrinkB": 6},
+    )  # fmt: skip
+    share, lead = end[0] / start[0], end[1] - start[1]
+    beside = start[0] ** 0.6 * end[0] ** 0.4, 0.6 * start[1] + 0.4 * end[1]
+    axes.annotate(
+        f"{share:.0%} of its MACs, {lead:+.2f} points", beside, (0, 8),
+        textcoords="offset points", ha="center", fontsize=9, color=ink(BLUE), weight="bold",
+    )  # fmt: skip
+    kept = "keep" if lead >= 0 else "come near"
+    return f"Two looks {kept} the plain network's accuracy with {share:.0%} of its MACs"
 
 
 LOOKS = (  # colour, line, and where the name stands beside the last point

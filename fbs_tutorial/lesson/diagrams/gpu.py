@@ -191,7 +191,7 @@ def program_tiles(pixels: int, k_out: int, tile: tuple[int, int]) -> tuple[Figur
 def rows_of_a_copy(
     k_in: int, k_out: int, width: int, blocks: tuple[int, int]
 ) -> tuple[Figure, str]:
-    """What exercise 2 asks for: a program's block, and the places in memory that it fills.
+    """What exercise 3 asks for: a program's block, and the places in memory that it fills.
 
     Args:
         k_in, k_out: lengths of the two lists. width: of a row in memory, with its zeros.
@@ -227,40 +227,6 @@ def rows_of_a_copy(
         f"The block has {rows * columns} places. {k_in * k_out} of them are weights, "
         f"{k_in * (width - k_out)} are zeros that fill each row up to {width} numbers, and the "
         "rest belongs to somebody else."
-    )
-
-
-def fused_traffic(pixels: int, channels: int) -> tuple[Figure, str]:
-    """A map between the chip and its memory: four kernels in a row, and one with an epilogue.
-
-    Args:
-        pixels, channels: of an image's output; numbers are float32.
-    """
-    megabytes = pixels * channels * 4 / 1e6
-    figure, axes = draw.canvas(38)
-    draw.title(
-        axes, 2, 2.4, f"An output of {pixels} pixels × {channels} winners is {megabytes:.1f} MB"
-    )
-    steps = ("convolve", "+ shift", "· gate", "ReLU")
-    for row, (y, names) in enumerate([(7, steps), (25, ("convolve + shift · gate, ReLU",))]):
-        draw.label(
-            axes, 14, y + 2.4, ("four kernels", "one, fused")[row], ha="right", weight="bold"
-        )
-        draw.frame(axes, 16, y + 9, 80, 2.2, facecolor=FAINT)
-        draw.note(axes, 90, y + 10.1, "memory")
-        width = 15 if row == 0 else 33
-        for i, name in enumerate(names):
-            left = 17 + 19 * i
-            draw.box(axes, left, y, width, 4.8, name, colour=BLUE, fontsize=8)
-            if i:
-                draw.arrow(axes, (left + 3, y + 8.8), (left + 3, y + 5), colour=GREY)
-            draw.arrow(axes, (left + width - 3, y + 5), (left + width - 3, y + 8.8), colour=ORANGE)
-    draw.note(axes, 56, 20.4, f"written 4 times, read 3 times: {7 * megabytes:.1f} MB", color=BLACK)
-    draw.note(axes, 62, 30, f"written once: {megabytes:.1f} MB", color=BLACK, ha="left")
-    return figure, (
-        f"One by one, the kernels write the map four times and read it three times, "
-        f"{7 * megabytes:.1f} MB per image. An epilogue finishes the numbers while they are still "
-        f"in registers, and writes {megabytes:.1f} MB."
     )
 
 

@@ -1,10 +1,12 @@
-"""A map of the course's pieces in a project of the reader's own."""
+"""A project of the reader's own: a map of its pieces, and a race of its networks by width."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..plots.style import BLACK, BLUE, DARK_GREY, ORANGE
+from ..plots.style import BLACK, BLUE, DARK_GREY, ORANGE, legend_below
 from .draw import arrow, box, canvas, label, note, path
 
 PIECES = {  # what it is: how it is made, and the notebook that explains it
@@ -18,37 +20,92 @@ PIECES = {  # what it is: how it is made, and the notebook that explains it
 NOTEBOOKS = {"data": "00", "plain": "06", "gated": "04, 06", "counted": "05", "timed": "08, 10"}
 
 
-def project_map(found: Mapping[str, str] | None = None) -> tuple[Figure, str]:
-    """From data to a report, with the fair opponent and the controls beneath.
-
-    Args:
-        found: ``{a key of PIECES, "narrow" or "controls": what came out}``, in place of the words.
-    """
-    found = found or {}
+def project_map() -> tuple[Figure, str]:
+    """From data to a report, with the fair opponent and the controls beneath."""
     figure, axes = canvas(33)
     for i, (name, (call, words)) in enumerate(PIECES.items()):
         x, colour = 1 + 17 * i, BLUE if name == "gated" else BLACK
         box(axes, x, 6, 13, 5, name, colour=colour, weight="bold", fontsize=11)
         label(axes, x + 6.5, 4, call, family="monospace", fontsize=7.5, color="#555555")
-        note(axes, x + 6.5, 13.3, found.get(name, words))
+        note(axes, x + 6.5, 13.3, words)
         if name in NOTEBOOKS:
             note(axes, x + 6.5, 1.6, f"notebook {NOTEBOOKS[name]}")
         if i:
             arrow(axes, (x - 4, 8.5), (x, 8.5))
-    _opponent(axes, found)
+    _opponent(axes)
     return figure, (
         "A project runs from data to a report. The narrow network and the controls are what makes "
         "its numbers mean something."
     )
 
 
-def _opponent(axes: object, found: Mapping[str, str]) -> None:
+def _opponent(axes: Axes) -> None:
     """The second row: the controls of the gates, and the narrow plain network."""
     box(axes, 30, 18.5, 23, 4, "controls: gates exchanged", colour=ORANGE)
-    note(axes, 41.5, 24.2, found.get("controls", "notebook 07"))
+    note(axes, 41.5, 24.2, "notebook 07")
     path(axes, [(41.5, 15.2), (41.5, 18.5)], colour=ORANGE)
     path(axes, [(53, 20.5), (92.5, 20.5), (92.5, 15.6)], colour=ORANGE)
     box(axes, 30, 26.5, 23, 4, "fair opponent: narrow plain", colour=DARK_GREY)
-    note(axes, 74, 30.3, found.get("narrow", "as many MACs, as many epochs, the same teacher"))
+    note(axes, 74, 30.3, "as many MACs, as many epochs, the same teacher")
     path(axes, [(7.5, 15.6), (7.5, 28.5), (30, 28.5)], colour=DARK_GREY)
     path(axes, [(53, 28.5), (96, 28.5), (96, 15.6)], colour=DARK_GREY)
+
+
+def race_by_width(
+    widths: Sequence[float], shares: Mapping[str, Sequence[float]]
+) -> tuple[Figure, str]:
+    """Times of the gated and of the narrow network as shares of the plain one's, by its width.
+
+    Args:
+        widths: of the plain network, from narrow to wide.
+        shares: ``{"gated" or "narrow": one share for each width}``.
+    """
+    figure, axes = plt.subplots(figsize=(8, 3.8), layout="constrained")
+    for (name, values), colour, marker in zip(shares.items(), (BLUE, DARK_GREY), "os", strict=True):
+        axes.plot(widths, [100 * v for v in values], f"-{marker}", color=colour, label=name)
+    axes.axhline(100, color=BLACK, linewidth=1.5, label="plain")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(widths, widths)
+    axes.minorticks_off()
+    axes.set(xlabel="width of the plain network", ylabel="time (% of the plain network's)")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    losses = [i for i, share in enumerate(shares["gated"]) if share >= 1]
+    wins = widths[losses[-1] + 1 :] if losses else widths
+    axes.set_title(
+        f"Skipping beats the plain network from width {wins[0]:g} on" if wins
+        else "At the largest of these widths skipping does not yet pay", fontsize=11,
+    )  # fmt: skip
+    legend_below(figure, *axes.get_legend_handles_labels(), ncols=3)
+    said = [
+        f"width {width:g}: "
+        + ", ".join(f"{name} {values[i]:.0%}" for name, values in shares.items())
+        for i, width in enumerate(widths)
+    ]
+    return figure, f"Of the plain network's time: {'; '.join(said)}."
+
+
+def off_its_density(
+    rows: Mapping[float, tuple[float, float]], density: float, trained: float
+) -> tuple[Figure, str]:
+    """Accuracy over MACs of one network at many densities, with a ring where it is asked.
+
+    Args:
+        rows: ``{density: (accuracy 0..1, MACs per image)}``.
+        density: which of them has the ring. trained: for which the network was trained.
+    """
+    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    right, macs = ([row[i] for row in rows.values()] for i in (0, 1))
+    axes.plot([m / 1e3 for m in macs], [100 * r for r in right], "-o", color=BLUE)
+    for each, (r, m) in rows.items():
+        axes.annotate(
+            f"{each:g}", (m / 1e3, 100 * r), (0, -14), textcoords="offset points", ha="center",
+            fontsize=8,
+        )  # fmt: skip
+    r, m = rows[density]
+    axes.plot(m / 1e3, 100 * r, "o", color=BLACK, markersize=16, markerfacecolor="none")
+    axes.set(xlabel="MACs per image (thousands); a number is a density", ylim=(0, 104))
+    axes.set_ylabel("validation accuracy (%)")
+    axes.set_title(f"Trained for d = {trained:g}, asked for d = {density:g}", fontsize=11)
+    axes.grid(alpha=0.3)
+    return figure, f"d = {density:g}: {r:.1%} of the validation images correct, {m:,.0f} MACs."

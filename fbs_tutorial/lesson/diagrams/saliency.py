@@ -11,13 +11,13 @@ from torch import Tensor
 from ..plots.style import BLACK, BLUE, DARK_GREY, FAINT, GREEN, ORANGE, PURPLE, YELLOW
 from . import draw
 
-MOST = 16  # maps that have room in one row
+MOST, ROW = 16, 8  # maps that have room, and in one row
 Picture = tuple[Figure, str]
 AREAS = (BLUE, ORANGE, GREEN, PURPLE, YELLOW, DARK_GREY)
 
 
 def maps_and_numbers(image: Tensor, maps: Tensor, s: Tensor) -> tuple[Figure, str]:
-    """An image, its feature maps in a row, and beneath each the one number that stands for it.
+    """An image, its feature maps in rows, and beneath each the one number that stands for it.
 
     Args:
         image: ``[H, W]``. maps: ``[C, H, W]``, at most 16. s: ``[C]``, not negative.
@@ -27,20 +27,23 @@ def maps_and_numbers(image: Tensor, maps: Tensor, s: Tensor) -> tuple[Figure, st
     """
     if len(maps) > MOST or len(s) != len(maps):
         raise ValueError(f"at most {MOST} maps and as many numbers, got {len(maps)} and {len(s)}")
-    figure, axes = draw.canvas(26)
+    rows = -(-len(maps) // ROW)
+    cell, high = 82 / ROW, 17.5
+    figure, axes = draw.canvas(6 + high * rows)
     draw.title(axes, 2, 2.4, f"{len(s)} maps become {len(s)} numbers")
     draw.feature_map(axes, 2, 6.5, 9, image, cmap="gray_r", top=1)
     draw.note(axes, 6.5, 17.2, "image")
     draw.arrow(axes, (11.8, 11), (15.8, 11), "conv")
-    cell = 82 / len(maps)
-    draw.maps(axes, 16.5, 9, maps, 0.88 * cell, (cell, 0))
-    draw.bars(axes, 16.5 - 0.06 * cell, 23, s, cell, 7, towards="up", colour=DARK_GREY)
-    axes.plot([16.2, 98.5], [23, 23], color=BLACK, linewidth=0.8)
-    draw.note(axes, 15.5, 20, "s", ha="right", fontsize=11, color=BLACK)
-    for i, value in enumerate(s.tolist()):
-        draw.note(axes, 16.5 + (i + 0.44) * cell, 24.4, f"{value:.2f}")
-        draw.note(axes, 16.5 + (i + 0.44) * cell, 7.6, f"{i}")
-    most, least = int(s.argmax()), int(s.argmin())
+    most, least, top = int(s.argmax()), int(s.argmin()), float(maps.max())
+    draw.label(axes, 15.8, 20.2, "channel: s", ha="right")
+    for c, (one, value) in enumerate(zip(maps, s.tolist(), strict=True)):
+        x, y = 17 + (c % ROW) * cell, 6 + high * (c // ROW)
+        draw.feature_map(axes, x, y, 9.2, one, top=top)
+        shade = BLUE if c == most else DARK_GREY
+        draw.frame(axes, x, y + 10, 9.2, 2.4, facecolor=FAINT, edgecolor="none")
+        long = 9.2 * value / float(s.max())
+        draw.frame(axes, x, y + 10, long, 2.4, facecolor=shade, edgecolor="none")
+        draw.label(axes, x + 4.6, y + 14.2, f"{c}: {value:.2f}")
     sentence = (
         f"Blue is large, white is 0, in one scale. Channel {most} is excited most "
         f"({s[most]:.2f}), channel {least} least ({s[least]:.2f})."
@@ -98,6 +101,9 @@ def predictor(s: Tensor, weight: Tensor, bias: Tensor) -> tuple[Figure, str]:
     draw.note(axes, left - 1, top + 1, "largest\nsum", ha="right", va="top")
     draw.note(axes, left - 1, top + 41, "smallest\nsum", ha="right", va="bottom")
     draw.bars(axes, left, top - 0.8, s, across, 7, towards="up", colour=DARK_GREY)
+    if len(s) <= MOST:
+        for i in range(len(s)):
+            draw.note(axes, left + (i + 0.5) * across, 6.4, f"{i}", fontsize=7)
     added = weight * s
     most = float(added.abs().max())
     axes.imshow(

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ...method.wta import winner_mask
-from ..plots.style import BLACK, BLUE, DARK_GREY, GREY, ORANGE, PALE, legend_below
+from ..plots.style import BLACK, BLUE, DARK_GREY, FAINT, GREY, ORANGE, PALE, legend_below
 from . import draw
 
 WIDEST = 16  # channels that have room for their values
@@ -61,11 +61,15 @@ def crossing(
     lowest = history.masked_fill(~won, torch.inf).amin(dim=1)
     highest = history.masked_fill(won, 0.0).amax(dim=1)
     figure, axes = plt.subplots(figsize=(8, 3.4), layout="constrained")
-    steps = range(len(history))
-    for c in range(history.shape[1]):
+    steps, few = range(len(history)), history.shape[1] <= FEW
+    others = [c for c in range(history.shape[1]) if not won[0, c] and c != channel]
+    if others and not few:
+        low, high = history[:, others].aminmax(dim=1)
+        axes.fill_between(steps, low, high, color=FAINT, zorder=0, label="all others")
+    for c in range(history.shape[1]) if few else won[0].nonzero()[:, 0].tolist():
         look = FIRST if won[0, c] else {"color": GREY, "linewidth": 0.5}
         axes.plot(steps, history[:, c], zorder=1, **look)
-        if history.shape[1] <= FEW:
+        if few:
             place = {"textcoords": "offset points", "va": "center", "fontsize": 9}
             axes.annotate(f"channel {c}", (steps[-1], history[-1, c]), (6, 0), **place)
     axes.plot(steps, (lowest + highest) / 2, "--", color=ORANGE, linewidth=2, label="the cut")
@@ -76,13 +80,48 @@ def crossing(
     axes.plot(steps, is_winner, color=BLUE, linewidth=3, label=f"channel {channel} wins", zorder=4)
     axes.set(xlabel=xlabel, ylabel="predicted saliency g", title=title)
     axes.spines[["top", "right"]].set_visible(False)
-    if history.shape[1] > FEW:  # whatever is far above the cut may leave the picture
+    if not few:  # whatever is far above the cut may leave the picture
         axes.set_ylim(0, 1.2 * max(float(one.max()), float(lowest.max())))
     axes.plot([], [], label="wins at the start", **FIRST)
-    axes.plot([], [], color=GREY, linewidth=0.5, label="the others")
+    if few:
+        axes.plot([], [], color=GREY, linewidth=0.5, label="the others")
     legend_below(figure, ncols=5)
     first = int(wins.nonzero()[0]) if wins.any() else None
     when = "never wins" if first is None else f"wins for the first time at step {first}"
     changed, k = int((won[0] & ~won[-1]).sum()), int(won[0].sum())
     sentence = f"Channel {channel} {when}. By the end {changed} of {k} first winners have lost."
     return figure, sentence
+
+
+def sleepers(needed: Tensor, found: Tensor) -> tuple[Figure, str]:
+    """Kinds of images, the channels that each of them needs, and those that were found in training.
+
+    Args:
+        needed: bool ``[kinds, C]``. found: which of them win for their kind.
+    """
+    kinds, channels = needed.shape
+    cell, left, top = 60 / channels, 22.0, 11.0
+    figure, axes = draw.canvas(top + 4 * kinds + 5)
+    draw.title(axes, 2, 2.4, f"{kinds} kinds of images, and the channels that each kind needs")
+    for c in range(channels):
+        draw.note(axes, left + (c + 0.5) * cell, top - 1.6, f"{c}")
+    for kind in range(kinds):
+        y = top + 4 * kind
+        draw.label(axes, left - 1, y + 1.8, f"kind {kind}", ha="right")
+        for c in range(channels):
+            asked, has = bool(needed[kind, c]), bool(found[kind, c])
+            fill = BLUE if has else "white" if asked else FAINT
+            draw.frame(
+                axes, left + c * cell, y, cell - 0.4, 3.6, facecolor=fill,
+                edgecolor=BLUE if asked else "none", linewidth=1.4,
+            )  # fmt: skip
+            if asked:
+                words, ink = ("wins", "white") if has else ("sleeps", BLACK)
+                draw.label(axes, left + (c + 0.46) * cell, y + 1.8, words, fontsize=8, color=ink)
+    draw.note(axes, left + 30, top + 4 * kinds + 1.6, "channel")
+    asleep = (needed & ~found).any(dim=0).nonzero()[:, 0].tolist()
+    listed = ", ".join(map(str, asleep)) if asleep else "none"
+    return figure, (
+        f"{int((found & needed).sum())} of {int(needed.sum())} needed channels win for their kind "
+        f"in the end. Asleep: {listed}."
+    )

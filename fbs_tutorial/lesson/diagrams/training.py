@@ -14,9 +14,7 @@ from ..plots.style import (
     BLACK,
     BLUE,
     DARK_GREY,
-    GREEN,
     GREY,
-    LINE,
     ORANGE,
     PALE,
     PURPLE,
@@ -118,7 +116,7 @@ def density_staircase(
     if accuracies is None:
         ending = ""
     else:
-        draw.label(axes, left - 1, floor + 6, "right, %", ha="right", fontsize=8)
+        draw.label(axes, left - 1, floor + 6, "correct, %", ha="right", fontsize=8)
         ending = (
             f" The network reads {100 * accuracies[0]:.1f} % of the images at the first stair "
             f"and {100 * accuracies[-1]:.1f} % at the last."
@@ -138,7 +136,7 @@ def _epochs(steps: Sequence[tuple[float, int]]) -> str:
 def what_each_part_is_worth(
     rows: Sequence[Mapping], data: str = "digits", title: str = "The recipe and its parts"
 ) -> tuple[Figure, str]:
-    """Validation accuracy of a recipe and its parts at each density: bars are means, dots seeds.
+    """Validation accuracy of a recipe and its parts at each density, a mark for each seed.
 
     Args:
         rows: of ``result("ablation")``.
@@ -147,16 +145,15 @@ def what_each_part_is_worth(
     densities = sorted({row["density"] for row in rows})
     figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
     said = []
-    for i, (arm, (name, colour, hatch)) in enumerate(ARMS.items()):
+    for i, (arm, (name, colour, marker, fill)) in enumerate(ARMS.items()):
         runs = [_of(rows, "val_accuracy", density=d, arm=arm) for d in densities]
         x = np.arange(len(densities)) + 0.21 * (i - 1.5)
         means = [np.mean(values) for values in runs]
-        style = {"color": colour, "hatch": hatch, "label": name}
-        style["edgecolor"] = DARK_GREY if colour == LINE else "white"
-        axes.bar(x, means, 0.2, **style)
-        for place, values in zip(x, runs, strict=True):  # side by side: two may be equal
-            beside = place + np.linspace(-0.05, 0.05, len(values))
-            axes.plot(beside, values, ".", color=BLACK, markersize=5)
+        beside = x[:, None] + np.linspace(-0.06, 0.06, len(runs[0]))  # two seeds may be equal
+        axes.plot(
+            beside.flatten(), np.array(runs).flatten(), marker, color=colour, label=name,
+            markersize=8, markerfacecolor=colour if fill else "white", markeredgewidth=1.5,
+        )  # fmt: skip
         said.append(f"{name} {', '.join(f'{mean:.1f}' for mean in means)} %")
     axes.set_xticks(range(len(densities)), [f"d = {d:g}" for d in densities])
     axes.set(ylabel="validation accuracy (%)", ylim=(0, 104))
@@ -168,10 +165,10 @@ def what_each_part_is_worth(
 
 
 ARMS = {  # of tools/ablation.py
-    "neither": ("neither", LINE, ""),
-    "distilled": ("a teacher", LINE, "///"),
-    "density lowered": ("density lowered", BLUE, "///"),
-    "both": ("both", BLUE, ""),
+    "neither": ("neither", DARK_GREY, "o", False),
+    "distilled": ("a teacher", DARK_GREY, "s", True),
+    "density lowered": ("density lowered slowly", BLUE, "^", False),
+    "both": ("both", BLUE, "D", True),
 }
 
 
@@ -236,7 +233,7 @@ def soft_answers(
 def gain_and_penalty(
     rows: Sequence[Mapping], gain: float, penalty: float, title: str = ""
 ) -> tuple[Figure, str]:
-    """Accuracy with own, another image's and the mean gate over the gain, and how much of g is 0.
+    """Accuracy with own and with another image's gates over the gain, and how much of g is 0.
 
     Args:
         rows: of ``result("gains")``. gain, penalty: the setting that is marked; the curves are of
@@ -266,7 +263,7 @@ def gain_and_penalty(
     right.set_title(f"gain {gain:g}, λ = {penalty:g}", fontsize=10)
     if title:
         figure.suptitle(title, fontsize=11)
-    legend_below(figure, *left.get_legend_handles_labels(), ncols=3)
+    legend_below(figure, *left.get_legend_handles_labels(), ncols=2)
     return figure, (
         f"Gain {gain:g}, λ = {penalty:g}, median of {len(chosen)} seeds: {', '.join(said)}; g is "
         f"above 0 for {shares.min():.0f} to {shares.max():.0f} % in the four layers."
@@ -275,7 +272,6 @@ def gain_and_penalty(
 
 CONTROL_LINES = (
     ("own_gates", "own gates", (BLUE, "o", "-")),
-    ("mean_gates", "the mean gate", (ORANGE, "s", "--")),
     ("shuffled_gates", "another image's gates", (PURPLE, "^", ":")),
 )
 
@@ -317,12 +313,10 @@ def price_of_every_density(
     return figure, ".\n".join(said) + "."
 
 
-PRICE_LOOKS = {  # marks without a line were taught
+PRICE_LOOKS = {
     "one gated network for every density": (BLUE, "o", "-"),
     "a gated network for each": (BLUE, "s", ":"),
-    "a gated network for each, with a teacher": (BLUE, "^", " "),
-    "small plain networks": (GREEN, "D", "--"),
-    "small plain, with a teacher": (GREEN, "x", " "),
+    "small plain networks": (BLACK, "x", "--"),
 }
 FLOOR = 70  # percent; what lies below is written at the edge
 

@@ -124,7 +124,7 @@ function untouched(payload, samples) {
     g: payload.layers.map(() => new Map()),
     layer: payload.layers.length - 1,
     channel: null, // the strongest winner
-    compare: "other", donor: 9,
+    compare: "none", donor: 9,
     gathered: 0,
     cursor: null,
   };
@@ -533,8 +533,10 @@ export function mount(root, payload, options = {}) {
   on(root, "keydown", (event) => event.stopPropagation()); // a notebook would take them for its own
   drawThumbs();
   loop.start();
-  hideStill(root);
-  const watch = new ResizeObserver(loop.redraw); // a canvas that was out of sight, or has a new width
+  const watch = new ResizeObserver(() => { // it came into the page or into sight, or has a new width
+    hideStill(root);
+    loop.redraw();
+  });
   watch.observe(root);
 
   return {

@@ -67,11 +67,15 @@ export function furnish(root, colours, markup) {
   <p class="fbs-status" role="status" aria-live="polite"></p>`;
 }
 
-/** In a notebook a still picture stands before this one, for pages where nothing can move. */
+/** What holds the outputs of one cell: in Jupyter, on the pages of the course, on Colab. */
+const OUTPUTS = ".jp-OutputArea, .cell_output, #output-body, .output_wrapper > .output";
+
+/** A still picture and its sentence stand before this one, for pages where nothing can move. */
 export function hideStill(root) {
-  for (const image of root.closest(".jp-OutputArea, .output")?.querySelectorAll("img") ?? []) {
-    if (!root.contains(image)) image.style.display = "none";
-  }
+  const outputs = [...(root.closest(OUTPUTS)?.children ?? [])];
+  const before = outputs.slice(0, outputs.findIndex((output) => output.contains(root)));
+  const still = before.findLastIndex((output) => output.matches("img") || output.querySelector("img"));
+  for (const output of still < 0 ? [] : before.slice(still)) output.style.display = "none";
 }
 
 /** Says to a screen reader what has changed, at most once a second and never nothing. */

@@ -72,8 +72,10 @@ export function mount(root, payload, options = {}) {
   part.listen();
   host.on(root, "keydown", (event) => event.stopPropagation());
   loop.start();
-  hideStill(root);
-  const watch = new ResizeObserver(loop.redraw);
+  const watch = new ResizeObserver(() => { // as in app.js
+    hideStill(root);
+    loop.redraw();
+  });
   watch.observe(host.$(".fbs-body"));
   return {
     travels: travels(host),
@@ -106,7 +108,7 @@ function travels({ payload, state, samples }) {
     out: () => [...state.image],
     into: (given) => ({ image: Float32Array.from(given), digit: samples.findIndex((s) => s.every((v, p) => Math.abs(v - given[p]) < 1e-5)) }),
   };
-  const all = { image, density: plain("density"), own, donor: plain("donor"), where: plain("where") };
+  const all = { image, density: plain("density"), own, donor: plain("donor"), where: plain("where"), way: plain("way") };
   return Object.fromEntries(payload.traits.map((name) => [name, all[name]]));
 }
 
@@ -342,6 +344,7 @@ function selection(host) {
     attribute(lane.canvas, "aria-label", `g of ${total} channels, ${result.k} of them above the cut`);
     drawPi(gridOf(total, width(), total > 16 ? 38 : 60, false));
     value($(".fbs-d"), state.density);
+    if ($(".fbs-way")) value($(".fbs-way"), state.way);
     text($(".fbs-k"), `density d = ${state.density.toFixed(2)}`);
     showOne(host, `${words(state.channel)}.`, result.g[state.channel], top);
   }
@@ -359,15 +362,17 @@ function selection(host) {
 
   function said() {
     const k = `k = ⌈${state.density.toFixed(2)} × ${total}⌉ = <b>${result.k}</b>: ${result.k} of ${total} channels win.`;
-    if (result.wrong.length) return [k, `Your function gives another gate to ${channelList(result.wrong)} than the rule does.`];
+    if (result.wrong.length) return [k, `${state.way ? `“${state.way}”` : "Your function"} gives another gate to ${channelList(result.wrong)} than the rule does.`];
     const ties = tied(), zero = [...result.winners.keys()].filter((c) => result.winners[c] && result.g[c] === 0);
     if (ties.length) return [k, `There is a tie at the cut: ${channelList(ties)} have the same g, and the lower number wins.`];
     if (zero.length) return [k, `${channelList(zero)} ${zero.length > 1 ? "win" : "wins"} with g = 0: computed for nothing (triangle).`];
     return [k, payload.question];
   }
 
+  const menu = payload.ways.length < 2 ? "" : `<label>selected by <select class="fbs-way">${
+    payload.ways.map((way) => `<option>${way}</option>`).join("")}</select></label>`;
   return {
-    markup: `<div class="fbs-controls">${DENSITY}</div>
+    markup: `<div class="fbs-controls">${DENSITY}${menu}</div>
       <p class="fbs-step"><b>g</b> predicted saliency, with the rank of each channel under it. Drag a bar. The dashed line is the cut.</p>
       <div class="fbs-channels">${LANE}</div>
       <p class="fbs-step"><b>pi</b> the gate${payload.python ? " that your Python function returns" : ": g of the winners, 0 for the others"}</p>
@@ -378,6 +383,13 @@ function selection(host) {
         drag: (c, from, share) => set(c, from + share * top), rest,
       });
       listenToOne(host, set);
+      if (menu) {
+        on($(".fbs-way"), "change", (event) => {
+          state.way = event.target.value;
+          rest(); // Python selects by what it was told last
+          change();
+        });
+      }
     },
     compute: () => compute(),
     draw, said,

@@ -1,12 +1,12 @@
 """Small living pictures of one part each: s and g, the selection, one layer, the donor of gates."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from traitlets import Any, Dict, Int, TraitError, validate
+from traitlets import Any, Dict, Int, TraitError, Unicode, validate
 
 from ...checkpoints import load_pretrained
 from ...method.gated import Gated, evaluating, gated_layers, set_density
@@ -102,32 +102,40 @@ class LiveSaliency(LivePart):
 
 
 class LiveSelection(Live):
-    """Winner-take-all on a few numbers; set either of the first two.
+    """Winner-take-all on a few numbers; set any of the first three.
 
     Attributes:
         density: in ``(0, 1]``. own: ``{channel: a value in place of its g}``.
+        way: the name of the function that selects, where there are several; else "".
         g: ``[C]``, with those values. gate: ``[C]``, g of the winners and 0 for the others.
     """
 
     density = DensityTrait(0.5).tag(sync=True)
     own = OwnTrait({}).tag(sync=True)
+    way = Unicode().tag(sync=True)
     g, gate = Any(), Any()
-    moves = ("density", "own")
+    moves = ("density", "own", "way")
 
-    def __init__(self, given: Tensor, select: Selection | None, **options):
-        self.given, self.select = given, select or winner_take_all
-        super().__init__(**options)
+    def __init__(self, given: Tensor, ways: Mapping[str, Selection], **options):
+        self.given, self.ways = given, dict(ways)
+        super().__init__(way=next(iter(ways)), **options)
 
     @property
     def channels(self) -> int:
         """All can be dragged."""
         return len(self.given)
 
+    @validate("way")
+    def _one_of_them(self, proposal: dict) -> str:
+        if proposal["value"] not in self.ways:
+            raise TraitError(f"way must be one of {list(self.ways)}, got {proposal['value']!r}")
+        return proposal["value"]
+
     def choose(self, g: Tensor, density: float) -> Tensor:
         """The gate ``[C]``, perhaps by the reader's function."""
-        return checked("pi", self.select(g[None], density), 1, self.channels)[0]
+        return checked("pi", self.ways[self.way](g[None], density), 1, self.channels)[0]
 
-    def results(self, density: float, own: dict) -> dict:
+    def results(self, density: float, own: dict, way: str) -> dict:
         """g and the gate."""
         g = self.given.clone()
         for channel, value in own.items():
@@ -363,7 +371,7 @@ def live_selection(
     g: Sequence[float] | Tensor = NOBODY,
     *,
     density: float = 0.5,
-    select: Selection | None = None,
+    select: Selection | Mapping[str, Selection] | None = None,
     question: str = "Drag bars until two are equal at the cut: which one wins?",
 ) -> LiveSelection:
     """Winner-take-all on ``g``: drag bars, move the density. ``.show()`` displays it.
@@ -372,21 +380,27 @@ def live_selection(
         g: up to 64 saliencies of at least 0, ``[C]``; such as ``network.conv4.saliency[0]``.
         density: where the slider starts.
         select: a selection of your own, ``(g [1, C], density) -> pi [1, C]``, which Python then
-            computes; channels to which it gives another gate than the rule are marked.
+            computes; channels to which it gives another gate than the rule are marked. Several by
+            their names, ``{name: selection}``, become a menu.
         question: what the reader is asked above the picture.
 
     Raises:
-        TypeError, ValueError: other values of g, or a density outside ``(0, 1]``.
+        TypeError, ValueError: other values of g, a density outside ``(0, 1]``, or an empty
+            ``select``.
     """
     check_density(density)
     given = _saliencies(g)
-    start = {"digit": 0, "density": density, "g": given.tolist()}
+    if isinstance(select, Mapping) and not select:
+        raise ValueError("select must be a function or {name: function}, got {}")
+    ways = select if isinstance(select, Mapping) else {"": select or winner_take_all}
+    start = {"digit": 0, "density": density, "g": given.tolist(), "way": next(iter(ways))}
     data = {
         "part": "selection", "traits": list(LiveSelection.moves), "layers": [], "labels": [],
         "samples": "", "colours": COLOURS, "question": question, "start": start,
+        "ways": list(ways),
     }  # fmt: skip
     return alive(
-        LiveSelection, data, given=given, select=select, python=select is not None, density=density
+        LiveSelection, data, given=given, ways=ways, python=select is not None, density=density
     )
 
 

@@ -1,6 +1,6 @@
 """The living pictures when nothing can move: drawn by Python, from the same colours."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import ipywidgets as w
@@ -21,13 +21,11 @@ if TYPE_CHECKING:
     from .parts import LiveDonor, LiveLayer, LiveSaliency, LiveSelection
     from .widget import LiveNetwork
 
-DONOR = 9  # the digit whose gates are borrowed first, as in app.js
-
 
 def still(live: "LiveNetwork") -> tuple[Figure, str]:
-    """The image, every kernel as large as its MACs, the answers; and a sentence that says it."""
+    """The image, every kernel as large as its MACs, the answer; and a sentence that says it."""
     figure, axes = plt.subplots(
-        1, 6, figsize=(9.5, 3.3), width_ratios=(6, 1.2, 8, 16, 8, 7), layout="constrained"
+        1, 6, figsize=(9.5, 3.4), width_ratios=(5, 1.2, 8, 16, 8, 7), layout="constrained"
     )
     _image(axes[0], live.image)
     live_inputs = np.ones(1, dtype=bool)
@@ -37,20 +35,8 @@ def still(live: "LiveNetwork") -> tuple[Figure, str]:
         _mark_empty(ax, won & (live.gates[name] == 0).numpy(), len(live_inputs))
         ax.set_title(f"{name}\n{won.sum()} of {len(won)}", fontsize=8)
         live_inputs = won
-    _answers(axes[5], answers_of(live))
+    _answers(axes[5], live.probabilities, BLUE)
     return figure, said(live)
-
-
-def answers_of(live: "LiveNetwork") -> list[tuple[str, str, Tensor]]:
-    """Name, colour and probabilities with its own gates, another image's and the mean gate."""
-    from .widget import first_image
-
-    rows = [("own gates", BLUE, live.probabilities)]
-    sides = (("other", f"gates of a {DONOR}", PURPLE), ("mean", "mean gate", ORANGE))
-    for compare, name, colour in sides:
-        _, logits = live.beside(compare, live.image, first_image(DONOR), live.densities())
-        rows.append((name, colour, logits.softmax(0)))
-    return rows
 
 
 def _image(axes: Axes, image: Tensor) -> None:
@@ -78,19 +64,14 @@ def _mark_empty(axes: Axes, empty: np.ndarray, columns: int) -> None:
         axes.plot(place, rows + 0.5, "<", color=BLACK, markersize=3, clip_on=False)
 
 
-def _answers(axes: Axes, rows: Sequence[tuple[str, str, Tensor]]) -> None:
-    height = 0.8 / len(rows)
-    for i, (name, colour, probabilities) in enumerate(rows):
-        places = np.arange(10) + (i - (len(rows) - 1) / 2) * height
-        axes.barh(places, 100 * probabilities.numpy(), height, color=colour, label=name)
+def _answers(axes: Axes, probabilities: Tensor, colour: str) -> None:
+    axes.barh(range(10), 100 * probabilities.numpy(), 0.8, color=colour)
     axes.set_yticks(range(10))
     axes.set_xlim(0, 100)
     axes.set_ylim(9.6, -0.6)
     axes.set_title("answer (%)", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
-    if len(rows) > 1:
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.08), fontsize=7, frameon=False)
 
 
 def said(live: "LiveNetwork") -> str:
@@ -150,7 +131,7 @@ def still_saliency(live: "LiveSaliency") -> tuple[Figure, str]:
 
 
 def still_selection(live: "LiveSelection") -> tuple[Figure, str]:
-    """Bars of g with the cut, and the gate under them, orange where it is not the rule's."""
+    """Bars of g with the cut, and the gate under them, orange and ≠ where it is not the rule's."""
     figure, axes = plt.subplots(
         2, 1, figsize=(7, 2.9), sharex=True, height_ratios=(3, 2), layout="constrained"
     )
@@ -162,6 +143,9 @@ def still_selection(live: "LiveSelection") -> tuple[Figure, str]:
     _bars(axes[1], live.gate, [ORANGE if one else BLUE for one in wrong], "pi, gate")
     axes[1].set_xlabel("channel", fontsize=9)
     axes[1].set_ylim(axes[0].get_ylim())
+    for channel in wrong.nonzero()[0]:
+        place = {"ha": "center", "va": "bottom", "fontsize": 11, "weight": "bold"}
+        axes[1].text(channel, live.gate[channel].item(), "≠", **place)
     said = f"At d = {live.density:.2f}, {k} of {len(live.g)} channels win."
     if wrong.any():
         said += f" Here {int((live.gate != 0).sum())} gates are not 0, {int(wrong.sum())} wrongly."
@@ -205,7 +189,7 @@ def still_donor(live: "LiveDonor") -> tuple[Figure, str]:
         "mean": "the mean gate",
     }
     for column, (whose, colour) in enumerate(COLOURS_OF.items(), start=1):
-        _answers(axes[0, column], [(whose, colour, live.probabilities[whose])])
+        _answers(axes[0, column], live.probabilities[whose], colour)
         axes[0, column].set_title(f"{names[whose]}: {a(live.predictions[whose])}", fontsize=9)
         _bars(axes[1, column], live.gates[whose][shown], colour, f"pi of {shown}")
         axes[1, column].set_ylim(0, 1.05 * top)
@@ -257,6 +241,8 @@ def plain_controls(live: Live) -> dict[str, w.Widget]:
         if name in live.moves:
             value = digit_of(live.image) if name == "image" else live.donor
             controls[name] = w.Dropdown(options=range(10), value=value, description=words)
+    if len(getattr(live, "ways", ())) > 1:
+        controls["way"] = w.Dropdown(options=list(live.ways), value=live.way, description="by")
     return controls
 
 

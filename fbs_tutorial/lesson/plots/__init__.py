@@ -8,18 +8,26 @@ from .accuracy import (
     accuracy_lines,
     accuracy_over_macs,
     at_density,
-    beside_published,
     budget_curves,
     learning_curve,
 )
-from .answer import accuracy_over_cost, answer_picture, budget_picture
+from .answer import accuracy_over_cost, affordable, answer_picture, budget_picture
 from .compared import compared, contest, filter_shapes, pruning_level
-from .cost import layer_shares, stage_bars, tile_times, time_and_macs, time_bars, time_by_density
+from .cost import (
+    layer_shares,
+    networks_on_cpu,
+    stage_bars,
+    tile_times,
+    time_and_macs,
+    time_bars,
+    time_by_density,
+)
 from .gpu import (
     clocks,
     count_and_clock,
     layer_roofline,
     lists_and_launches,
+    misses,
     networks_on_gpu,
     source,
     sources,
@@ -43,9 +51,9 @@ __all__ = [
     "accuracy_lines",
     "accuracy_over_cost",
     "accuracy_over_macs",
+    "affordable",
     "answer_picture",
     "at_density",
-    "beside_published",
     "budget_curves",
     "budget_picture",
     "class_heat_maps",
@@ -63,6 +71,8 @@ __all__ = [
     "learning_curve",
     "lists_and_launches",
     "losses_of_gates",
+    "misses",
+    "networks_on_cpu",
     "networks_on_gpu",
     "plt",
     "pruning_level",

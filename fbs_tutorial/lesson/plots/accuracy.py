@@ -1,6 +1,5 @@
 """Pictures of accuracy against density: controls, seeds, published tables, one network at work."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -181,61 +180,6 @@ def accuracy_lines(
     axes.grid(alpha=0.3)
     legend_below(figure, ncols=2)
     return figure, f"Correct at density {densities[near]:g}: {'; '.join(said)}."
-
-
-def beside_published(
-    lines: Mapping[str, Sequence[dict]], published: Sequence[dict], title: str = ""
-) -> tuple[Figure, str]:
-    """Own test accuracies against density, and other people's, which are marked as published.
-
-    Args:
-        lines: ``{name: rows}`` with rows as in ``metrics.json``, up to three; the first names the
-            MACs. A row without a density is the plain network, drawn apart at the left.
-        published: ``[{"name", "rows"}]``, drawn with open markers.
-    """
-    figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
-    first = next(iter(lines.values()))
-    best = 100 * max(row["test_accuracy"] for row in first)
-    floor, said = 5 * math.floor((best - 10) / 5), []
-    looks = [(BLUE, "o", "-"), (GREEN, "^", "-"), (BLUE, "D", "-")]
-    for (name, rows), look in zip(lines.items(), looks, strict=False):
-        said.append(_accuracy_by_density(axes, rows, floor, name, look))
-    looks = [(ORANGE, "s", "--"), (BLACK, "v", ":"), (DARK_GREY, "P", "-.")]
-    for table, look in zip(published, looks, strict=False):
-        name = f"published: {table['name']}"
-        said.append(_accuracy_by_density(axes, table["rows"], floor, name, look, fill="white"))
-    ticks = {1.1 if row["density"] is None else row["density"]: row for row in first}
-    labels = [
-        f"{row['density'] or 'plain'}\n{row['macs_gates'] / 1e6:.3g} M" for row in ticks.values()
-    ]
-    axes.set_xticks(list(ticks), labels, fontsize=8)
-    axes.set(xlim=(1.14, min(ticks) - 0.07), ylim=(floor, min(100.5, best + 3)), title=title)
-    axes.set(xlabel="density d, and MACs of one image by gates", ylabel="test accuracy (%)")
-    axes.grid(alpha=0.3)
-    legend_below(figure, *axes.get_legend_handles_labels(), ncols=2, fontsize=8)
-    return figure, f"Test accuracy, plain and at d = 0.5: {'; '.join(said)}."
-
-
-def _accuracy_by_density(
-    axes: Axes, rows: Sequence[dict], floor: float, name: str, look: Look, fill: str | None = None
-) -> str:
-    """A line over the densities and a single point for the plain network; what to say of it."""
-    colour, marker, line = look
-    style = {"color": colour, "marker": marker, "markerfacecolor": fill or colour}
-    known = {row["density"]: 100 * row["test_accuracy"] for row in rows}
-    gated = {d: value for d, value in known.items() if d is not None}
-    line = line if len(gated) > 1 else ""
-    axes.plot(list(gated), list(gated.values()), linestyle=line, label=name, **style)
-    for d, value in gated.items():
-        if value < floor:  # below the picture
-            axes.annotate(
-                f"{value:.0f} % at {d:g}", (d, floor), (0, 3), textcoords="offset points",
-                ha="center", color=ink(colour), fontsize=8,
-            )  # fmt: skip
-    if None in known:
-        axes.plot([1.1], [known[None]], linestyle="", **style)
-    numbers = [f"{known[d]:.1f} %" if d in known else "not given" for d in (None, 0.5)]
-    return f"{name} {numbers[0]} and {numbers[1]}"
 
 
 def accuracy_over_macs(

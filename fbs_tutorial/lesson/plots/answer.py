@@ -24,7 +24,7 @@ from .style import BLACK, BLUE, GREEN, GREY, ORANGE, legend_below, plain_ticks
 
 OUTCOMES = {  # colour, marker, words
     "wins": (BLUE, "o", "ahead by more than two standard errors"),
-    "level": (GREY, "s", "level"),
+    "level": (GREY, "s", "level: within two standard errors"),
     "loses": (ORANGE, "X", "behind by more than two standard errors"),
 }
 
@@ -139,6 +139,46 @@ def _said_cost(groups: Mapping[str, Sequence[dict]]) -> str:
     return "\n  ".join([what, *said])
 
 
+def affordable(results: Mapping, share: float, cost: str = "ms") -> tuple[Figure, str]:
+    """Of each kind the network, or pair, that a budget allows; validation images choose it.
+
+    Args:
+        results: as for `accuracy_over_cost`. share: the budget, as a share of what the plain
+            network costs. cost: ``"ms"`` or ``"macs"``.
+    """
+    groups = _groups(results)
+    limit, unit = share * groups[FULL][0][cost], {"ms": "ms", "macs": "M MACs"}[cost]
+    figure, axes = plt.subplots(figsize=(8.5, 3.2), layout="constrained")
+    chosen = {}
+    for place, (name, (colour, marker, _, fill)) in enumerate(COST_LOOKS.items()):
+        fits = [p for p in groups.get(name, ()) if p[cost] <= limit * 1.001]
+        if not fits:
+            axes.text(0.02, place, "nothing costs so little", va="center", fontsize=8,
+                      transform=axes.get_yaxis_transform())  # fmt: skip
+            continue
+        one = chosen[name] = max(fits, key=lambda p: p["validation"])
+        axes.plot([one["accuracy"]], [place], marker, color=colour, markersize=9,
+                  markerfacecolor=fill or colour)  # fmt: skip
+        words = f"{one['accuracy']:.2f} %, {three_digits(one[cost])} {unit}"
+        axes.annotate(words, (one["accuracy"], place), (9, 0), textcoords="offset points",
+                      va="center", fontsize=8)  # fmt: skip
+    every = [p["accuracy"] for points in groups.values() for p in points]
+    axes.set(xlim=(min(every) - 0.5, max(every) + 1.8), xlabel="test accuracy (%)")
+    axes.set_yticks(range(len(COST_LOOKS)), list(COST_LOOKS), fontsize=9)
+    axes.set(ylim=(len(COST_LOOKS) - 0.5, -0.5))
+    axes.grid(axis="x", alpha=0.3)
+    spent = f"{three_digits(limit)} {unit} per image"
+    axes.set_title(f"What {spent} can buy", fontsize=11)
+    return figure, _said_budget(chosen, f"{spent}, {share:.0%} of what the plain network needs")
+
+
+def _said_budget(chosen: Mapping[str, dict], spent: str) -> str:
+    if not chosen:
+        return f"{spent}: no network costs so little."
+    name, best = max(chosen.items(), key=lambda item: item[1]["accuracy"])
+    return f"{spent}: the highest test accuracy is {best['accuracy']:.2f} %, of {name}."
+
+
 def answer_picture(found: Sequence[Match] | None = None, title: str = "") -> tuple[Figure, str]:
     """Every comparison of `bench.answer`: how many points dynamic pruning is ahead at equal cost.
 
@@ -153,14 +193,15 @@ def answer_picture(found: Sequence[Match] | None = None, title: str = "") -> tup
         for source in dict.fromkeys(m.source for m in found if m.question == question)
     ]
     figure, panels = plt.subplots(
-        1, len(SHORT), figsize=(9.5, 1.6 + 0.55 * len(rows)),
+        1, len(SHORT), figsize=(9.5, 1.6 + max(0.55 * len(rows), 3)),
         sharex=True, sharey=True, layout="constrained",
     )  # fmt: skip
     for axes, (cost, name) in zip(panels, SHORT.items(), strict=True):
         _panel(axes, [m for m in found if m.cost == cost], rows)
         axes.set_title(name, fontsize=10)
     names = {m.source: f"{NAMES[m.data]}, {m.source.partition('/')[0]}" for m in found}
-    labels = [f"{question}\n{names[source]}" for question, source in rows]
+    one = len(names) == 1  # then nothing is to be told apart
+    labels = [question if one else f"{question}\n{names[source]}" for question, source in rows]
     panels[0].set_yticks(range(len(rows)), labels, fontsize=8)
     panels[0].set(ylim=(len(rows) - 0.5, -0.5))
     panels[0].set_xlim(*_limits(found))

@@ -20,7 +20,6 @@ from .style import (
     GREY,
     PALE_BLUE,
     PALE_GREEN,
-    TEXT,
     ink,
     legend_below,
     plain_ticks,
@@ -38,7 +37,7 @@ LOOKS = {  # colour, marker, line: static methods are green, FBS is blue
     "slimming, fbs": (PALE_BLUE, "D", "-"),
     "slimming, fbs, idle removed": (PALE_BLUE, "D", ":"),
 }
-TURNED_DOWN = ("kernels", "slimming", "stripes", "fbs")  # in the order of `pruning_level`
+TURNED_DOWN = ("kernels", "slimming", "stripes")  # in the order of `pruning_level`
 AXES = {"macs": "MACs (millions)", "bytes": "stored (kB)", "ms": "ms, one image"}
 UNITS = {"macs": 1e6, "bytes": 1e3, "ms": 1.0}
 CUT = 0.05  # of a data set's dots: so many may lie beyond the axis, marked with their number
@@ -118,8 +117,8 @@ def _sentence(results: dict) -> str:
 def contest(results: Mapping[str, dict], title: str = "") -> tuple[Figure, str]:
     """How far each method is from the narrow network: a panel per data set and level.
 
-    A dot is a seed, a stroke the mean; at the right stands what is stored, in kB. Dots far to the
-    left lie at the edge, as a triangle with its number.
+    A dot is a seed, a stroke the mean. Dots far to the left lie at the edge, as a triangle with
+    its number.
 
     Args:
         results: of `compare`, under the names of the data sets. Removing idle channels changes
@@ -132,8 +131,8 @@ def contest(results: Mapping[str, dict], title: str = "") -> tuple[Figure, str]:
     )  # fmt: skip
     said = []
     for axes, (name, level) in zip(row[0], panels, strict=True):
-        off, stored = _distances(results[name], level)
-        _dots(axes, off, stored, *_limits(results[name]))
+        off = _distances(results[name], level)
+        _dots(axes, off, *_limits(results[name]))
         narrow = 100 * mean(r["test_accuracy"] for r in grouped(results[name])[level, "narrow"])
         axes.set_title(f"{name}, d = {level:g}\nnarrow {narrow:.1f} %", fontsize=9)
         best = max(off, key=lambda method: off[method].mean())
@@ -142,35 +141,30 @@ def contest(results: Mapping[str, dict], title: str = "") -> tuple[Figure, str]:
             f"narrow {narrow:.1f} %; FBS minus narrow {_signed(off['fbs'].mean())} points."
         )
     row[0][0].invert_yaxis()
-    figure.supxlabel(
-        "test accuracy minus the narrow network's mean (points); kB stored", fontsize=9
-    )
+    figure.supxlabel("points of test accuracy from the narrow network's mean", fontsize=9)
     figure.suptitle(title, fontsize=10)
     return figure, "\n".join(said)
 
 
-def _distances(results: dict, level: float) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Points from the narrow network's mean, one per seed, and kB stored, by method."""
+def _distances(results: dict, level: float) -> dict[str, np.ndarray]:
+    """Points from the narrow network's mean, one per seed, by method."""
     groups = {m: rows for (own, m), rows in grouped(results).items() if own == level}
     narrow = mean(row["test_accuracy"] for row in groups["narrow"])
-    shown = {m: rows for m, rows in groups.items() if not m.endswith(IDLE)}
-    off = {
+    return {
         m: np.array([100 * (row["test_accuracy"] - narrow) for row in rows])
-        for m, rows in shown.items()
+        for m, rows in groups.items()
+        if not m.endswith(IDLE)
     }
-    return off, {m: mean(row["bytes"] for row in rows) / 1e3 for m, rows in shown.items()}
 
 
 def _limits(results: dict) -> tuple[float, float]:
     """The ends of an axis for all levels, without the lowest dots."""
-    levels = [_distances(results, level)[0] for level in results["plan"]["densities"]]
+    levels = [_distances(results, level) for level in results["plan"]["densities"]]
     every = np.concatenate([points for level in levels for points in level.values()])
     return np.quantile(every, CUT) - 0.4, every.max() + 0.3
 
 
-def _dots(
-    axes: Axes, off: Mapping[str, np.ndarray], stored: Mapping[str, float], low: float, high: float
-) -> None:
+def _dots(axes: Axes, off: Mapping[str, np.ndarray], low: float, high: float) -> None:
     """One panel of `contest`, from ``low`` to ``high`` points."""
     axes.axvline(0, color=DARK_GREY, linewidth=0.8)
     for place, (method, points) in enumerate(off.items()):
@@ -183,13 +177,10 @@ def _dots(
         if beyond:
             words = ", ".join(map(_signed, beyond))
             axes.plot([low], [place], "<", color=colour, markersize=5, clip_on=False)
-            axes.annotate(words, (low, place), (5, -8), textcoords="offset points", fontsize=7,
+            axes.annotate(words, (low, place), (8, -8), textcoords="offset points", fontsize=7,
                           va="center", color=ink(colour))  # fmt: skip
-        axes.annotate(f"{stored[method]:.0f} kB", (1, place), (-2, 6), fontsize=6.5, ha="right",
-                      xycoords=("axes fraction", "data"), textcoords="offset points",
-                      color=TEXT)  # fmt: skip
     axes.set_yticks(range(len(off)), [LABELS[method] for method in off], fontsize=8)
-    axes.set_xlim(low, high + 0.2 * (high - low))  # room for what is stored
+    axes.set_xlim(low, high)
     axes.set_ylim(-0.7, len(off) - 0.3)
     axes.grid(axis="x", alpha=0.3)
 
@@ -198,28 +189,35 @@ def _signed(value: float) -> str:
     return f"{value:+.1f}".replace("-", "−")
 
 
-def filter_shapes(kept: Mapping[str, Tensor]) -> tuple[Figure, str]:
-    """The shapes of filters, each its 3x3 taps, kept ones filled: ``{layer: [C_out, 3, 3]}``."""
+def filter_shapes(kept: Mapping[str, Tensor], shown: int = 12) -> tuple[Figure, str]:
+    """The shapes of filters, each its 3x3 taps, kept ones filled: ``{layer: [C_out, 3, 3]}``.
+
+    Args:
+        shown: so many filters of each layer are drawn, at most.
+    """
     figure, column = plt.subplots(
-        len(kept), 1, figsize=(8, 0.6 * len(kept) + 0.3), squeeze=False, layout="constrained"
+        len(kept), 1, figsize=(8, 0.8 * len(kept)), squeeze=False, layout="constrained"
     )
     said = []
     for axes, (name, shapes) in zip(column[:, 0], kept.items(), strict=True):
-        shown = shapes[:32].float().numpy()
-        strip = np.full((3, 4 * len(shown) - 1), np.nan)
-        for i, shape in enumerate(shown):
+        some = shapes[:shown].float().numpy()
+        strip = np.full((3, 4 * shown - 1), np.nan)  # as wide for each layer
+        for i, shape in enumerate(some):
             strip[:, 4 * i : 4 * i + 3] = shape
-        axes.imshow(strip, cmap=ListedColormap(["#EEEEEE", GREEN]), vmin=0, vmax=1)
+        colours = ListedColormap(["#E4E4E4", GREEN])
+        axes.pcolormesh(strip, cmap=colours, vmin=0, vmax=1, edgecolors="white", linewidth=1)
+        axes.set(aspect="equal", ylim=(3, 0))
         axes.set_title(name, fontsize=9, loc="left")
         axes.set_axis_off()
         said.append(f"{name} keeps {shapes.float().mean():.0%} of its stripes")
-    return figure, "; ".join(said) + ". Green taps are kept; the first 32 filters of each layer."
+    drawn = f"Green taps are kept; the first {shown} filters of each layer are drawn."
+    return figure, "; ".join(said) + f". {drawn}"
 
 
 def pruning_level(
     points: Mapping[str, Sequence[Mapping]], method: str, share: float
 ) -> tuple[Figure, str]:
-    """One method at one level, among all methods at all levels.
+    """One static method at one level, among all at all levels: after the cut, and repaired.
 
     Args:
         points: for each method a list of mappings with "share"; "before" and "accuracy", right
@@ -227,30 +225,28 @@ def pruning_level(
             and "layers" ``{name: share of its MACs}``.
         share: of what the method prunes that is left.
     """
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(8.5, 3.7), width_ratios=(1.5, 1), layout="constrained"
-    )
-    for (name, row), method_of in zip(points.items(), TURNED_DOWN, strict=True):
-        colour, marker, line = LOOKS[method_of]
-        macs, cut, tuned = ([100 * p[key] for p in row] for key in ("macs", "before", "accuracy"))
-        left.plot(macs, tuned, line, color=colour, marker=marker, markersize=4, label=name)
-        if cut != tuned:
-            left.plot(macs, cut, ":", color=colour, linewidth=0.9)
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9.5, 3.7), layout="constrained")
     here = min(points[method], key=lambda point: abs(point["share"] - share))
-    left.plot([100 * here["macs"]], [100 * here["accuracy"]], "o", color=BLACK, markersize=13,
-              fillstyle="none", label="you are here")  # fmt: skip
-    left.set(
-        xlabel="MACs (% of the unpruned network)", ylabel="validation accuracy (%)", ylim=(0, 104)
-    )
-    left.grid(alpha=0.3)
-    legend_below(figure, *left.get_legend_handles_labels(), ncols=5, fontsize=8)
+    for axes, key, title in ((left, "before", "after the cut"), (middle, "accuracy", "repaired")):
+        for (name, row), method_of in zip(points.items(), TURNED_DOWN, strict=True):
+            colour, marker, line = LOOKS[method_of]
+            at = [[100 * p[what] for p in row] for what in ("macs", key)]
+            axes.plot(*at, line, color=colour, marker=marker, markersize=4, label=name)
+        axes.plot([100 * here["macs"]], [100 * here[key]], "o", color=BLACK, markersize=13,
+                  fillstyle="none", label="you are here")  # fmt: skip
+        axes.set(xlabel="MACs (% of the unpruned network)", title=title)
+        axes.grid(alpha=0.3)
+    left.set(ylabel="validation accuracy (%)", ylim=(0, 104))
+    repaired = [100 * p["accuracy"] for row in points.values() for p in row if p["share"] > 0.35]
+    middle.set(ylim=(min(repaired, default=0) - 2, 101))  # the steepest fall is cut off
+    legend_below(figure, *left.get_legend_handles_labels(), ncols=4, fontsize=8)
     names, shares = list(here["layers"]), [100 * value for value in here["layers"].values()]
     bars = right.bar(names, shares, color=GREY, edgecolor=BLACK)
     right.bar_label(bars, [f"{value:.0f}" for value in shares], fontsize=8, padding=2)
     right.set(ylabel="MACs left in the layer (%)", ylim=(0, 115), title=method)
     right.tick_params(axis="x", rotation=30)
-    cut = "" if here["before"] == here["accuracy"] else f"{here['before']:.1%} after the cut and "
     return figure, (
         f"{method} at {here['share']:.1f}: {here['macs']:.1%} of the MACs, {here['kB']:.0f} kB "
-        f"stored, right on {cut}{here['accuracy']:.1%} in the end. Dotted lines: after the cut."
+        f"stored, right on {here['before']:.1%} after the cut and {here['accuracy']:.1%} when "
+        "repaired."
     )

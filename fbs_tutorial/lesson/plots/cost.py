@@ -10,15 +10,18 @@ from matplotlib.figure import Figure
 
 from ...bench.report import fastest_kind, find
 from ...bench.timing import Timing, three_digits
+from .gpu import NAMES
 from .style import (
     BLACK,
     BLUE,
     DARK_GREEN,
     DARK_GREY,
+    FAINT,
     GREEN,
     GREY,
     LINE,
     ORANGE,
+    PALE_BLUE,
     PURPLE,
     WHITE,
     legend_below,
@@ -28,6 +31,7 @@ from .style import (
 BARS = {  # others are blue
     "dense": GREY,
     "masked": ORANGE,
+    "gather": PALE_BLUE,
     "loops": PURPLE,
     "oracle": GREEN,
     "narrow": GREEN,
@@ -45,6 +49,8 @@ def time_bars(
 ) -> tuple[Figure, str]:
     """Medians in milliseconds with their quartiles, one bar for each way of doing the same thing.
 
+    Behind each bar stands its time, also in percent of the first one's.
+
     Args:
         times: the first is what the others are compared with.
         ideal: share of the first one's MACs that has to be done; a dashed line shows that share
@@ -60,9 +66,8 @@ def time_bars(
     bars = axes.barh(
         names, middle, xerr=(low, high), color=colours, edgecolor=BLACK, ecolor=BLACK, capsize=3
     )
-    axes.bar_label(
-        bars, [f"{three_digits(ms)} ms" for ms in middle], fontsize=9, padding=4, bbox=PAPER
-    )
+    words = [f"{three_digits(ms)} ms, {100 * ms / first:.0f} %" for ms in middle]
+    axes.bar_label(bars, words, fontsize=9, padding=4, bbox=PAPER)
     own = ideal if isinstance(ideal, Mapping) else {}
     said = [
         f"{name} {three_digits(ms)} ms ({100 * ms / first:.0f} %"
@@ -75,7 +80,7 @@ def time_bars(
     if ideal is not None and not own:
         said.append(f"ideal {three_digits(ideal * first)} ms ({100 * ideal:.0f} %, as the MACs)")
     axes.invert_yaxis()
-    axes.set(xlabel="milliseconds", title=title, xlim=(0, 1.2 * (middle + high).max()))
+    axes.set(xlabel="milliseconds", title=title, xlim=(0, 1.3 * (middle + high).max()))
     return figure, "; ".join(said) + "."
 
 
@@ -132,7 +137,7 @@ def time_by_density(
     shares: Mapping[str, Mapping[str, Sequence[float]]],
     title: str = "",
 ) -> tuple[Figure, str]:
-    """Time as a share of the dense time against density: a panel per way, a line per layer.
+    """Time in percent of the dense time against density: a panel per way, a line per layer.
 
     Args:
         densities: ascending. shares: ``{way: {layer: [a share per density]}}``, up to six layers.
@@ -143,18 +148,18 @@ def time_by_density(
     for axes, (way, lines) in zip(np.atleast_1d(panels), shares.items(), strict=True):
         looks = zip((BLUE, GREEN, PURPLE, ORANGE, BLACK, DARK_GREY), MARKERS, strict=True)
         for (name, values), (colour, marker) in zip(lines.items(), looks, strict=False):
-            axes.plot(densities, values, color=colour, marker=marker, label=name)
+            axes.plot(densities, 100 * np.array(values), color=colour, marker=marker, label=name)
             each = ", ".join(f"{100 * value:.0f}" for value in values)
             said.append(f"  {way}, {name}: {each}; {_even(crossing(densities, values))}")
-        axes.plot(densities, np.square(densities), "--", color=BLACK, label="ideal: d²")
-        axes.axhline(1, color=BLACK, linewidth=0.8)
+        axes.plot(densities, 100 * np.square(densities), "--", color=BLACK, label="ideal: d²")
+        axes.axhline(100, color=BLACK, linewidth=0.8)
         axes.set(xlabel="density d (share of channels that win)", yscale="log", title=way)
         axes.set_xticks(densities, [f"{d:g}" for d in densities])
-        plain_ticks(axes.yaxis, [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 4])
+        plain_ticks(axes.yaxis, [2, 5, 10, 20, 50, 100, 200, 400])
         axes.grid(alpha=0.3)
     first = figure.axes[0]
-    first.set_ylabel("time (share of dense)")
-    first.text(densities[0], 1.06, "as slow as dense", fontsize=9)
+    first.set_ylabel("time (% of dense)")
+    first.text(densities[0], 106, "as slow as dense", fontsize=9)
     figure.suptitle(title)
     legend_below(figure, *first.get_legend_handles_labels(), ncols=5)
     at = ", ".join(f"{d:g}" for d in densities)
@@ -176,18 +181,24 @@ def crossing(densities: Sequence[float], shares: Sequence[float]) -> float:
 
 def _even(density: float) -> str:
     return (
-        f"at {density:.2f}" if 0 < density < 1 else ("always below" if density else "never below")
+        f"near {round(20 * density) / 20:g}"
+        if 0 < density < 1
+        else ("always below" if density else "never below")
     )
 
 
 def stage_bars(
-    stages: Mapping[str, Mapping[str, float]], title: str = "", dense: float | None = None
+    stages: Mapping[str, Mapping[str, float]],
+    title: str = "",
+    dense: float | None = None,
+    least: float | None = None,
 ) -> tuple[Figure, str]:
     """Where the microseconds of a layer go: one bar for each way, its stages side by side.
 
     Args:
         stages: ``{way: {stage: microseconds}}``, what `bench.stages.stages` returns.
-        dense: what the dense layer takes, in microseconds; a dashed line.
+        dense: what the dense layer takes, in microseconds; a dashed line, and 100 %.
+        least: what the bare convolution of what is needed takes; a dotted line.
     """
     figure, axes = plt.subplots(figsize=(7.5, 0.5 * len(stages) + 1.7), layout="constrained")
     names = list(next(iter(stages.values())))
@@ -198,22 +209,85 @@ def stage_bars(
     for name, colour, hatch in looks:
         width = np.array([found[name] for found in stages.values()])
         axes.barh(
-            list(stages), width, left=start, color=colour, hatch=hatch, edgecolor=BLACK, label=name
-        )
+            list(stages), width, left=start, color=colour, hatch=hatch, edgecolor=BLACK,
+            label="convolution, gate, ReLU" if name == "convolution" else name,
+        )  # fmt: skip
         start += width
-    said = [f"{t:,.0f} µs" for t in start]
+    of_dense = [f", {100 * t / dense:.0f} %" if dense else "" for t in start]
+    said = [f"{t:,.0f} µs{share}" for t, share in zip(start, of_dense, strict=True)]
     axes.bar_label(axes.containers[-1], said, fontsize=9, padding=4, bbox=PAPER)
     if dense is not None:
         axes.axvline(dense, color=BLACK, linestyle="--", label="dense")
+    if least is not None:
+        axes.axvline(least, color=BLACK, linestyle=":", linewidth=2, label="conv2d of a quarter")
     axes.invert_yaxis()
-    axes.set(xlabel="microseconds", title=title, xlim=(0, 1.2 * max(start.max(), dense or 0)))
+    axes.set(xlabel="microseconds", title=title, xlim=(0, 1.3 * max(start.max(), dense or 0)))
     legend_below(figure, ncols=4)
     said = []
     for way, found in stages.items():
         parts = ", ".join(f"{name} {t:.0f}" for name, t in found.items() if t >= 0.5)
         said.append(f"  {way} {sum(found.values()):,.0f}: {parts}")
     said += [] if dense is None else [f"  dense {dense:,.0f}"]
+    said += [] if least is None else [f"  conv2d of a quarter of the kernels, alone {least:,.0f}"]
     return figure, "\n".join(["Microseconds, and of what:", *said])
+
+
+WAYS = {  # as a benchmark names them, and how they look
+    "masked": ("masked", ORANGE, "s"),
+    "accelerated": ("gather", DARK_GREY, "^"),
+    "native": ("native", BLUE, "o"),
+}
+
+
+def networks_on_cpu(
+    results: Mapping, densities: tuple[float, float] = (0.5, 0.25)
+) -> tuple[Figure, str]:
+    """Whole networks: time in percent of the best dense one, of each way, at two densities.
+
+    Args:
+        results: what `bench` returns, of a CPU. densities: filled markers, and open ones.
+    """
+    rows = [row for row in results["rows"] if row["kind"] == "network"]
+    rows.sort(key=lambda row: _percent(row, fastest_kind(row), densities[0]))
+    names = [
+        f"{NAMES.get(row['name'], row['name'])}, {row['batch']} image{'s' * (row['batch'] > 1)}"
+        for row in rows
+    ]
+    figure, axes = plt.subplots(figsize=(8, 1.7 + 0.36 * len(rows)), layout="constrained")
+    axes.axvspan(100, 1000, color=FAINT, zorder=0)
+    axes.axvline(100, color=BLACK)
+    said = [f"Percent of the best dense time at d = {densities[0]:g} and {densities[1]:g}:"]
+    shares = {
+        (kind, d): [_percent(row, kind, d) for row in rows] for kind in WAYS for d in densities
+    }
+    for (kind, d), found in shares.items():
+        name, colour, marker = WAYS[kind]
+        face = colour if d == densities[0] else "white"
+        look = {"color": colour, "markerfacecolor": face, "markersize": 8}
+        axes.plot(found, names, marker, label=f"{name}, d = {d:g}", **look)
+    for i, name in enumerate(names):
+        each = (
+            f"{word} {' and '.join(f'{shares[kind, d][i]:.0f}' for d in densities)}"
+            for kind, (word, *_) in WAYS.items()
+        )
+        said.append(f"  {name}: {', '.join(each)}")
+    axes.set(xscale="log", xlim=(9, 800), xlabel="time (% of the best dense time)", ylim=(-1, None))
+    plain_ticks(axes.xaxis, [10, 20, 50, 100, 200, 500])
+    axes.text(96, -0.7, "faster", fontsize=9, ha="right", va="center")
+    axes.text(104, -0.7, "slower", fontsize=9, va="center")
+    axes.invert_yaxis()
+    axes.grid(alpha=0.3)
+    won = [sum(share < 100 for share in shares[kind, densities[0]]) for kind in WAYS]
+    each = ", ".join(f"{name} {n}" for (name, *_), n in zip(WAYS.values(), won, strict=True))
+    axes.set_title(f"Faster than dense at d = {densities[0]:g}, of {len(rows)}: {each}")
+    legend_below(figure, ncols=3)
+    return figure, "\n".join(said)
+
+
+def _percent(row: Mapping, kind: str, density: float) -> float:
+    """Of the best dense time; not a number where it was not measured."""
+    found = find(row, kind, density)
+    return 100 * found["time_share"] if found else float("nan")
 
 
 def time_and_macs(results: dict) -> tuple[Figure, str]:

@@ -21,7 +21,14 @@ from ...method.wta import active_channels
 from .style import BLACK, BLUE, DARK_GREY, FAINT, GREY, ORANGE, legend_below, plain_ticks
 
 PRECISIONS = {"fp32": "float32", "tf32": "TF32", "bf16": "bfloat16"}
-NAMES = {"mcifarnet": "M-CifarNet", "vgg16": "VGG-16", "resnet18": "ResNet-18"}
+NAMES = {
+    "mcifarnet": "M-CifarNet",
+    "vgg16": "VGG-16",
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50",
+    "mobilenet_v2": "MobileNetV2",
+    "digitsnet": "digits network",
+}
 LOOKS = ((0.25, BLUE, "D", "white"), (0.5, BLUE, "o", BLUE), (1.0, GREY, "s", GREY))
 LIGHT = "#8FBFDC"
 
@@ -336,6 +343,48 @@ def stages_on_gpu(
     return figure, f"{sentence}\n{source(layers)}"
 
 
+def misses(layers: Mapping, found: Sequence[tuple[float, float]]) -> tuple[Figure, str]:
+    """By how much a model misses each layer's measured time: with the layer in its fit, without.
+
+    Args:
+        layers: what ``stored("layers")`` returns.
+        found: of each row the model's time over the measured one, fitted and held out.
+    """
+    rows = layers["rows"]
+    sizes = sorted(dict.fromkeys(map(_sizes, rows)), key=lambda size: -size[2])
+    names = [f"{c} ch, {side}×{side}, {n} images" for n, c, side in sizes]
+    places = [sizes.index(_sizes(row)) for row in rows]
+    figure, axes = plt.subplots(figsize=(8, 1.7 + 0.27 * len(sizes)), layout="constrained")
+    axes.axvline(1, color=BLACK)
+    looks = ((0.16, "o", GREY, GREY, "the layer was in the fit"),)
+    looks += ((-0.16, "D", BLUE, "white", "the layer was held out"),)
+    for i, (shift, marker, colour, face, label) in enumerate(looks):
+        at = [place + shift for place in places]
+        values = [pair[i] for pair in found]
+        axes.plot(values, at, marker, color=colour, markerfacecolor=face, label=label)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xscale="log", xlim=(0.62, 1.6), xlabel="the model's time ÷ the measured one")
+    plain_ticks(axes.xaxis, [0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5])
+    each = [sorted(max(x, 1 / x) - 1 for x in values) for values in zip(*found, strict=True)]
+    middle, worst = zip(*((100 * x[len(x) // 2], 100 * x[-1]) for x in each), strict=True)
+    said = f"{middle[1]:.0f} % at the median, {worst[1]:.0f} % at most"
+    axes.set_title(f"Held out, the model misses by {said}", fontsize=10)
+    axes.invert_yaxis()
+    axes.grid(alpha=0.3)
+    legend_below(figure, ncols=2)
+    times = [measured_ways(row) for row in rows]
+    named = sum(
+        (miss * three < plain) == (three < plain)
+        for (_, miss), (three, _, plain) in zip(found, times, strict=True)
+    )
+    return figure, (
+        f"{len(rows)} measurements of {len(sizes)} layers. Misses by a factor of up to "
+        f"{1 + worst[0] / 100:.2f} with the layer in the fit, {1 + worst[1] / 100:.2f} without. "
+        f"Held out, the model still says in {named} of {len(rows)} whether three launches beat the "
+        "plain layer's measured time."
+    )
+
+
 def _share(row: Mapping) -> float:
     """Of the plain dense layer's time, what three launches took."""
     three, _, plain = measured_ways(row)
@@ -444,7 +493,7 @@ def _roofs(axes: Axes, products: str, rows: Sequence[Mapping]) -> None:
     grid = np.logspace(0, 3.5, 200)
     fitted, sheet = (H100.memory, 2 * H100.own[products]), SHEETS[9, 0]  # TB/s, TFLOP/s
     promised = sheet.memory, {"fp32": sheet.fp32, "tf32": sheet.tf32, "bf16": sheet.half}[products]
-    looks = ((fitted, "-", "fitted to the dots"), (promised, "--", "data sheet"))
+    looks = ((fitted, "-", "the rule's"), (promised, "--", "data sheet"))
     for (memory, peak), line, name in looks:
         axes.loglog(grid, np.minimum(peak, memory * grid), line, color=BLACK, label=name)
     dots = [_reached(same_layer(*_sizes(r), r["density"]), products, r, True) for r in rows]

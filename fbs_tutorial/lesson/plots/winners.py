@@ -112,18 +112,13 @@ def class_heat_maps(
     layers: Mapping[str, Tensor],
     classes: Sequence[object] = range(10),
     title: str = "",
-    *,
-    undecided: float = 0.0,
 ) -> tuple[Figure, str]:
     """How often each channel wins for the images of each class: a map for each layer.
 
     Args:
         layers: ``{layer: shares 0..1 [classes, C]}``. In each, channels are sorted by their mean
             over the classes, those that win least at the left.
-        undecided: channels whose mean is below this, or above 1 less this, are left out.
     """
-    sizes = {name: shares.shape[1] for name, shares in layers.items()}
-    layers = {name: _contested(shares, undecided) for name, shares in layers.items()}
     one, lines = len(layers) == 1, math.ceil(len(layers) / 2)
     figure, axes = plt.subplots(
         lines, 1 if one else 2, figsize=(7.5, 2.9) if one else (8, 1.5 * lines + 0.6),
@@ -131,8 +126,7 @@ def class_heat_maps(
     )  # fmt: skip
     for ax, (name, shares) in zip(axes.flat, layers.items(), strict=False):
         colours = _class_heat_map(ax, shares, classes)
-        count = f"{shares.shape[1]} of {sizes[name]}" if undecided else str(sizes[name])
-        ax.set_title(title if one else f"{name}: {count} channels")
+        ax.set_title(title if one else f"{name}: {shares.shape[1]} channels")
     for ax in axes.flat[len(layers) :]:
         ax.set_visible(False)
     if one:
@@ -144,11 +138,6 @@ def class_heat_maps(
         figure.supxlabel("channels, least used first", fontsize=9)
         figure.suptitle(title, fontsize=11)
     return figure, _said_shares(layers)
-
-
-def _contested(shares: Tensor, margin: float) -> Tensor:
-    mean = shares.mean(dim=0)
-    return shares[:, (mean >= margin) & (mean <= 1 - margin)]
 
 
 def _class_heat_map(axes: Axes, shares: Tensor, classes: Sequence[object]) -> QuadMesh:
