@@ -476,7 +476,11 @@ def test_environment_says_what_to_do_about_a_missing_package(monkeypatch):
         (checks.check_frugal, lambda x: x[:, :, 0, 0], "reading 1 of 256 .* At least 80%"),
         (checks.check_frugal, lambda x: (x > 0).float().mean((2, 3)), "reading 256 of 256"),
         (checks.check_frugal, lambda x: x.clamp(max=0.4).mean((2, 3)), "reading 256 of 256"),
-        (checks.check_channel_scores, lambda a, y, w: a.mean(0), "27.4 % .* The goal is 80 %"),
+        (
+            checks.check_channel_scores,
+            lambda a, y, w: a.mean(0),
+            "27.4 % .* 2 pairs .* of: 0, 1, 2",
+        ),
         (checks.check_channel_scores, lambda a, y, w: torch.rand(64), "The goal is 80 % at once"),
         (
             checks.check_coarse_gate,
@@ -488,6 +492,8 @@ def test_environment_says_what_to_do_about_a_missing_package(monkeypatch):
             lambda pi: (pi / 20).round().clamp(min=1) * 20 * (pi > 0),
             "8 different gates .* At least 95% is wanted",
         ),
+        (checks.check_agreeing, nb05._mixed(0.25), "93% of the work .* The branches hardly agree"),
+        (checks.check_agreeing, nb05._mixed(2.5), "93.2% of the saliency .* agree too much"),
         (checks.check_my_schedule, lambda progress: 1, "36 of 36 .* Now with a mean below 0.25"),
         (checks.check_my_schedule, lambda progress: 1 / 6, "23 of 36 .* Who never got a chance"),
         (
@@ -518,6 +524,14 @@ def test_experiments_say_how_far_one_came(check, function, message):
     result = check(function)
     assert not result and re.search(message, repr(result), re.S), result
     assert check(RIGHT[{v: k for k, v in EXERCISES.items()}[check]])
+
+
+@pytest.mark.parametrize("weight", [0.5, 1.0, 1.5])
+def test_branches_may_agree_more_or_less_and_are_compared_with_a_simple_rule(weight):
+    result = checks.check_agreeing(nb05._mixed(weight))
+    assert result and "with the same work: yours is level with it" in result.message
+    by_votes = lambda g, d: winner_mask(g + 0.4 * winner_mask(g, d).sum(0), d)  # noqa: E731
+    assert checks.check_agreeing(by_votes)
 
 
 def test_a_dial_is_chosen_on_validation_images_and_scored_on_test_images_when_asked():

@@ -247,7 +247,7 @@ def test_the_learning_curve_of_one_epoch_without_a_density():
 def test_accuracy_lines_say_the_median_at_half_density():
     lines = {"one": [[0.9, 0.5]], "three": [[0.8, 0.1], [0.8, 0.3], [0.9, 0.2]]}
     figure, sentence = plots.accuracy_lines([1.0, 0.5], lines)
-    assert sentence == "Right at density 0.5: one 50.0 %; three 20.0 %."
+    assert sentence == "Correct at density 0.5: one 50.0 %; three 20.0 %."
     first, second = figure.axes[0].lines
     assert first.get_marker() != second.get_marker()
 

@@ -76,10 +76,7 @@ check_fewest_shared = Exercise(
 
 def in_common(chosen: Tensor, labels: Tensor) -> Tensor:
     """Mean number of common channels of two images of one class, and of two classes: ``[2]``."""
-    shared = chosen.double() @ chosen.double().T  # [N, N]
-    same = labels[:, None] == labels[None]
-    itself = torch.eye(len(labels), dtype=torch.bool)
-    return torch.stack([shared[same & ~itself].mean(), shared[~same].mean()])
+    return _means(_shared(chosen), labels)
 
 
 def _choices() -> Iterator[Case]:
@@ -95,7 +92,12 @@ def _choices() -> Iterator[Case]:
 
 
 def _as_doubles(function: Callable, *arguments: Tensor) -> object:
-    found = function(*arguments)
+    try:
+        found = function(*arguments)
+    except RuntimeError as error:
+        if "'Bool'" not in str(error):
+            raise
+        raise TypeError("PyTorch multiplies no matrices of True and False: .double()") from error
     if isinstance(found, (tuple, list)):
         found = torch.stack([torch.as_tensor(part) for part in found])
     return found.double() if isinstance(found, Tensor) else found
@@ -103,6 +105,11 @@ def _as_doubles(function: Callable, *arguments: Tensor) -> object:
 
 def _shared(chosen: Tensor) -> Tensor:
     return chosen.double() @ chosen.double().T
+
+
+def _means(shared: Tensor, labels: Tensor) -> Tensor:
+    same, itself = _same(labels), torch.eye(len(labels), dtype=torch.bool)
+    return torch.stack([shared[same & ~itself].mean(), shared[~same].mean()])
 
 
 def _by_class(chosen: Tensor, labels: Tensor) -> Tensor:
@@ -117,9 +124,7 @@ def _by_class(chosen: Tensor, labels: Tensor) -> Tensor:
 
 def _shared_as_masks(chosen: Tensor, labels: Tensor) -> Tensor:
     """What a matrix product of ``bool`` gives where PyTorch has one: any, instead of how many."""
-    shared = (_shared(chosen) > 0).double()
-    itself = torch.eye(len(labels), dtype=torch.bool)
-    return torch.stack([shared[_same(labels) & ~itself].mean(), shared[~_same(labels)].mean()])
+    return _means((_shared(chosen) > 0).double(), labels)
 
 
 def _same(labels: Tensor) -> Tensor:
@@ -150,6 +155,14 @@ check_in_common = Exercise(
             "a matrix product of masks says whether two images share any channel, not how many",
         ),
         Mistake(
+            lambda c, y: _means(_shared(c) + _shared(~c), y),
+            "you also count channels that neither of the two chose",
+        ),
+        Mistake(
+            lambda c, y: _means(_shared(c) / (c.shape[1] - _shared(~c)), y),
+            "you divide by how many channels the two chose together, and a number was asked for",
+        ),
+        Mistake(
             lambda c, y: in_common((~c), y),
             "you count channels that neither image chose",
         ),
@@ -173,18 +186,31 @@ def greedy_scores(activity: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
     return scores
 
 
+@cache
+def well_chosen() -> Tensor:
+    """Scores ``[1, 64]`` of the better static cut of section 2, from the training images."""
+    activity, labels, classifier = _everything()
+    return greedy_scores(activity, labels, classifier.weight.detach())[None]
+
+
 KEPT, GOAL, DRAWS = 8, 80, 25  # channels of 64; percent at once; rivals drawn at random
+
+
+@cache
+def _everything() -> tuple[Tensor, Tensor, nn.Linear]:
+    """Activity of the last layer for all training images, their labels, and the classifier."""
+    images, labels = load_data("digits")[0].tensors
+    plain = load_pretrained("digits", "plain")
+    with torch.no_grad():
+        return plain[:-3](images).mean(dim=(2, 3)), labels, plain.classifier  # [1297, 64]
 
 
 @cache
 def _parts() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], nn.Linear]:
     """Activity of the last layer and labels, to choose with and to judge with; the classifier."""
-    images, labels = load_data("digits")[0].tensors
-    plain = load_pretrained("digits", "plain")
-    with torch.no_grad():
-        activity = plain[:-3](images).mean(dim=(2, 3))  # [1297, 64]
+    activity, labels, classifier = _everything()
     rest, held_out = stratified_split(labels, 197, seed=0)
-    return (activity[rest], labels[rest]), (activity[held_out], labels[held_out]), plain.classifier
+    return (activity[rest], labels[rest]), (activity[held_out], labels[held_out]), classifier
 
 
 def after_cut(scores: Tensor, again: bool) -> float:
@@ -194,7 +220,7 @@ def after_cut(scores: Tensor, again: bool) -> float:
         scores: ``[64]``. again: the classifier is trained again on what is left.
     """
     (activity, labels), (held_out, truth), classifier = _parts()
-    mask = winner_mask((scores - scores.min() + 1e-3)[None].double(), KEPT / 64)[0]
+    mask = _kept(scores)
     if again:
         classifier = _trained_again(activity * mask, labels, classifier)
     with torch.no_grad():
@@ -235,7 +261,8 @@ def _behaves(function: Callable, step: int) -> str | None:
         return "a mask" if scores.dtype == torch.bool else "a score that is not finite"
     if len(scores.unique()) < KEPT + 1:
         return "scores that hardly differ"
-    return SCORES
+    turned = function(seen[0].flip(1), seen[1], classifier.weight.detach().flip(1))
+    return "the same scores for other channels" if torch.equal(scores, turned) else SCORES
 
 
 def _scored(step: int = 1) -> Iterator[Case]:
@@ -258,10 +285,34 @@ def _after_the_cut(function: Callable) -> tuple[bool, str]:
     lot = (
         f"{middle:5.1f} %            the middle one of {DRAWS} random draws, the best: {best:.1f} %"
     )
-    head = f"held-out digits right with {KEPT} channels, at once and trained again:"
+    lost = [str(d) for d, right in enumerate(_by_digit(scores)) if right < 50]
+    alike = _say_the_same(scores)
+    help_ = (
+        f"Of your {KEPT} channels, {alike} pair{'s' * (alike != 1)} correlate above 0.8 and say "
+        f"much the same. Fewer than half are left of: {', '.join(lost) or 'no digit'}."
+    )
+    head = f"percent of held-out digits correct with {KEPT} channels, at once and trained again:"
     passed = after_cut(scores, False) >= GOAL
-    end = "Far above what luck would give." if passed else f"The goal is {GOAL} % at once."
+    end = "Far above what luck would give." if passed else f"The goal is {GOAL} % at once. {help_}"
     return passed, "\n  ".join([head, *lines, lot, end])
+
+
+def _kept(scores: Tensor) -> Tensor:
+    return winner_mask((scores - scores.min() + 1e-3)[None].double(), KEPT / 64)[0]
+
+
+def _by_digit(scores: Tensor) -> list[float]:
+    """Percent of each digit's held-out images that are correct at once."""
+    _, (held_out, truth), classifier = _parts()
+    with torch.no_grad():
+        hits = classifier(held_out * _kept(scores)).argmax(dim=1) == truth
+    return [100 * hits[truth == digit].double().mean().item() for digit in range(10)]
+
+
+def _say_the_same(scores: Tensor) -> int:
+    """How many pairs of the kept channels have activities that correlate above 0.8."""
+    (activity, _), _, _ = _parts()
+    return int((activity[:, _kept(scores)].T.corrcoef().triu(1) > 0.8).sum())
 
 
 check_channel_scores = Experiment(
@@ -276,6 +327,7 @@ check_channel_scores = Experiment(
             lambda a, y, w: a.mean(dim=0) / torch.zeros(64),
             "you divide by 0 somewhere: not all channels are active in all images",
         ),
+        Mistake(lambda a, y, w: well_chosen()[0], "you return numbers computed elsewhere"),
         Mistake(lambda a, y, w: a * 1, "you return a score for each image and channel"),
     ),
     judge=_after_the_cut,

@@ -25,6 +25,10 @@ def _norms() -> Iterator[Case]:
     z = torch.randn(6, 4, dtype=torch.float64)
     places = {"ask": _neutral_output, "axes": ("channel", "position")}
     yield Case((gamma, shift, z), _plain_output(gamma, shift, z), both, gate, **places)
+    small = torch.tensor([5e-4, -2e-6], dtype=torch.float64)
+    yield Case(
+        (small, shift[:2], z[:2]), _plain_output(small, shift[:2], z[:2]), both, gate, **places
+    )
     gamma, shift = torch.tensor([[0.0, -0.5], [2.0, 1.0]], dtype=torch.float64)
     zero = "a gamma of 0 still has a shift to give"
     least = "a gate of at least a millionth: gamma.abs().clamp(min=1e-6)"
@@ -78,6 +82,14 @@ check_neutral = Exercise(
         Mistake(
             lambda c, b: (c.sign(), _least(c), b / torch.where(c == 0, 1e-6, c)),
             "you divide the shift by gamma with its sign, which is in the kernel already",
+        ),
+        Mistake(
+            lambda c, b: (_least(c), c.sign(), b / _least(c)),
+            "sign and gate are swapped: the order is sign, gate, beta",
+        ),
+        Mistake(
+            lambda c, b: (c.sign(), c.abs().clamp(min=1e-3), b / c.abs().clamp(min=1e-3)),
+            "your least gate is larger than a millionth, and small gammas are changed",
         ),
         Mistake(
             lambda c, b: (c.sign(), c.abs(), b / c.abs()),
@@ -214,6 +226,16 @@ class _NoSelection(GatedLayer):
 class _NoRelu(GatedLayer):
     def output(self, x: Tensor, pi: Tensor) -> Tensor:
         return _wide(pi) * (self.norm(self.conv(x)) + _tall(self.beta))
+
+
+class _NoNorm(GatedLayer):
+    def output(self, x: Tensor, pi: Tensor) -> Tensor:
+        return (_wide(pi) * (self.conv(x) + _tall(self.beta))).relu()
+
+
+class _Sigmoid(GatedLayer):
+    def select(self, predicted: Tensor) -> Tensor:
+        return winner_take_all(predicted.sigmoid(), self.density)
 
 
 class _NoBeta(GatedLayer):
@@ -381,6 +403,8 @@ check_gated_layer = Exercise(
         Mistake(_NoSelection, "nothing is selected: all channels keep their g"),
         Mistake(_NoRelu, "the last ReLU is missing"),
         Mistake(_NoBeta, "beta is never added"),
+        Mistake(_NoNorm, "norm is never called"),
+        Mistake(_Sigmoid, "g ends in a sigmoid, and the equation has a ReLU there"),
     ),
 )
 
@@ -437,13 +461,13 @@ def _how_right(function: Callable, goal: float = GOAL, test: bool = False) -> tu
     (right, values), (own, many) = with_gates(function, test), with_gates(lambda pi: pi, test)
     said = (
         f"{right:.1%} of the {'test' if test else 'held-out'} images "
-        f"right with at most {values:,} different gates in a layer.\n"
+        f"correct with at most {values:,} different gates in a layer.\n"
         f"  The network's own gates: {own:.1%} with {many:,}."
     )
     if right < goal:
         return False, f"{said} At least {goal:.0%} is wanted."
     if values > MANY:
-        return False, f"{said} Right enough. Now with at most {MANY}, which three bits can tell."
+        return False, f"{said} That is enough. Now with at most {MANY}, which three bits can tell."
     return True, f"{said} Can you do with fewer?"
 
 
@@ -505,6 +529,16 @@ check_mean_one_gate = Exercise(
                 winner_take_all(g, d) / (winner_take_all(g, d).mean(dim=1, keepdim=True) + 1e-8)
             ),
             "a row of zeros stays 0: such an image loses the whole layer",
+        ),
+        *(
+            Mistake(
+                lambda g, d, least=least: (
+                    winner_take_all(g, d)
+                    / winner_take_all(g, d).sum(dim=1, keepdim=True).clamp(min=least)
+                ),
+                "the gates of an image sum to 1, but it is their mean that should be 1",
+            )
+            for least in (0.0, 1e-8)
         ),
         Mistake(
             lambda g, d: winner_take_all(_mean_one(g), d),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -111,6 +112,14 @@ class _ByDensity:
         return total
 
 
+def _every_winner_lives(stem: Tensor, blocks: Sequence, positions: int) -> int:
+    live, total = stem, 0
+    for inner, last in blocks:
+        total += residual_macs(live, [(inner, last)], positions)
+        live = live | inner | last
+    return total
+
+
 check_residual_macs = Exercise(
     "residual_macs(stem, blocks, positions): active MACs by gates of a chain of residual blocks",
     _residual_chains,
@@ -152,6 +161,16 @@ check_residual_macs = Exercise(
         ),
         Mistake(
             lambda s, b, p: _residual(
+                torch.ones_like(s), b, p, lambda live, last, stem: live | last
+            ),
+            "the first layer of your first block reads all channels: the stem says which are live",
+        ),
+        Mistake(
+            _every_winner_lives,
+            "the first layer's winners stay inside the block: only the second is added",
+        ),
+        Mistake(
+            lambda s, b, p: _residual(
                 s, b, p, lambda live, last, stem: live | last, lambda live, a: len(a)
             ),
             "the second layer of your blocks reads all channels, also those that lost",
@@ -165,7 +184,8 @@ check_residual_macs = Exercise(
 
 # Exercise 3: an experiment
 
-GOAL, BRANCHES, CHANNELS, SHARE = 0.97, 4, 64, 0.25
+KEPT, WORK = 0.95, 0.9  # of the saliency at least, of the work after the sum at most
+BRANCHES, CHANNELS, SHARE = 4, 64, 0.25
 
 
 def _branches(seed: int) -> Tensor:
@@ -205,7 +225,7 @@ def _sums() -> Iterator[Case]:
     count = "every branch still has ceil(d * C) winners of its own"
     rows = "winner_mask selects along the last axis: a row per branch"
     yield Case((torch.rand(3, 8), 0.5), AGREED, count, rows, ask=_picks)
-    near = torch.tensor([[1.0, 0.9, 0.0, 0.0], [0.2, 1.0, 0.0, 0.0], [0.3, 1.0, 0.0, 0.0]])
+    near = torch.tensor([[1.0, 0.95, 0.0, 0.0], [0.2, 1.2, 0.0, 0.0], [0.3, 1.2, 0.0, 0.0]])
     tie = "what if a branch also hears what the others would like?"
     bonus = "add a part of the mean over the branches to each row before you select"
     yield Case((near, 0.25), AGREED, tie, bonus, ask=partial(_picks, near=True))
@@ -222,16 +242,34 @@ def live_and_kept(function: Callable, seed: int = 1) -> tuple[float, float]:
     return masks.any(dim=1).double().mean().item(), ((g * masks).sum() / (g * alone).sum()).item()
 
 
-def _how_few_live(function: Callable, seed: int = 1, goal: float = GOAL) -> tuple[bool, str]:
-    """How few channels of a sum are live, and how much saliency that costs."""
-    (live, kept), (most, _) = live_and_kept(function, seed), live_and_kept(_alone, seed)
+def _mixed(weight: float) -> Callable:
+    """The rule of the solution: each branch hears the mean of all, ``weight`` times."""
+    return lambda g, density: _alone(g + weight * g.mean(dim=0), density)
+
+
+def _how_few_live(
+    function: Callable, seed: int = 1, goal: float = KEPT, most: float = WORK
+) -> tuple[bool, str]:
+    """How much work a joint choice leaves after the sum, and how much saliency it keeps."""
+    (live, kept), (apart, _) = live_and_kept(function, seed), live_and_kept(_alone, seed)
+    work = live / apart
     said = (
-        f"{live:.1%} of the sum's channels are live, {kept:.1%} of the saliency is "
-        f"kept.\n  Each branch alone: {most:.1%} live. The least possible is {SHARE:.0%}."
+        f"{work:.0%} of the work is left after the sum, and {kept:.1%} of the saliency is kept.\n"
+        f"  Wanted: at most {most:.0%} of the work, and at least {goal:.0%} of the saliency.\n  "
     )
     if kept < goal:
-        return False, f"{said} At least {goal:.0%} of the saliency is wanted."
-    return True, f"{said} The layer after the sum has {live / most:.0%} of the work."
+        return False, f"{said}The branches agree too much: each needs more of its own favourites."
+    if work > most:
+        return False, f"{said}The branches hardly agree: let near ties fall the same way."
+    return True, f"{said}{_beside_a_simple_rule(work * apart, kept, seed)}"
+
+
+def _beside_a_simple_rule(live: float, kept: float, seed: int) -> str:
+    """What the rule of the solution keeps where as many channels are live."""
+    points = sorted(live_and_kept(_mixed(weight), seed) for weight in (0, 0.3, 0.6, 1, 1.5, 2.2))
+    simple = np.interp(live, *zip(*points, strict=True))
+    word = "level with" if abs(kept - simple) < 0.003 else "above" if kept > simple else "below"
+    return f"A simple rule keeps {simple:.1%} with the same work: yours is {word} it."
 
 
 check_agreeing = Experiment(
@@ -239,7 +277,7 @@ check_agreeing = Experiment(
     _sums,
     AGREED,
     (
-        Mistake(_alone, "every branch chooses alone"),
+        Mistake(_alone, "every branch chooses alone, or hardly listens to the others"),
         Mistake(
             lambda g, d: winner_mask(g.mean(dim=0, keepdim=True), d).expand_as(g),
             "all branches are forced to the same channels, whatever they need",
@@ -286,7 +324,7 @@ def _down(channels: int, density: float) -> int:
 
 
 COUNTERS = {
-    "right": mcifarnet_macs,
+    "correct": mcifarnet_macs,
     DOWN: lambda d: mcifarnet_macs(d, _down),
     DENSE_AFTER_DROPOUT: lambda d: mcifarnet_macs(d, dense=(4, 7)),
     FLOPS: lambda d: 2 * mcifarnet_macs(d),
@@ -300,6 +338,12 @@ def find_slip(table: Mapping[float, int]) -> str:
 
 def _first_that(table: Mapping, fits: Callable, otherwise: str = "none of these") -> str:
     return next((name for name, counter in COUNTERS.items() if fits(counter)), otherwise)
+
+
+def _from_one(table: Mapping[float, int]) -> str:
+    """Charges the sixth layer and one that does not exist, and misses the dropouts."""
+    found = find_slip(table)
+    return "none of these" if found == DENSE_AFTER_DROPOUT else found
 
 
 def _tables(
@@ -324,6 +368,10 @@ check_find_slip = Exercise(
             "one row that agrees is enough for you, and two counters can share a row",
         ),
         Mistake(
+            _from_one,
+            "layers are counted from 0: the fifth and the eighth are 4 and 7",
+        ),
+        Mistake(
             lambda t: _first_that(t, lambda f: f(min(t)) == t[min(t)]),
             "you look at the lowest density alone",
         ),
@@ -332,12 +380,12 @@ check_find_slip = Exercise(
             "you look at the highest density alone, where nearly all counters agree",
         ),
         Mistake(
-            lambda t: _first_that(t, lambda f: all(f(d) == n for d, n in t.items()), "right"),
-            "a table that no counter gives is right for you",
+            lambda t: _first_that(t, lambda f: all(f(d) == n for d, n in t.items()), "correct"),
+            "a table that no counter gives is correct for you",
         ),
         Mistake(
-            lambda t: "right" if find_slip(t) == FLOPS else find_slip(t),
-            "FLOPs count as right for you, and they are twice the MACs",
+            lambda t: "correct" if find_slip(t) == FLOPS else find_slip(t),
+            "FLOPs count as correct for you, and they are twice the MACs",
         ),
     ),
 )

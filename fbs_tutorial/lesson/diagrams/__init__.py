@@ -1,7 +1,7 @@
 """The course's drawn diagrams. Each function returns a figure and a sentence that says it all."""
 
 from .blocks import inverted_residual, residual_block
-from .choice import busiest_channels, related_work, what_a_cut_keeps, where_choice_pays
+from .choice import busiest_channels, lost_without_choice, related_work, what_a_cut_keeps
 from .counting import kernel_grid, live_sum
 from .gates import (
     choice_and_scale,
@@ -22,7 +22,7 @@ from .gpu import (
     three_clocks,
     timeline,
 )
-from .layer import the_layer
+from .layer import losers, the_layer
 from .project import off_its_density, project_map, race_by_width
 from .saliency import maps_and_numbers, predictor, reductions, winner_plane
 from .selection import crossing, selections, sleepers
@@ -51,7 +51,9 @@ __all__ = [
     "kernel_grid",
     "leak",
     "live_sum",
+    "losers",
     "loss_curves",
+    "lost_without_choice",
     "maps_and_numbers",
     "nine_taps",
     "off_its_density",
@@ -79,7 +81,6 @@ __all__ = [
     "two_looks",
     "what_a_cut_keeps",
     "what_each_part_is_worth",
-    "where_choice_pays",
     "whose_gates",
     "winner_plane",
 ]

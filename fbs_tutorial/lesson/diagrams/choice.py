@@ -1,4 +1,4 @@
-"""Static or dynamic: which channels images excite, what a cut keeps, where a choice counts."""
+"""Static or dynamic: which channels images excite, what cuts keep, what a choice is worth."""
 
 from collections.abc import Mapping, Sequence
 
@@ -65,6 +65,7 @@ def busiest_channels(
     return figure, f"Channels in common, of the {k} busiest: {'; '.join(said)}."
 
 
+TENTHS = (0.05, 0.1, 0.2, 0.5, 1)  # ticks where the scarce densities have room
 CUTS = ((BLUE, "o-"), (GREEN, "s--"), (DARK_GREEN, "^:"))  # the choice per image, static ones
 
 
@@ -82,41 +83,46 @@ def what_a_cut_keeps(
         by_class: percent of each class there, for each curve.
     """
     at = int(np.argmin(abs(np.array(densities) - density)))
-    figure, (axes, bars_of) = plt.subplots(
+    figure, (axes, classes) = plt.subplots(
         1, 2, figsize=(9, 3.4), layout="constrained", sharey=True
     )
-    places, thick = np.arange(len(by_class[0])), 0.8 / len(curves)
-    said = []
+    places, said = np.arange(len(by_class[0])), []
     for i, (name, values) in enumerate(curves.items()):
         colour, look = CUTS[i]
         axes.plot(densities, values, look, color=colour, markersize=4, label=name)
-        bars_of.bar(places + (i - (len(curves) - 1) / 2) * thick, by_class[i], thick, color=colour)
+        shift = 0.24 * (i - (len(curves) - 1) / 2)
+        classes.plot(places + shift, by_class[i], look[0], color=colour, markersize=6)
         lost = [str(c) for c, right in enumerate(by_class[i]) if right < 50]
         less = f", fewer than half of the {_listed(lost)}s" if lost else ""
         said.append(f"{name} {values[at]:.1f} %{less}")
     axes.axvline(density, color=BLACK, linewidth=0.8)
-    axes.set(xlabel="density of the last layer", ylabel="test accuracy (%)", ylim=(0, 104))
+    axes.set(xlabel="density of the last layer", ylabel="test accuracy (%)", ylim=(-4, 106))
+    axes.set_xscale("log")
+    axes.set_xticks(TENTHS, [f"{tick:g}" for tick in TENTHS], minor=False)
+    axes.set_xticks([], minor=True)
     axes.set_title("all digits", fontsize=10)
-    bars_of.set(xlabel="digit", xticks=places)
-    bars_of.set_title(f"each digit, at d = {density:.2f}", fontsize=10)
-    for one in (axes, bars_of):
+    classes.set(xlabel="digit", xticks=places)
+    for place in places[1:]:
+        classes.axvline(place - 0.5, color=GREY, linewidth=0.5)
+    classes.set_title(f"each digit, at d = {density:.2f}", fontsize=10)
+    for one in (axes, classes):
         one.grid(alpha=0.3, axis="y")
     figure.suptitle("A well-chosen static cut keeps up until channels are scarce", fontsize=11)
     legend_below(figure, *axes.get_legend_handles_labels(), ncols=len(curves))
-    return figure, f"Right at d = {density:.2f}: {'; '.join(said)}."
+    return figure, f"Correct at d = {density:.2f}: {'; '.join(said)}."
 
 
 def _listed(words: Sequence[str]) -> str:
     return "s, ".join(words[:-1]) + "s and " * (len(words) > 1) + words[-1]
 
 
-def where_choice_pays(
+def lost_without_choice(
     series: Mapping[str, Sequence[Sequence[dict]]], images: int
 ) -> tuple[Figure, str]:
     """Points lost when all images get the same channels, by density, on one axis.
 
-    The bars are a standard error of the difference of two independent shares of ``images``; the
-    two here are of the same images, so their difference scatters less.
+    The bars are a standard error of the difference of two independent shares of ``images``: the
+    two here are of the same images, so their difference scatters less, and at density 1 not at all.
 
     Args:
         series: ``{name: runs}``, rows of `how_dynamic` with densities; lines are medians.
@@ -128,20 +134,21 @@ def where_choice_pays(
         densities = sorted(r["density"] for r in runs[0])
         own, fixed = (_median(runs, densities, key) for key in ("own_gates", "mean_winners"))
         lost, error = own - fixed, np.sqrt((own * (100 - own) + fixed * (100 - fixed)) / images)
+        error[np.array(densities) == 1] = 0
         axes.errorbar(densities, lost, error, fmt=look, color=colour, capsize=3, markersize=6)
         axes.annotate(
             name, (densities[1], lost[1] + side * error[1]), (0, 9 * side - 4),
             textcoords="offset points", color=ink(colour), fontsize=9, weight="bold",
         )  # fmt: skip
         said.append(
-            f"{name}: {lost[0]:.1f} points at d = {densities[0]:g}, give or take {error[0]:.1f}"
+            f"{name}: {lost[0]:.1f} points at d = {densities[0]:g}, error below {error[0]:.1f}"
         )
     axes.axhline(0, color=BLACK, linewidth=0.8)
     axes.margins(y=0.12)
     axes.set(xlabel="density d", ylabel="points lost", xlim=(0.15, 1.05))
     axes.set_title("What is lost when all images get the same channels", fontsize=11)
     axes.grid(alpha=0.3)
-    return figure, "What the choice per image is worth: " + "; ".join(said) + "."
+    return figure, "Lost when all images get the same channels: " + "; ".join(said) + "."
 
 
 PAYS = ((DARK_GREY, "s--", -1), (BLUE, "o-", 1))  # and on which side the name stands

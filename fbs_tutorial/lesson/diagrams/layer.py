@@ -18,6 +18,29 @@ MOST = 32  # rows and columns that still can be told apart
 MEASURED = {"l1": "mean |x|", "l2": "root mean square", "max": "max |x|", "avg": "mean of x"}
 
 
+def losers(inside: Tensor, outside: Tensor) -> tuple[Figure, str]:
+    """What the losers of a layer put out, with beta inside the gate and outside of it.
+
+    Args:
+        inside, outside: output maps ``[L, H, W]`` of the losers.
+    """
+    count = len(inside)
+    figure, axes = draw.canvas(19)
+    cell, top, said = 84 / count, max(inside.max().item(), outside.max().item()), []
+    for y, name, maps in ((5, "beta inside", inside), (12, "beta outside", outside)):
+        full = maps.flatten(1).any(dim=1)
+        draw.label(axes, 13, y + 1.2, name, ha="right", weight="bold")
+        for i in range(count):
+            if full[i]:
+                draw.feature_map(axes, 14.5 + i * cell, y, 0.9 * cell, maps[i], top=top)
+            else:
+                draw.skipped(axes, 14.5 + i * cell, y, 0.9 * cell, 0.9 * cell)
+        said.append(f"{name}: {int(full.sum())} of {count} losers are not empty")
+    draw.title(axes, 2, 2, "What the losers put out: a blue square is one constant value")
+    draw.note(axes, 14.5, 17, "struck out: empty", ha="left")
+    return figure, "; ".join(said) + "."
+
+
 @dataclass
 class Forward:
     """What one image makes of a layer: s, live inputs ``[C_in]``; g, winners ``[C_out]``; maps."""

@@ -14,6 +14,7 @@ from ...method.dynamics import CONTROLS
 from .style import (
     BLACK,
     BLUE,
+    DARK_GREEN,
     DARK_GREY,
     GREEN,
     GREY,
@@ -161,14 +162,14 @@ def _mark_steps(axes: Sequence[Axes], steps: Sequence[str]) -> dict[str, int]:
 def accuracy_lines(
     densities: Sequence[float], lines: dict[str, Sequence[Sequence[float]]], title: str = ""
 ) -> tuple[Figure, str]:
-    """Accuracies 0..1 against density, one line for each name.
+    """Accuracies 0..1 against density, one line for each of up to three names.
 
     Args:
         lines: ``{name: runs}``, a run being one accuracy per density. With several runs (seeds) the
             line is their median and a band runs from the lowest to the highest.
     """
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    styles = [(BLUE, "o", "-"), (ORANGE, "s", "--"), (BLACK, "x", ":"), (GREEN, "^", "-.")]
+    styles = [(BLUE, "o", "-"), (GREEN, "s", "--"), (DARK_GREEN, "^", "-.")]
     said = []
     near = min(range(len(densities)), key=lambda i: abs(densities[i] - 0.5))
     for (name, runs), look in zip(lines.items(), styles, strict=False):
@@ -178,7 +179,7 @@ def accuracy_lines(
     axes.set(xlim=(min(densities) - 0.04, max(densities) + 0.04), ylim=(0, 104), xticks=densities)
     axes.grid(alpha=0.3)
     legend_below(figure, ncols=2)
-    return figure, f"Right at density {densities[near]:g}: {'; '.join(said)}."
+    return figure, f"Correct at density {densities[near]:g}: {'; '.join(said)}."
 
 
 def accuracy_over_macs(

@@ -87,7 +87,9 @@ def depth_lines(panels: dict[str, dict[str, Sequence[float]]], ylabel: str) -> t
 
 
 def three_counts(
-    densities: Sequence[float], counts: dict[str, Sequence[float]]
+    densities: Sequence[float],
+    counts: dict[str, Sequence[float]],
+    title: str = "Three counts of one network",
 ) -> tuple[Figure, str]:
     """Shares of the dense MACs against density: by gates, by zeros, and executed.
 
@@ -102,7 +104,7 @@ def three_counts(
         axes.plot(densities, percent, line, color=colour, marker=marker, label=name)
         said.append(f"{name} {percent[near]:.1f} % and {percent[-1]:.1f} %")
     axes.set(xlabel="density d", ylabel="dense MACs (%)", ylim=(0, 108), xticks=densities)
-    axes.set_title("Three counts of one network", fontsize=10)
+    axes.set_title(title, fontsize=11)
     axes.grid(alpha=0.3)
     legend_below(figure, ncols=3)
     return figure, f"At d = {densities[near]:g} and d = {densities[-1]:g}: {'; '.join(said)}."
