@@ -307,8 +307,8 @@ def test_a_network_of_ones_own_is_counted_and_timed():
 
 def test_a_cut_of_ones_own_is_set_beside_two_others():
     message = checks.check_my_cut(nb12.my_cut).message
-    assert re.search(r"yours: [\d.]+ % right, [\d.]+% of the MACs, [\d.]+ kB", message)
-    assert message.count("% right") == 3 and "one threshold for all layers: " in message
+    assert re.search(r"yours: [\d.]+ % correct, [\d.]+% of the MACs, [\d.]+ kB", message)
+    assert message.count("% correct") == 3 and "one threshold for all layers: " in message
 
 
 def test_four_counts_may_be_a_tuple():

@@ -135,13 +135,13 @@ def test_second_looks_names_each_line_and_bars_each_point_with_its_error():
     lines["one look"] = [point(200e6, 0.91)]
     figure, _ = diagrams.second_looks(lines, 10000)
     (axes,) = figure.axes
-    said = "Two looks keep the plain network's accuracy with 30% of its MACs"
+    said = "Two looks keep the accuracy of one look with 30% of its MACs"
     assert axes.get_title() == said and "30% of its MACs, +1.00 points" in [
         text.get_text() for text in axes.texts
     ]
     lines["one look"] = [point(200e6, 0.95)]
     figure, _ = diagrams.second_looks(lines, 10000)
-    assert figure.axes[0].get_title().startswith("Two looks come near the plain network")
+    assert figure.axes[0].get_title().startswith("Two looks come near to the accuracy of one look")
 
 
 def test_what_each_part_is_worth_is_the_mean_over_the_seeds():

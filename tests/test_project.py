@@ -43,6 +43,19 @@ def test_a_fair_report_passes_and_says_whether_the_lead_is_more_than_luck(report
     assert checks.check_report(report)
 
 
+@pytest.mark.parametrize(
+    "finding",
+    [
+        "The narrow network beats my gated one.",
+        "Skipping beats the plain network's time from width 4 on.",
+        "My gated network is not better, and the narrow one wins.",
+    ],
+)
+def test_a_finding_may_say_that_others_win(report, finding):
+    report["finding"] = finding
+    assert checks.check_report(report)
+
+
 FAULTS = {
     "two different seeds": lambda r: r.update(seeds=[0, 0]),
     "looked at once, at the end; test_looks is 2": lambda r: r.update(test_looks=2),
@@ -61,6 +74,9 @@ FAULTS = {
     "median time does not lie between": lambda r: r["networks"]["plain"].update(quartiles=[1, 2]),
     "says 'better', but gated minus narrow is -1.0 points, where a lead begins above 1.0": (
         lambda r: r.update(finding="My network is much better than any other.")
+    ),
+    "says 'wins', but gated minus narrow": (
+        lambda r: r.update(finding="My gated network wins, though it is not faster.")
     ),
     "finding is missing": lambda r: r.update(finding=""),
     "machine is missing": lambda r: r.pop("machine"),

@@ -34,8 +34,10 @@ the other sliders and to have your exercises checked, run it: {{download}}`{name
 """
 PAGES = {
     "The course": "notebooks/*",
-    "To teach and to look up": "docs/*",
-    "The package": " ".join(["README", *sorted({p.stem for p in ROOT.glob("*.md")} - {"README"})]),
+    "To teach and to look up": "docs/[!p]*",
+    "The package": " ".join(
+        ["README", "docs/package", *sorted({p.stem for p in ROOT.glob("*.md")} - {"README"})]
+    ),
     "Results": "benchmarks/README benchmarks/* benchmarks/*/*",
 }
 CONTENTS = """
@@ -84,7 +86,7 @@ def lay_out(sources: Path, slides: bool) -> None:
     lay_out_results(sources / "benchmarks")
     opening, package = split(ROOT / "README.md")
     (sources / "index.md").write_text(opening + contents(slides), encoding="utf-8")
-    (sources / "README.md").write_text(f"# The package\n\n{package}", encoding="utf-8")
+    (sources / "README.md").write_text(f"# Using the package\n\n{package}", encoding="utf-8")
 
 
 def lay_out_notebooks(folder: Path) -> None:

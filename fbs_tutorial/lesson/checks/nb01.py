@@ -272,7 +272,7 @@ def _scored(step: int = 1) -> Iterator[Case]:
 
 
 def _after_the_cut(function: Callable) -> tuple[bool, str]:
-    """How many digits are right after the reader's cut, the obvious one, and random draws."""
+    """How many digits are correct after the reader's cut, the obvious one, and random draws."""
     (activity, labels), _, classifier = _parts()
     scores = function(activity.clone(), labels.clone(), classifier.weight.detach().clone())
     rivals = {"yours": scores, "busiest on average": activity.mean(dim=0)}
@@ -287,9 +287,10 @@ def _after_the_cut(function: Callable) -> tuple[bool, str]:
     )
     lost = [str(d) for d, right in enumerate(_by_digit(scores)) if right < 50]
     alike = _say_the_same(scores)
+    pairs = "1 pair correlates" if alike == 1 else f"{alike} pairs correlate"
     help_ = (
-        f"Of your {KEPT} channels, {alike} pair{'s' * (alike != 1)} correlate above 0.8 and say "
-        f"much the same. Fewer than half are left of: {', '.join(lost) or 'no digit'}."
+        f"Of your {KEPT} channels, {pairs} above 0.8: they say much the same. "
+        f"Fewer than half are left of: {', '.join(lost) or 'no digit'}."
     )
     head = f"percent of held-out digits correct with {KEPT} channels, at once and trained again:"
     passed = after_cut(scores, False) >= GOAL

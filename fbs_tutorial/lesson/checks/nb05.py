@@ -242,6 +242,9 @@ def live_and_kept(function: Callable, seed: int = 1) -> tuple[float, float]:
     return masks.any(dim=1).double().mean().item(), ((g * masks).sum() / (g * alone).sum()).item()
 
 
+WEIGHTS = (0, 0.3, 0.6, 1, 1.5, 2.2, 4, 8)  # of the mean of all, in the simple rule
+
+
 def _mixed(weight: float) -> Callable:
     """The rule of the solution: each branch hears the mean of all, ``weight`` times."""
     return lambda g, density: _alone(g + weight * g.mean(dim=0), density)
@@ -257,16 +260,20 @@ def _how_few_live(
         f"{work:.0%} of the work is left after the sum, and {kept:.1%} of the saliency is kept.\n"
         f"  Wanted: at most {most:.0%} of the work, and at least {goal:.0%} of the saliency.\n  "
     )
+    if kept < goal and work > most:
+        return False, f"{said}Both are lost: each branch hears its own g and the mean of all."
     if kept < goal:
         return False, f"{said}The branches agree too much: each needs more of its own favourites."
     if work > most:
         return False, f"{said}The branches hardly agree: let near ties fall the same way."
-    return True, f"{said}{_beside_a_simple_rule(work * apart, kept, seed)}"
+    return True, f"{said}{_beside_a_simple_rule(live, kept, seed)}"
 
 
 def _beside_a_simple_rule(live: float, kept: float, seed: int) -> str:
     """What the rule of the solution keeps where as many channels are live."""
-    points = sorted(live_and_kept(_mixed(weight), seed) for weight in (0, 0.3, 0.6, 1, 1.5, 2.2))
+    points = sorted(live_and_kept(_mixed(weight), seed) for weight in WEIGHTS)
+    if not points[0][0] <= live <= points[-1][0]:
+        return "No simple rule that we tried leaves so little work."
     simple = np.interp(live, *zip(*points, strict=True))
     word = "level with" if abs(kept - simple) < 0.003 else "above" if kept > simple else "below"
     return f"A simple rule keeps {simple:.1%} with the same work: yours is {word} it."

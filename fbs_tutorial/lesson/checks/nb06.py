@@ -175,7 +175,7 @@ def _in_the_teacher(function: Callable, seed: int) -> str:
 
 
 def _mode_of_the_teacher(function: Callable, seed: int) -> str:
-    return ", then ".join(sorted(_trial(function, seed).modes, reverse=True)) or AT_REST
+    return " and ".join(sorted(_trial(function, seed).modes, reverse=True)) or AT_REST
 
 
 def _afterwards(function: Callable, seed: int) -> Tensor:

@@ -330,7 +330,7 @@ def _judged(rule: Callable) -> tuple[bool, str]:
     return True, (
         f"{said}, and nowhere more than {100 * (worst - 1):.0f} % slower than it. The package's "
         f"model takes it in {model}.\n  Both have seen these. Of {len(fresh)} measurements of "
-        f"8 layers with 128 images,\n  which an older prototype ran, your rule names the faster "
+        f"other layers,\n  which an older prototype ran, your rule names the faster "
         f"way in {mine}, the model in {its}."
     )
 

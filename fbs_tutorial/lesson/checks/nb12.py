@@ -429,7 +429,7 @@ def _tuned(network: nn.Module) -> str:
     fit(network, Step("tuned", "tuned", None, EPOCHS, 0.05), recipe, data, validation, 0)
     right = 100 * accuracy(network, *validation)
     widths = _widths(network)
-    return f"{right:.1f} % right, {macs:.1%} of the MACs, {kilobytes:.1f} kB ({widths} channels)"
+    return f"{right:.1f} % correct, {macs:.1%} of the MACs, {kilobytes:.1f} kB ({widths} channels)"
 
 
 def _right(said: str) -> float:

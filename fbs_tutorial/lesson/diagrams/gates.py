@@ -291,6 +291,7 @@ def the_dial(
         here: the same and the share, where the dial stands.
         fixed: ``{density: (MACs, accuracy)}`` of one look for all images.
         plain: ``(MACs, accuracy)`` of small plain networks, each trained for its size.
+        heading: the title.
     """
     figure, axes = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
     macs, right, share = here
@@ -353,19 +354,22 @@ def second_looks(lines: Mapping[str, Sequence[dict]], images: int) -> tuple[Figu
     axes.set(xlabel="mean MACs per image, predictors included", ylabel="test accuracy (%)")
     axes.set_xlim(15, 330)
     axes.margins(y=0.1)
-    axes.set_title(_saving(axes, chosen, list(lines.values())[-1]), fontsize=11)
+    axes.set_title(_saving(axes, chosen, *list(lines.items())[-1]), fontsize=11)
     axes.grid(alpha=0.3)
     return figure, f"{'; '.join(said)}. Bars: a standard error of {images:,} test images."
 
 
-def _saving(axes: Axes, pairs: Sequence[dict], single: Sequence[dict]) -> str:
-    """Draws how much less work the best affordable pair does than the best network; a title."""
-    best = max((point["test"] for point in single), key=lambda look: look["macs"])
-    cheap = [p["test"] for p in pairs if p["test"]["macs"] <= best["macs"] / 3]
+def _saving(axes: Axes, pairs: Sequence[dict], name: str, single: Sequence[dict]) -> str:
+    """Draws how much less work two looks do than the dearest single look, a third at most; a title.
+
+    Of such pairs it is the dearest.
+    """
+    dearest = max((point["test"] for point in single), key=lambda look: look["macs"])
+    cheap = [p["test"] for p in pairs if p["test"]["macs"] <= dearest["macs"] / 3]
     if not cheap:
         return "Two looks, and one"
     pair = max(cheap, key=lambda look: look["macs"])
-    start, end = ((look["macs"] / 1e6, 100 * look["accuracy"]) for look in (best, pair))
+    start, end = ((look["macs"] / 1e6, 100 * look["accuracy"]) for look in (dearest, pair))
     axes.annotate(
         "", end, start,
         arrowprops={"arrowstyle": "-|>", "color": BLUE, "linewidth": 2, "shrinkA": 7, "shrinkB": 6},
@@ -376,8 +380,8 @@ def _saving(axes: Axes, pairs: Sequence[dict], single: Sequence[dict]) -> str:
         f"{share:.0%} of its MACs, {lead:+.2f} points", beside, (0, 8),
         textcoords="offset points", ha="center", fontsize=9, color=ink(BLUE), weight="bold",
     )  # fmt: skip
-    kept = "keep" if lead >= 0 else "come near"
-    return f"Two looks {kept} the plain network's accuracy with {share:.0%} of its MACs"
+    kept = "keep" if lead >= 0 else "come near to"
+    return f"Two looks {kept} the accuracy of {name} with {share:.0%} of its MACs"
 
 
 LOOKS = (  # colour, line, and where the name stands beside the last point

@@ -198,7 +198,7 @@ def stage_bars(
     Args:
         stages: ``{way: {stage: microseconds}}``, what `bench.stages.stages` returns.
         dense: what the dense layer takes, in microseconds; a dashed line, and 100 %.
-        least: what the bare convolution of what is needed takes; a dotted line.
+        least: what a bare convolution of a quarter of the kernels takes; a dotted line.
     """
     figure, axes = plt.subplots(figsize=(7.5, 0.5 * len(stages) + 1.7), layout="constrained")
     names = list(next(iter(stages.values())))

@@ -363,7 +363,9 @@ def misses(layers: Mapping, found: Sequence[tuple[float, float]]) -> tuple[Figur
         values = [pair[i] for pair in found]
         axes.plot(values, at, marker, color=colour, markerfacecolor=face, label=label)
     axes.set_yticks(range(len(names)), names)
-    axes.set(xscale="log", xlim=(0.62, 1.6), xlabel="the model's time ÷ the measured one")
+    axes.set(xscale="log", xlabel="the model's time ÷ the measured one")
+    ends = np.array(found)
+    axes.set_xlim(min(0.62, 0.95 * ends.min()), max(1.6, 1.05 * ends.max()))
     plain_ticks(axes.xaxis, [0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5])
     each = [sorted(max(x, 1 / x) - 1 for x in values) for values in zip(*found, strict=True)]
     middle, worst = zip(*((100 * x[len(x) // 2], 100 * x[-1]) for x in each), strict=True)
