@@ -21,6 +21,11 @@ def pytest_collection_modifyitems(items):
         first = [item for item in items if item.parent is notebook]
         end = items.index(first[-1]) + 1
         items[end:end] = [again(item, first[0]) for item in first]
+    for item in items:
+        if hasattr(item, "cell_num"):
+            item.output_timeout = (
+                60  # seconds from a kernel's reply to its output, on a busy machine
+            )
 
 
 SLIDER = "slider, view = widgets.density_slider("

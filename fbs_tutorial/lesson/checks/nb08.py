@@ -336,7 +336,7 @@ class _Copies(TorchDispatchMode):
             elif out.numel() > self.allowed:
                 self.found = "this gathers kernels: read the weights of one live input at a time"
         elif self._as_large_as_all_planes(out):
-            self.found = "this makes a tensor as large as all planes: add slices up one by one"
+            self.found = "this copies maps, or stacks slices: add up one slice at a time"
         return out
 
     def _as_large_as_all_planes(self, out: object) -> bool:
