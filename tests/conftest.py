@@ -23,9 +23,7 @@ def pytest_collection_modifyitems(items):
         items[end:end] = [again(item, first[0]) for item in first]
     for item in items:
         if hasattr(item, "cell_num"):
-            item.output_timeout = (
-                60  # seconds from a kernel's reply to its output, on a busy machine
-            )
+            item.output_timeout = 60  # seconds after a kernel's reply, on a busy machine
 
 
 SLIDER = "slider, view = widgets.density_slider("
