@@ -57,16 +57,6 @@ def test_curves_are_of_all_controls_and_differ_in_colour_marker_and_line():
     assert labels == {control.label for control in CONTROLS}
 
 
-def test_winner_bars_name_the_winners_empty_ones_too():
-    g = torch.tensor([0.5, 0.0, 2.0, 1.0])
-    figure, sentence = plots.winner_bars(g, torch.tensor([False, True, True, True]))
-    assert sentence == "3 of 4 channels win, 1 of them with g = 0: 1, 2, 3."
-    assert len(figure.axes[0].patches) == 4
-    figure, _ = plots.winner_bars(g, torch.ones(4, dtype=torch.bool))
-    words = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert "loses: becomes 0" not in words
-
-
 def test_layer_bars_says_every_value():
     panels = {"MACs": {"dense": [4000, 20.0], "active": [1000, 5.0]}, "more": {"dense": [1, 2]}}
     figure, sentence = plots.layer_bars(["conv1", "conv2"], panels, level=[1, 2], ylabel="thousand")
@@ -250,15 +240,6 @@ def test_accuracy_lines_say_the_median_at_half_density():
     assert sentence == "Correct at density 0.5: one 50.0 %; three 20.0 %."
     first, second = figure.axes[0].lines
     assert first.get_marker() != second.get_marker()
-
-
-def test_winner_maps_count_the_sets():
-    won = torch.tensor([[True, False, False], [False, True, False], [True, False, False]])
-    _, sentence = plots.winner_maps({"a": won, "b": won[:1]}, "title")
-    assert sentence == (
-        "a: 1 of 3 channels win, 2 different sets among 3 images; "
-        "b: 1 of 3 channels win, 1 different set among 1 images."
-    )
 
 
 def test_class_heat_map_sorts_channels_and_counts_extremes():
@@ -496,14 +477,6 @@ def test_class_heat_maps_count_the_channels_that_depend_on_the_class():
     assert first.get_title() == "conv1: 3 channels"
     assert "share" in colours.get_ylabel()
     assert [axes.get_visible() for axes in figure.axes[:4]] == [True, True, True, False]
-
-
-def test_image_row_says_the_size_and_the_captions():
-    figure, sentence = plots.image_row(torch.rand(2, 3, 4, 5), ["a flower", "a roof"])
-    assert sentence == "2 images of 4×5 pixels: a flower, a roof."
-    assert [axes.get_title() for axes in figure.axes] == ["a flower", "a roof"]
-    figure, sentence = plots.image_row(torch.rand(1, 3, 4, 4), ["one"])
-    assert sentence == "1 image of 4×4 pixels: one." and len(figure.axes) == 1
 
 
 def test_layer_shares_say_the_range_of_each_kind():

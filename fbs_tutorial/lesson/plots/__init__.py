@@ -34,10 +34,10 @@ from .gpu import (
     stages_on_gpu,
     tiles_on_gpu,
 )
-from .simple import depth_lines, image_row, layer_bars, right_and_work, three_counts
+from .simple import depth_lines, layer_bars, right_and_work, three_counts
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
 from .trials import growing_pool, losses_of_gates
-from .winners import class_heat_maps, winner_bars, winner_maps, winners_of_two
+from .winners import class_heat_maps, winners_of_two
 
 __all__ = [
     "BLACK",
@@ -64,7 +64,6 @@ __all__ = [
     "depth_lines",
     "filter_shapes",
     "growing_pool",
-    "image_row",
     "layer_bars",
     "layer_roofline",
     "layer_shares",
@@ -87,7 +86,5 @@ __all__ = [
     "time_and_macs",
     "time_bars",
     "time_by_density",
-    "winner_bars",
-    "winner_maps",
     "winners_of_two",
 ]

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from .style import BLACK, BLUE, GREEN, ORANGE, PALE_BLUE, PURPLE, draw_images, legend_below
+from .style import BLACK, BLUE, GREEN, ORANGE, PALE_BLUE, PURPLE, legend_below
 
 
 def layer_bars(
@@ -108,17 +107,6 @@ def three_counts(
     axes.grid(alpha=0.3)
     legend_below(figure, ncols=3)
     return figure, f"At d = {densities[near]:g} and d = {densities[-1]:g}: {'; '.join(said)}."
-
-
-def image_row(images: Tensor, captions: Sequence[str], title: str = "") -> tuple[Figure, str]:
-    """Colour images ``[N, 3, H, W]`` in [0, 1] side by side, each under its caption."""
-    size = (1.7 * len(images), 1.8)
-    figure, row = plt.subplots(1, len(images), figsize=size, layout="constrained")
-    draw_images(np.atleast_1d(row), images, captions)
-    figure.suptitle(title, fontsize=10)
-    pixels = f"{images.shape[2]}×{images.shape[3]} pixels"
-    count = f"{len(images)} image{'s' * (len(images) > 1)}"
-    return figure, f"{count} of {pixels}: {', '.join(captions)}."
 
 
 def right_and_work(

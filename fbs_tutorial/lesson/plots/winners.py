@@ -16,30 +16,6 @@ from torch import Tensor
 from .style import BLACK, BLUE, GREY, ORANGE, legend_below
 
 
-def winner_bars(g: Tensor, winners: Tensor, title: str = "") -> tuple[Figure, str]:
-    """Predicted saliencies ``g [C]`` of one image as bars, and which of them win, bool ``[C]``."""
-    values, won = g.detach().numpy(), winners.numpy()
-    channels = np.arange(len(values))
-    figure, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
-    axes.bar(channels[won], values[won], color=BLUE, edgecolor=BLACK, label="wins: value kept")
-    if not won.all():
-        lost = {"color": "white", "edgecolor": GREY, "hatch": "///"}
-        axes.bar(channels[~won], values[~won], label="loses: becomes 0", **lost)
-    empty = won & (values == 0)
-    if empty.any():
-        axes.plot(channels[empty], 0 * channels[empty], "^", color=ORANGE, label="wins with g = 0")
-    axes.axhline(0, color=BLACK, linewidth=0.8, zorder=0)
-    axes.set(xlabel="channel", ylabel="saliency g (no unit)", title=title)
-    axes.set_xticks(channels[:: 1 + len(channels) // 20])
-    axes.set_ylim(min(values.min(), -0.03 * values.max()) * 1.1, max(values.max(), 0.1) * 1.35)
-    axes.legend(loc="upper right", ncols=3, fontsize=9, frameon=False)
-    names = "" if won.all() else ": " + ", ".join(map(str, channels[won]))
-    sentence = (
-        f"{won.sum()} of {len(values)} channels win, {empty.sum()} of them with g = 0{names}."
-    )
-    return figure, sentence
-
-
 def winners_of_two(
     images: Tensor, winners: dict[str, Tensor], labels: Sequence[str]
 ) -> tuple[Figure, str]:
@@ -85,27 +61,6 @@ def winners_of_two(
     )
     sentence = f"Channels that win for one of the two images only: {'; '.join(differ)}."
     return figure, sentence
-
-
-def winner_maps(winners: dict[str, Tensor], title: str = "") -> tuple[Figure, str]:
-    """Which channels win for which image: one map of bool ``[N, C]`` for each name."""
-    figure, rows = plt.subplots(
-        len(winners), 1, figsize=(7.5, 1.7 * len(winners) + 0.6), layout="constrained"
-    )
-    said = []
-    for axes, (name, won) in zip(np.atleast_1d(rows), winners.items(), strict=True):
-        sets = len(won.unique(dim=0))
-        axes.pcolormesh(won.numpy(), cmap=ListedColormap(["white", BLUE]), vmin=0, vmax=1)
-        axes.invert_yaxis()
-        axes.set_title(name, fontsize=9, loc="left", pad=4)
-        axes.set(ylabel="image", xlabel="channel")
-        axes.label_outer()
-        said.append(
-            f"{name}: {int(won.sum(dim=1).max())} of {won.shape[1]} channels win, "
-            f"{sets} different {'set' if sets == 1 else 'sets'} among {len(won)} images"
-        )
-    figure.suptitle(title, fontsize=11)
-    return figure, "; ".join(said) + "."
 
 
 def class_heat_maps(
