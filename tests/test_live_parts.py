@@ -529,14 +529,18 @@ class TestInABrowser:
         payload = live_selection([0.2, 0.9]).payload | {"python": True}
         ask = """(request) => new Promise((done) => {
           (window.asked ??= []).push(request.density);
-          setTimeout(() => done({ pi: Float32Array.from([0, 0.9]) }), 500);
+          window.answer = () => done({ pi: Float32Array.from([0, 0.9]) });
         })"""
         page = mounted(payload, ask=ask)
+        page.wait_for_function("window.asked?.length === 1")
         for density in (0.6, 0.7, 0.8):
             page.evaluate(f"live.set({{ density: {density} }})")
-            page.wait_for_timeout(40)
+            page.wait_for_timeout(40)  # time to draw, and to ask once too often
+        assert page.evaluate("asked") == [0.5]
+        page.evaluate("answer()")
         page.wait_for_function("asked.length === 2")
-        page.wait_for_timeout(700)  # the second answer is drawn, and nothing more is asked
+        page.evaluate("answer()")  # is drawn, and nothing more is asked
+        page.wait_for_timeout(200)
         assert page.evaluate("asked") == [0.5, 0.8]
 
     def test_each_of_two_views_gets_its_own_answers(self, browser):
