@@ -162,6 +162,7 @@ trials: setup ## does choosing pay, one network for all densities, gates that en
 	  --epochs 12 --gains 0.3,3.0 --seeds 0,1,2 --out benchmarks/choice/digits.json
 	$(BIN)/python -m fbs_tutorial choice --images 6000 --pools 0.5,1.0 --gains 0.3,3.0 --seeds 0,1,2 \
 	  --out benchmarks/choice/fashion_mnist.json
+	$(BIN)/python tools/pairs.py
 	$(BIN)/python -m fbs_tutorial stability --steps 60 --seeds 0,1,2 --out benchmarks/stability/digits.json
 	$(BIN)/python tools/any_density.py
 	$(BIN)/python tools/ship_trials.py

@@ -209,7 +209,7 @@ RIGHT = {
     "check_in_common": in_common,
     "check_channel_scores": one_after_the_other,
     "check_winner_take_all": right_winner_take_all,
-    "check_my_schedule": lambda progress: max(2 / 12, 1 - 5 * progress),
+    "check_my_schedule": lambda progress: max(2 / 12, 1 - 12 * progress),
     "check_places": lambda g: (
         (g[:, None, :] > g[..., None])
         | ((g[:, None, :] == g[..., None]) & torch.ones(g.shape[1], g.shape[1]).tril(-1).bool())
@@ -494,7 +494,7 @@ def test_environment_says_what_to_do_about_a_missing_package(monkeypatch):
         ),
         (checks.check_agreeing, nb05._mixed(0.25), "93% of the work .* The branches hardly agree"),
         (checks.check_agreeing, nb05._mixed(2.5), "93.2% of the saliency .* agree too much"),
-        (checks.check_my_schedule, lambda progress: 1, "36 of 36 .* Now with a mean below 0.25"),
+        (checks.check_my_schedule, lambda progress: 1, "36 of 36 .* Now with a mean below 0.2"),
         (checks.check_my_schedule, lambda progress: 1 / 6, "23 of 36 .* Who never got a chance"),
         (
             checks.check_my_schedule,

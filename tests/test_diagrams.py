@@ -301,8 +301,41 @@ def test_crossing_says_when_a_loser_wins_and_draws_the_cut_between():
     cut = next(line for line in figure.axes[0].lines if line.get_label() == "the cut")
     np.testing.assert_allclose(cut.get_ydata(), [0.75, 0.7, 0.65])
     dashed = [line for line in figure.axes[0].lines if line.get_linestyle() == "-."]
-    assert len(dashed) == 2  # channel 0, which wins at the start, and the legend's
+    assert len(dashed) == 1  # channel 0
+    assert {"channel 0", "channel 1", "channel 2", "the cut", "loses", "wins"} <= {
+        text.get_text() for text in figure.axes[0].texts
+    }
     assert "never wins" in diagrams.crossing(history, 1 / 3, 2)[1]
+    figure, _ = diagrams.crossing(history, 1 / 3, 1, loss=[3.0, 2.0, 1.0])
+    assert figure.axes[1].lines[0].get_ydata().tolist() == [3, 2, 1]
+    wide = torch.cat([history, torch.full((3, 5), 0.1)], dim=1)
+    figure, _ = diagrams.crossing(wide, 1 / 8, 1)
+    assert len(figure.axes[0].collections) == 1 and not figure.legends  # the others are an area
+
+
+def test_lifted_names_a_line_for_each_set_of_images():
+    lines = {"all images": torch.tensor([0.5, 1.0, 2.0]), "no image": torch.full((3,), 0.5)}
+    figure, sentence = diagrams.lifted(lines, torch.ones(3), 7, 1)
+    assert sentence == (
+        "g of channel 7 before training, at step 1 and at the last step, moved by: all images "
+        "0.50, 1.00, 2.00; no image 0.50, 0.50, 0.50."
+    )
+    assert {text.get_text() for text in figure.axes[0].texts} == {*lines, "the cut"}
+
+
+def test_new_winners_has_a_dot_for_each_image_and_says_the_medians():
+    pulled = torch.tensor([[0, 0], [1, 4]])
+    labels = torch.arange(10).repeat_interleave(3)
+    other = torch.where(labels == 4, 1, 5)
+    figure, sentence = diagrams.new_winners(pulled, other, labels, 4, 16)
+    assert sentence == (
+        "New winners, of 16. One input pulled: none ever for 1 of 2 inputs, at most 2.5 on "
+        "average. Another image: half of the images of a 4 bring 1 or fewer, of other digits 5 to 5."
+    )
+    left, right = figure.axes
+    assert left.lines[0].get_ydata().tolist() == [0, 2.5]
+    dots = [line for line in right.lines if line.get_marker() == "."]
+    assert len(dots) == 10 and all(len(line.get_xdata()) == 3 for line in dots)
 
 
 def test_sleepers_are_needed_channels_that_do_not_win():

@@ -44,16 +44,35 @@ def test_what_a_cut_keeps_marks_where_the_slider_stands():
     assert sentence.endswith("busiest 99.0 %; chosen 99.0 %.")
 
 
+def test_every_digit_has_a_row_and_the_first_to_fall_is_named():
+    kept = {
+        "own": [[90, 90], [99, 99], [99, 99]],
+        "fixed": [[10, 20], [40, 80], [99, 99]],
+        "chosen": [[40, 60], [90, 90], [99, 99]],
+    }
+    figure, sentence = diagrams.every_digit([0.25, 0.5, 0.75], kept)
+    assert sentence == (
+        "The first digit to fall below half, from the right. own: no digit; fixed: the 0s, at "
+        "d = 0.5; chosen: the 0s, at d = 0.25."
+    )
+    panels = figure.axes[:3]
+    shown = [axes.images[0].get_array().tolist() for axes in panels]
+    assert shown[1] == [[10, 40, 99], [20, 80, 99]]
+    assert [axes.get_title() for axes in panels] == list(kept)
+
+
 def test_lost_without_choice_draws_medians_with_error_bars_on_one_axis():
     def run(*gaps):
         rows = zip((0.4, 0.8), gaps, strict=True)
         return [{"density": d, "own_gates": 0.9, "mean_winners": 0.9 - gap} for d, gap in rows]
 
     panels = {"few": [run(0.01, 0.0), run(0.02, 0.0), run(0.5, 0.0)], "many": [run(0.2, 0.1)]}
-    figure, sentence = diagrams.lost_without_choice(panels, 1000)
+    pairs = {"many": [{"density": 0.4, "own_only": 250, "same_only": 50}]}
+    figure, sentence = diagrams.lost_without_choice(panels, 1000, pairs)
+    error = 100 * (300 - 200**2 / 1000) ** 0.5 / 1000  # of the pairs
     assert sentence == (
-        "Lost when all images get the same channels: few: 2.0 points at d = 0.4, error below 1.4; "
-        "many: 20.0 points at d = 0.4, error below 1.7."
+        "Points lost when all images get the same channels. few: 2.0 ± at most 1.4 at d = 0.4, "
+        f"0.0 ± at most 1.3 at d = 0.8; many: 20.0 ± {error:.1f} at d = 0.4, 10.0 ± 1.6 at d = 0.8."
     )
     (axes,) = figure.axes
     few, many = (box[0].get_ydata() for box in axes.containers)

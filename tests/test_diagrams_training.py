@@ -1,20 +1,24 @@
 """What the figures of notebooks 06 and 07 say is computed from what they are given."""
 
 import json
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from fbs_tutorial import winner_take_all
+from fbs_tutorial import how_dynamic, load_data, load_pretrained, set_density, winner_take_all
 from fbs_tutorial.bench.answer import NAMES
+from fbs_tutorial.checkpoints import load_metrics
 from fbs_tutorial.lesson import diagrams
 from fbs_tutorial.lesson.diagrams import draw, gates
-from fbs_tutorial.lesson.results import FOLDER, result
+from fbs_tutorial.lesson.results import FOLDER, cifar10_networks, result
 from fbs_tutorial.method.wta import winner_mask
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
 
 
 @pytest.fixture(autouse=True)
@@ -44,10 +48,39 @@ def test_every_result_is_known_and_others_are_refused_by_name():
         for path in (ROOT / "benchmarks" / place).glob("*.json")
         if path.stem in NAMES
     }
-    others = {"ablation", "cpu", "gains", "stability-digits", "tiny-imagenet-50"}
+    others = {"ablation", "cpu", "gains", "pairs-cifar10", "stability-digits", "tiny-imagenet-50"}
     assert names == others | compared
     with pytest.raises(ValueError, match=r"name must be one of ablation, .*, got 'speed'"):
         result("speed")
+
+
+def test_pairs_are_of_the_images_whose_shares_the_run_stored():
+    stored = {row["density"]: row for row in load_metrics("cifar10", "any")[0]["rows"]}
+    rows = result("pairs-cifar10")["rows"]
+    assert [row["density"] for row in rows] == [0.2, 0.3, 0.5, 0.7]
+    for row in rows:
+        images = row["both"] + row["own_only"] + row["same_only"] + row["neither"]
+        of_run = stored[row["density"]]
+        assert images == of_run["control_images"]
+        assert (row["both"] + row["own_only"]) / images == pytest.approx(of_run["own_gates"])
+        assert (row["both"] + row["same_only"]) / images == pytest.approx(of_run["mean_winners"])
+
+
+def test_pairs_add_up_to_what_how_dynamic_counts():
+    network, (train, test) = load_pretrained("digits"), load_data("digits")
+    found = import_module("pairs").pairs(network, 0.2, test.tensors, train.tensors[0])
+    control = how_dynamic(set_density(network, 0.2), *test.tensors, reference=train.tensors[0])
+    assert sum(found.values()) == 500
+    assert (found["both"] + found["own_only"]) / 500 == control.own
+    assert (found["both"] + found["same_only"]) / 500 == control.mean_winners
+
+
+def test_networks_for_cifar10_come_by_kind_with_their_work():
+    kinds = cifar10_networks()
+    (plain,), (half,) = kinds["plain"], kinds["gated, d = 0.5, with a teacher"]
+    assert plain["macs"] == plain["macs_dense"] and 0.25 < half["macs"] / plain["macs"] < 0.26
+    assert all(row["density"] < 1 for row in kinds["small plain, no teacher"])
+    assert len(kinds["small plain, with the same teacher"]) == 1
 
 
 @pytest.mark.parametrize("channels", [8, 64])

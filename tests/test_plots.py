@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from fbs_tutorial.bench.stored import as_stored, stored
+from fbs_tutorial.bench.stored import as_stored, cpu_times, stored
 from fbs_tutorial.bench.timing import Timing
 from fbs_tutorial.checkpoints import load_metrics
 from fbs_tutorial.execution.roofline import GPUS, H100, SHEETS, skip_time
 from fbs_tutorial.lesson import plots
-from fbs_tutorial.lesson.plots import answer
+from fbs_tutorial.lesson.plots import answer, style
 from fbs_tutorial.lesson.plots.cost import crossing
 from fbs_tutorial.lesson.plots.gpu import (
     intensity,
@@ -74,6 +74,52 @@ def test_layer_bars_of_one_series_carry_their_values_and_need_no_legend():
     figure, _ = plots.layer_bars(["a", "b"], {"": {"price": [0.25, 12.0]}}, digits=1)
     assert [text.get_text() for text in figure.axes[0].texts] == ["0.2", "12.0"]
     assert not figure.legends
+
+
+def test_layer_lines_have_their_names_at_their_ends_and_bars_of_one_standard_error():
+    panels = {"plain": {"all": [84.0, 93.0], "eight": [69.0, 77.0]}, "gated": {"all": [71, 82]}}
+    figure, sentence = plots.layer_lines(["conv2", "conv3"], panels, images=100, chance=10)
+    assert sentence == (
+        "plain, recognised correctly (%) for conv2, conv3:\n  all: 84, 93\n  eight: 69, 77\n"
+        "gated, recognised correctly (%) for conv2, conv3:\n  all: 71, 82"
+    )
+    first = figure.axes[0]
+    assert [text.get_text() for text in first.texts] == ["guessing", "eight", "all"]
+    low, high = first.containers[0][2][0].get_segments()[0][:, 1]
+    assert (high - low) / 2 == pytest.approx((84 * 16 / 100) ** 0.5)
+
+
+def test_names_at_ends_stand_apart_and_near_their_lines():
+    assert style._apart([1.0, 5.0], 2) == [1, 5]
+    assert style._apart([0.0, 4.0, 5.0, 20.0], 2) == [0, 3.5, 5.5, 20]
+
+
+def test_seed_dots_draw_every_network():
+    kinds = {"gated": [[96.0, 98.0], [94.0, 99.0]], "small": [[95.0, 97.0], [96.0, 99.5]]}
+    figure, sentence = plots.seed_dots(["0.2", "0.5"], kinds, "title", "density")
+    assert sentence == (
+        "Percent correct, density 0.2, 0.5: gated 94.0 to 96.0, 98.0 to 99.0; small 95.0 to 96.0, "
+        "97.0 to 99.5."
+    )
+    (axes,) = figure.axes
+    assert sorted(y for line in axes.lines for y in line.get_ydata()) == sorted(
+        value for runs in kinds.values() for run in runs for value in run
+    )
+    assert {text.get_text() for text in axes.texts} == set(kinds)
+    assert plots.seed_dots(["a\nb"], {"": [[1.0]]})[1] == "Percent correct, a b: 1.0 to 1.0."
+
+
+def test_one_image_times_are_those_of_the_fastest_ways():
+    figure, sentence = plots.one_image_times(cpu_times(), ("mcifarnet",), (0.5,))
+    rows = [r for r in cpu_times()["rows"] if r["name"] == "mcifarnet" and r["batch"] == 1]
+    (row,) = (r for r in rows if r["kind"] == "network")
+    time = {(v["variant"], v["density"]): v["median_ms"] for v in row["variants"]}
+    dense = min(ms for (_, density), ms in time.items() if density is None)
+    gated = min(time["native", 0.5], time["accelerated", 0.5])
+    assert f"plain {dense:.2f}; gated {gated:.2f} at 0.5, {gated / dense:.0%} of" in sentence
+    assert f"(small plain {time['oracle', 0.5]:.2f})" in sentence
+    drawn = [line.get_ydata().tolist() for line in figure.axes[0].lines]
+    assert drawn == [[dense], [gated, dense], [time["oracle", 0.5], dense]]
 
 
 def test_time_bars_say_medians_shares_and_the_ideal():
@@ -516,6 +562,9 @@ def test_accuracy_over_macs_has_a_look_for_each_kind_and_marks_what_is_published
     assert "MACs" in axes.get_xlabel() and "%" in axes.get_ylabel()
     assert [text.get_text() for text in axes.get_xticklabels()][:1] == ["10 M"]
     assert plots.accuracy_over_macs(lines)[1].endswith("small 90.0 % at 45 M.")
+    figure, _ = plots.accuracy_over_macs(lines, images=100)
+    low, high = figure.axes[0].collections[0].get_segments()[0][:, 1]
+    assert (low, high) == pytest.approx((93 - 2.551, 93 + 2.551), abs=1e-3)
 
 
 def test_words_at_lines_hide_no_marker_and_no_other_words():

@@ -3,6 +3,7 @@
 import json
 
 from ..bench.stored import LESSON as FOLDER
+from ..checkpoints import load_metrics
 
 
 def result(name: str) -> dict | list:
@@ -10,8 +11,9 @@ def result(name: str) -> dict | list:
 
     Args:
         name: ``"ablation"`` (`tools/ablation.py`), ``"budget-cifar10"`` (the command ``budget``),
-            ``"gains"`` (`tools/gains.py`), ``"stability-digits"`` (the command ``stability``) or
-            ``"tiny-imagenet-50"`` (the command ``train``). Those that functions of `bench` read are
+            ``"gains"`` (`tools/gains.py`), ``"pairs-cifar10"`` (`tools/pairs.py`),
+            ``"stability-digits"`` (the command ``stability``) or ``"tiny-imagenet-50"`` (the
+            command ``train``). Those that functions of `bench` read are
             here, too.
 
     Raises:
@@ -21,3 +23,24 @@ def result(name: str) -> dict | list:
     if name not in names:
         raise ValueError(f"name must be one of {', '.join(names)}, got {name!r}")
     return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def cifar10_networks() -> dict[str, list[dict]]:
+    """The networks for CIFAR-10 that were trained alone, by kind; gated ones are for one density.
+
+    Returns:
+        Rows as in a run's metrics.json, with "macs" per image, those of the predictors among them.
+    """
+    gated = {row["step"]: row for row in load_metrics("cifar10")[0]["rows"]}
+    static = load_metrics("cifar10", "static")[0]["rows"]
+    kinds = {
+        "plain": [gated["plain"]],
+        "gated, d = 0.5, with a teacher": [gated["d0.5"]],
+        "gated, d = 0.3, no teacher": [gated["d0.3"]],
+        "small plain, no teacher": [row for row in static if not row["distilled"]],
+        "small plain, with the same teacher": [row for row in static if row["distilled"]],
+    }
+    return {
+        kind: [row | {"macs": row["macs_gates"] + row["macs_predictors"]} for row in rows]
+        for kind, rows in kinds.items()
+    }

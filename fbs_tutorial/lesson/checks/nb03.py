@@ -232,7 +232,7 @@ check_winner_take_all_backward = Exercise(
 # An experiment: who may compete while the predictor learns?
 
 KINDS, CHANNELS, WINNERS = 6, 12, 2
-SEEDS, CHEAP = 3, 0.25  # of the mean density over a training
+SEEDS, CHEAP = 3, 0.2  # of the mean density over a training
 
 
 def learn_the_choice(

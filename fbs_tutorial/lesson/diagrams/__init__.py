@@ -1,7 +1,13 @@
 """The course's drawn diagrams. Each function returns a figure and a sentence that says it all."""
 
 from .blocks import inverted_residual, residual_block
-from .choice import busiest_channels, lost_without_choice, related_work, what_a_cut_keeps
+from .choice import (
+    busiest_channels,
+    every_digit,
+    lost_without_choice,
+    related_work,
+    what_a_cut_keeps,
+)
 from .counting import kernel_grid, live_sum
 from .gates import (
     choice_and_scale,
@@ -24,8 +30,8 @@ from .gpu import (
 )
 from .layer import losers, the_layer
 from .project import off_its_density, project_map, race_by_width
-from .saliency import maps_and_numbers, predictor, reductions, winner_plane
-from .selection import crossing, selections, sleepers
+from .saliency import maps_and_numbers, new_winners, predictor, reductions, winner_plane
+from .selection import crossing, lifted, selections, sleepers
 from .static import cut_block, four_cuts, leak
 from .training import (
     density_staircase,
@@ -44,17 +50,20 @@ __all__ = [
     "crossing",
     "cut_block",
     "density_staircase",
+    "every_digit",
     "four_cuts",
     "gain_and_penalty",
     "gradient_through_winners",
     "inverted_residual",
     "kernel_grid",
     "leak",
+    "lifted",
     "live_sum",
     "losers",
     "loss_curves",
     "lost_without_choice",
     "maps_and_numbers",
+    "new_winners",
     "nine_taps",
     "off_its_density",
     "own_weights",

@@ -112,43 +112,101 @@ def what_a_cut_keeps(
     return figure, f"Correct at d = {density:.2f}: {'; '.join(said)}."
 
 
+def every_digit(
+    densities: Sequence[float], kept: Mapping[str, Sequence[Sequence[float]]], title: str = ""
+) -> tuple[Figure, str]:
+    """What cuts leave of each digit, at every density: a row per digit, a panel per cut.
+
+    Args:
+        densities: ascending, evenly spaced. kept: ``{cut: percent, [densities][digits]}``.
+    """
+    figure, row = plt.subplots(
+        1, len(kept), figsize=(9, 3.3), sharey=True, squeeze=False, layout="constrained"
+    )
+    half, said = (densities[1] - densities[0]) / 2, []
+    for axes, (name, percent), (colour, _) in zip(row[0], kept.items(), CUTS, strict=False):
+        values = np.array(percent).T  # [digits, densities]
+        extent = (densities[0] - half, densities[-1] + half, len(values) - 0.5, -0.5)
+        shown = axes.imshow(
+            values, cmap="cividis", vmin=0, vmax=100, extent=extent, aspect="auto",
+            interpolation="nearest",
+        )  # fmt: skip
+        axes.set_title(name, fontsize=10, color=ink(colour), weight="bold")
+        axes.set(xlabel="density", yticks=range(len(values)), xticks=(0.05, 0.25, 0.5, 0.75, 1))
+        axes.set_xticklabels(["0.05", "0.25", "0.5", "0.75", "1"], fontsize=8)
+        lost = {
+            digit: max(d for d, right in zip(densities, of_digit, strict=True) if right < 50)
+            for digit, of_digit in enumerate(values)
+            if of_digit.min() < 50
+        }
+        first = max(lost.values(), default=0.0)
+        digits = [str(digit) for digit, at in lost.items() if at == first]
+        said.append(
+            f"{name}: the {_listed(digits)}s, at d = {first:g}" if lost else f"{name}: no digit"
+        )
+    row[0][0].set_ylabel("digit")
+    figure.suptitle(title, fontsize=11)
+    figure.colorbar(shown, ax=row[0].tolist(), label="correct (%)", pad=0.01)
+    return figure, f"The first digit to fall below half, from the right. {'; '.join(said)}."
+
+
 def _listed(words: Sequence[str]) -> str:
     return "s, ".join(words[:-1]) + "s and " * (len(words) > 1) + words[-1]
 
 
 def lost_without_choice(
-    series: Mapping[str, Sequence[Sequence[dict]]], images: int
+    series: Mapping[str, Sequence[Sequence[dict]]],
+    images: int,
+    pairs: Mapping[str, Sequence[dict]] | None = None,
 ) -> tuple[Figure, str]:
     """Points lost when all images get the same channels, by density, on one axis.
 
-    The bars are a standard error of the difference of two independent shares of ``images``: the
-    two here are of the same images, so their difference scatters less, and at density 1 not at all.
+    The bars are a standard error of the difference of two shares of the same ``images``. Where it
+    is known which images they differ in, it is that of the pairs. Where not, it is that of two
+    independent shares, which is too long; at density 1 both runs are one.
 
     Args:
         series: ``{name: runs}``, rows of `how_dynamic` with densities; lines are medians.
         images: how many each row was measured on.
+        pairs: ``{name: rows}``, with "density", and how many images are correct in one run only,
+            "own_only" and "same_only".
     """
-    figure, axes = plt.subplots(figsize=(7.5, 3.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.5, 3.7), layout="constrained")
     said = []
     for (name, runs), (colour, look, side) in zip(series.items(), PAYS, strict=False):
         densities = sorted(r["density"] for r in runs[0])
         own, fixed = (_median(runs, densities, key) for key in ("own_gates", "mean_winners"))
         lost, error = own - fixed, np.sqrt((own * (100 - own) + fixed * (100 - fixed)) / images)
+        known = {row["density"]: row for row in (pairs or {}).get(name, ())}
+        for i, density in enumerate(densities):
+            if density in known:
+                error[i] = _paired(known[density], images)
         error[np.array(densities) == 1] = 0
         axes.errorbar(densities, lost, error, fmt=look, color=colour, capsize=3, markersize=6)
+        told, sign = ("of the pairs", "±") if known else ("at most", "± at most")
         axes.annotate(
-            name, (densities[1], lost[1] + side * error[1]), (0, 9 * side - 4),
-            textcoords="offset points", color=ink(colour), fontsize=9, weight="bold",
+            f"{name}\nbars: 1 standard error, {told}",
+            (densities[1], lost[1] + side * error[1]), (0, 8 * side), textcoords="offset points",
+            va="bottom" if side > 0 else "top", color=ink(colour), fontsize=9,
         )  # fmt: skip
-        said.append(
-            f"{name}: {lost[0]:.1f} points at d = {densities[0]:g}, error below {error[0]:.1f}"
-        )
+        each = [
+            f"{points:.1f} {sign} {e:.1f} at d = {d:g}"
+            for d, points, e in zip(densities, lost, error, strict=True)
+            if d < 1
+        ]
+        said.append(f"{name}: {', '.join(each)}")
     axes.axhline(0, color=BLACK, linewidth=0.8)
-    axes.margins(y=0.12)
+    axes.margins(y=0.2)
     axes.set(xlabel="density d", ylabel="points lost", xlim=(0.15, 1.05))
     axes.set_title("What is lost when all images get the same channels", fontsize=11)
     axes.grid(alpha=0.3)
-    return figure, "Lost when all images get the same channels: " + "; ".join(said) + "."
+    return figure, "Points lost when all images get the same channels. " + "; ".join(said) + "."
+
+
+def _paired(row: Mapping, images: int) -> float:
+    """One standard error, in points, of the difference of two shares of the same images."""
+    one, other = row["own_only"], row["same_only"]
+    return 100 * np.sqrt(one + other - (one - other) ** 2 / images) / images
 
 
 PAYS = ((DARK_GREY, "s--", -1), (BLUE, "o-", 1))  # and on which side the name stands
@@ -161,48 +219,53 @@ def _median(runs: Sequence[Sequence[dict]], densities: Sequence[float], key: str
 
 ROWS = (
     "single kernels,\nstripes", "channels,\nfilters", "positions\nof a map", "whole layers",
-    "experts,\ntokens",
+    "experts", "tokens",
 )  # fmt: skip
 STATIC = (
-    ["Kernel masks\n2017", "Stripe pruning\n2020"],
-    ["Slimming\n2017", "Lasso pruning\n2017", "AMC, NetAdapt\n2018"],
+    ["Kernel masks\n2017", "Stripes\n2020"],
+    ["Slimming\n2017", "Lasso pruning\n2017"],
     ["Perforation\n2016"],
     ["ShortGPT\n2024"],
     [],
+    [],
 )
-BY_DIAL = ([], ["Slimmable\n2019"], [], [], [])
+BY_DIAL = ([], ["Slimmable\n2019"], [], [], [], [])
 DYNAMIC = (
     [],
-    ["Runtime pruning\n2017", "FBS\n2019"],
-    ["Channel gating\n2019"],
-    ["SkipNet\n2018"],
-    ["Mixture of\nexperts 2017", "Mixture of\ndepths 2024"],
-)
-BUILT = ("Kernel masks", "Stripe pruning", "Slimming")  # in notebook 12
-COLUMNS = ((15, GREEN), (54.5, DARK_GREY), (70, BLUE))
+    ["Runtime\npruning 2017", "FBS\n2019", "Batch-shaped\ngates 2020",
+     "Dynamic slim-\nmable 2021"],
+    ["Channel\ngating 2019"],
+    ["Early exits\n2016", "SkipNet\n2018"],
+    ["Mixture of\nexperts 2017"],
+    ["Mixture of\ndepths 2024"],
+)  # fmt: skip
+BUILT = ("Kernel masks", "Stripes", "Slimming")  # in notebook 12
+COLUMNS = ((14.5, GREEN), (39.5, DARK_GREY), (53, BLUE))
 
 
 def related_work() -> tuple[Figure, str]:
     """A map: what is removed, in rows, and when it is decided, in columns."""
-    figure, axes = canvas(61)
-    label(axes, 34, 3, "static: decided once", color=GREEN, weight="bold", fontsize=11)
-    label(axes, 61, 3, "by a dial", color=DARK_GREY, weight="bold", fontsize=11)
-    label(axes, 84.5, 3, "dynamic: per input", color=BLUE, weight="bold", fontsize=11)
-    note(axes, 34, 5.8, "pays once, runs on any hardware")
-    note(axes, 61, 5.8, "at run time")
-    note(axes, 84.5, 5.8, "pays for each input, has to skip")
+    figure, axes = canvas(64)
+    heads = (
+        (26, "static: decided once", GREEN, "pays once, runs on any hardware"),
+        (45, "by a dial", DARK_GREY, "at run time"),
+        (76, "dynamic: per input", BLUE, "pays for each input, has to skip"),
+    )
+    for x, words, colour, remark in heads:
+        label(axes, x, 3, words, color=colour, weight="bold", fontsize=11)
+        note(axes, x, 5.8, remark)
     for i, (words, *entries) in enumerate(zip(ROWS, STATIC, BY_DIAL, DYNAMIC, strict=True)):
-        y = 8.5 + 10 * i
-        label(axes, 1, y + 4, words, ha="left", fontsize=9.5, weight="bold")
-        frame(axes, 14, y, 85.5, 8, facecolor="#F6F7F8", edgecolor="none", zorder=0)
+        y = 8.5 + 8.7 * i
+        label(axes, 1, y + 3.6, words, ha="left", fontsize=9.5, weight="bold")
+        frame(axes, 13.5, y, 86, 7.2, facecolor="#F6F7F8", edgecolor="none", zorder=0)
         for (x, colour), names in zip(COLUMNS, entries, strict=True):
             _entries(axes, x, y, names, colour)
-    for x in (53.5, 69):
-        axes.plot([x, x], [1.5, 57], ":", color=GREY)
+    for x in (38.7, 52):
+        axes.plot([x, x], [1.5, 60], ":", color=GREY)
     note(
         axes,
         57,
-        59,
+        62,
         "coloured frames: built in this course; grey: exists, but is not in this course",
     )
     return figure, (
@@ -212,12 +275,12 @@ def related_work() -> tuple[Figure, str]:
 
 
 def _entries(axes: object, x: float, y: float, names: Sequence[str], colour: str) -> None:
-    step = 14.5 if colour == BLUE else 12.7
+    step = 11.7
     for i, name in enumerate(names):
         edge, fill, words = GREY, "white", TEXT
         if name.startswith("FBS"):
             edge, fill, words = BLUE, BLUE, "white"
         elif name.startswith(BUILT):
             edge, words = colour, BLACK
-        where = (x + step * i, y + 1.2, step - 0.9, 5.6)
+        where = (x + step * i, y + 0.8, step - 0.8, 5.6)
         box(axes, *where, name, colour=edge, fill=fill, color=words, fontsize=8)

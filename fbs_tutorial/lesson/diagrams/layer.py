@@ -106,11 +106,11 @@ def the_layer(
     whole = _one_forward(layer, x)
     part = whole.first(MOST)
     cell = min(46 / len(part.g), 40 / len(part.s), 3.2)
-    place = Place(32.5, 15 + 4 * cell, cell, len(part.g), len(part.s))
+    place = Place(27, 15 + 4 * cell, cell, len(part.g), len(part.s))
     figure, axes = draw.canvas(max(place.bottom + 4.5, 40))
     draw.title(axes, 2, 2.4, _title(name, whole))
     if image is not None:
-        draw.feature_map(axes, 2, 6, 9, image[0], cmap="gray_r", top=1)
+        draw.feature_map(axes, 2, 5, 7.4, image[0], cmap="gray_r", top=1)
     _inputs(axes, part, place)
     _predictor(axes, place)
     _gates(axes, part, place)
@@ -157,22 +157,22 @@ def _inputs(axes: Axes, part: Forward, place: Place) -> None:
 def _predictor(axes: Axes, place: Place) -> None:
     """Step 3, in the corner between s and g."""
     middle = place.top - 4.6
-    draw.arrow(axes, (place.left - 0.5, middle), (25.5, middle), "s")
-    draw.box(axes, 14.5, middle - 2.3, 11, 4.6, "predictor\nrelu(W s + b)", fontsize=8)
-    draw.badge(axes, 14.5, middle - 2.3, 3)
-    draw.arrow(axes, (20, middle + 2.3), (20, place.top + 0.2), "g", away=(1.2, -0.3))
+    draw.arrow(axes, (place.left - 0.5, middle), (20, middle), "s")
+    draw.box(axes, 9, middle - 2.3, 11, 4.6, "predictor\nrelu(W s + b)", fontsize=8)
+    draw.badge(axes, 9, middle - 2.3, 3)
+    draw.arrow(axes, (14.5, middle + 2.3), (14.5, place.top + 0.2), "g", away=(1.2, -0.3))
 
 
 def _gates(axes: Axes, part: Forward, place: Place) -> None:
     """Step 4: predicted saliencies grow to the left, and the cut crosses those that win."""
     base = place.left - 1
-    unit = draw.bars(axes, base, place.top, part.g, place.cell, 20, towards="left", won=part.won)
+    unit = draw.bars(axes, base, place.top, part.g, place.cell, 17, towards="left", won=part.won)
     axes.plot([base, base], [place.top, place.bottom], color=BLACK, linewidth=0.8)
     if part.won.any() and not part.won.all():
         between = float(part.g[part.won].min() + part.g[~part.won].max()) / 2
         at = base - unit * between
-        draw.cut(axes, (at, place.top - 0.4), (at, place.bottom + 0.4))
-    draw.badge(axes, base - 10, place.bottom + 2.6, 4)
+        draw.cut(axes, (at, place.top - 0.4), (at, place.bottom + 0.8), "the cut", ha="left")
+    draw.badge(axes, base - 15, place.bottom + 2.6, 4)
 
 
 def _outputs(axes: Axes, part: Forward, place: Place) -> None:

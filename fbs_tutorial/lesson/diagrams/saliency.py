@@ -8,7 +8,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..plots.style import BLACK, BLUE, DARK_GREY, FAINT, GREEN, ORANGE, PURPLE, YELLOW
+from ..plots.style import BLACK, BLUE, DARK_GREY, FAINT, GREEN, GREY, ORANGE, PURPLE, YELLOW
 from . import draw
 
 MOST, ROW = 16, 8  # maps that have room, and in one row
@@ -112,12 +112,16 @@ def predictor(s: Tensor, weight: Tensor, bias: Tensor) -> tuple[Figure, str]:
     )  # fmt: skip
     draw.frame(axes, left, top, 36, 42)
     draw.note(axes, left + 18, top + 43.6, f"blue adds, grey takes away; the darkest is {most:.1f}")
-    draw.arrow(axes, (47, top + 21), (63, top + 21), "add, and the\nbias, then ReLU", away=(0, -3))
-    draw.label(axes, 72, 12, "g", weight="bold")
-    draw.bars(axes, 67, top, g, down, 26, won=g > 0)
-    axes.plot([67, 67], [top, top + 42], color=BLACK, linewidth=0.8)
+    draw.arrow(axes, (45, 12), (48.5, 12))
+    draw.label(axes, 50, 12, "g", weight="bold")
+    draw.note(axes, 52, 12, "each row added up, and its bias; then the ReLU", ha="left")
+    for row in range(1, len(g)):  # each bar beside its row
+        line = [top + row * down] * 2
+        axes.plot([left + 36, 47], line, color=GREY, linewidth=0.4)
+    draw.bars(axes, 47, top, g, down, 40, won=g > 0)
+    axes.plot([47, 47], [top, top + 42], color=BLACK, linewidth=0.8)
     best = int(order[0])
-    draw.note(axes, 94, top + 0.5 * down, f"output {best}", ha="left", color=BLACK)
+    draw.note(axes, 88, top + 0.5 * down, f"output {best}", ha="left", color=BLACK)
     reasons = added[0].sort(descending=True).indices[:2].tolist()
     sentence = (
         f"Output {best} has the largest g, {g[0]:.2f}: its row adds most for inputs "
@@ -125,6 +129,48 @@ def predictor(s: Tensor, weight: Tensor, bias: Tensor) -> tuple[Figure, str]:
         f"the ReLU makes them 0. The biases lie between {bias.min():.2f} and {bias.max():.2f}."
     )
     return figure, sentence
+
+
+def new_winners(
+    pulled: Tensor, other: Tensor, labels: Tensor, digit: int, k: int
+) -> tuple[Figure, str]:
+    """How many of a layer's winners are new: when one input is pulled to 0, and for another image.
+
+    Args:
+        pulled: ``[C_in, M]``, new winners for each input and each of M images of ``digit``.
+        other: ``[N]``, for each of N images, compared with one of ``digit``. labels: ``[N]``.
+        k: how many win.
+    """
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(9, 3.4), sharey=True, width_ratios=(3, 2), layout="constrained"
+    )
+    pulled, other = pulled.double(), other.double()
+    places = range(len(pulled))
+    left.vlines(places, pulled.amin(dim=1), pulled.amax(dim=1), color=DARK_GREY, linewidth=1.2)
+    left.plot(places, pulled.mean(dim=1), "o", color=BLUE, markersize=5)
+    left.set(xlabel="input channel that is pulled to 0", ylabel=f"new winners, of {k}")
+    left.set_title(f"One input pulled, for {pulled.shape[1]} images of a {digit}", fontsize=10)
+    scatter, middles = torch.Generator().manual_seed(0), []
+    for one in range(10):
+        new = other[labels == one]
+        at = one + 0.5 * (torch.rand(len(new), generator=scatter) - 0.5)
+        up = 0.3 * (torch.rand(len(new), generator=scatter) - 0.5)
+        right.plot(at, new + up, ".", color=GREY if one != digit else DARK_GREY, markersize=4)
+        middles.append(new.median().item())
+        right.plot([one - 0.35, one + 0.35], [middles[-1]] * 2, color=BLUE, linewidth=2.5)
+    right.set(xlabel="digit of the other image", xticks=range(10))
+    right.set_title(f"Another image in place of one {digit}", fontsize=10)
+    for axes in (left, right):
+        axes.grid(alpha=0.3, axis="y")
+        axes.spines[["top", "right"]].set_visible(False)
+    none = int((pulled.amax(dim=1) == 0).sum())
+    others = [middle for one, middle in enumerate(middles) if one != digit]
+    return figure, (
+        f"New winners, of {k}. One input pulled: none ever for {none} of {len(pulled)} inputs, at "
+        f"most {pulled.mean(dim=1).max():.1f} on average. Another image: half of the images of a "
+        f"{digit} bring {middles[digit]:.0f} or fewer, of other digits {min(others):.0f} to "
+        f"{max(others):.0f}."
+    )
 
 
 def winner_plane(

@@ -1,14 +1,26 @@
 """How the winners are selected, and how a loser becomes one of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from ...method.wta import winner_mask
-from ..plots.style import BLACK, BLUE, DARK_GREY, FAINT, GREY, ORANGE, PALE, legend_below
+from ..plots.style import (
+    BLACK,
+    BLUE,
+    DARK_GREY,
+    FAINT,
+    GREY,
+    ORANGE,
+    PALE,
+    PURPLE,
+    ink,
+    name_ends,
+)
 from . import draw
 
 WIDEST = 16  # channels that have room for their values
@@ -49,48 +61,117 @@ def selections(g: Tensor, ways: Mapping[str, Tensor], k: int) -> tuple[Figure, s
 
 
 def crossing(
-    history: Tensor, density: float, channel: int, title: str = "", xlabel: str = "training step"
+    history: Tensor, density: float, channel: int, title: str = "", loss: Sequence[float] = ()
 ) -> tuple[Figure, str]:
     """One image's g over training: a loser on its way to the winners, and the cut between them.
 
     Args:
         history: ``[steps, C]``, g of one image after each step.
         density: at which they compete. channel: the one to follow.
+        loss: of each step, drawn beneath if given.
     """
     won = winner_mask(history, density)  # [steps, C]
-    lowest = history.masked_fill(~won, torch.inf).amin(dim=1)
-    highest = history.masked_fill(won, 0.0).amax(dim=1)
-    figure, axes = plt.subplots(figsize=(8, 3.4), layout="constrained")
-    steps, few = range(len(history)), history.shape[1] <= FEW
-    others = [c for c in range(history.shape[1]) if not won[0, c] and c != channel]
-    if others and not few:
-        low, high = history[:, others].aminmax(dim=1)
-        axes.fill_between(steps, low, high, color=FAINT, zorder=0, label="all others")
-    for c in range(history.shape[1]) if few else won[0].nonzero()[:, 0].tolist():
-        look = FIRST if won[0, c] else {"color": GREY, "linewidth": 0.5}
-        axes.plot(steps, history[:, c], zorder=1, **look)
-        if few:
-            place = {"textcoords": "offset points", "va": "center", "fontsize": 9}
-            axes.annotate(f"channel {c}", (steps[-1], history[-1, c]), (6, 0), **place)
-    axes.plot(steps, (lowest + highest) / 2, "--", color=ORANGE, linewidth=2, label="the cut")
+    few = history.shape[1] <= FEW
+    size, heights = (8, 3.4 + (len(loss) > 0)), (3.4, 1)[: 1 + (len(loss) > 0)]
+    figure, all_axes = plt.subplots(
+        len(heights), 1, figsize=size, height_ratios=heights, sharex=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    axes, last = all_axes[0, 0], len(history) - 1
+    ends = _competitors(axes, history, won, channel, few)
+    cut = _cut(history, won)
+    axes.plot(cut, "--", color=ORANGE, linewidth=2, label="the cut")
+    ends.append(("the cut", float(cut[-1]), ORANGE))
     one, wins = history[:, channel], won[:, channel]
-    axes.plot(steps, one, color=BLUE, linewidth=1, zorder=3)
-    loses, is_winner = one.masked_fill(wins, torch.nan), one.masked_fill(~wins, torch.nan)
-    axes.plot(steps, loses, ":", color=BLACK, linewidth=3, label=f"channel {channel} loses")
-    axes.plot(steps, is_winner, color=BLUE, linewidth=3, label=f"channel {channel} wins", zorder=4)
-    axes.set(xlabel=xlabel, ylabel="predicted saliency g", title=title)
+    axes.plot(one, color=BLUE, linewidth=1, zorder=3)
+    for name, now, line, colour, away in (
+        ("loses", ~wins, ":", BLACK, (0, -7)),
+        ("wins", wins, "-", BLUE, (-6, 7)),
+    ):
+        axes.plot(one.masked_fill(~now, torch.nan), line, color=colour, linewidth=3, zorder=4)
+        if now.any():
+            middle = int(now.nonzero()[:, 0].double().mean())
+            style = {"ha": "center", "va": "top" if away[1] < 0 else "bottom", "fontsize": 9}
+            axes.annotate(name, (middle, one[middle]), away, textcoords="offset points",
+                          color=ink(colour), weight="bold", **style)  # fmt: skip
+    ends.append((f"channel {channel}", float(one[-1]), BLUE))
+    axes.set(ylabel="predicted saliency g", title=title, xlim=(0, 1.01 * last))
     axes.spines[["top", "right"]].set_visible(False)
     if not few:  # whatever is far above the cut may leave the picture
-        axes.set_ylim(0, 1.2 * max(float(one.max()), float(lowest.max())))
-    axes.plot([], [], label="wins at the start", **FIRST)
-    if few:
-        axes.plot([], [], color=GREY, linewidth=0.5, label="the others")
-    legend_below(figure, ncols=5)
+        axes.set_ylim(0, 1.05 * float(torch.stack([history[:, won[0]].max(), one.max()]).max()))
+    if len(loss):
+        all_axes[1, 0].plot(loss, color=BLACK)
+        all_axes[1, 0].set(ylabel="loss", ylim=(0, None))
+        all_axes[1, 0].spines[["top", "right"]].set_visible(False)
+    all_axes[-1, 0].set_xlabel("training step")
+    name_ends(axes, 1.02 * last, ends)
     first = int(wins.nonzero()[0]) if wins.any() else None
     when = "never wins" if first is None else f"wins for the first time at step {first}"
     changed, k = int((won[0] & ~won[-1]).sum()), int(won[0].sum())
     sentence = f"Channel {channel} {when}. By the end {changed} of {k} first winners have lost."
     return figure, sentence
+
+
+def _cut(history: Tensor, won: Tensor) -> Tensor:
+    """Halfway between the weakest winner and the strongest loser, ``[steps]``."""
+    lowest = history.masked_fill(~won, torch.inf).amin(dim=1)
+    return (lowest + history.masked_fill(won, 0.0).amax(dim=1)) / 2
+
+
+def _competitors(
+    axes: Axes, history: Tensor, won: Tensor, channel: int, few: bool
+) -> list[tuple[str, float, str]]:
+    """All but the one channel: lines of the first winners, the others as lines or as an area.
+
+    Returns:
+        The names of lines, where they end, and their colours, for `name_ends`.
+    """
+    first = [c for c in won[0].nonzero()[:, 0].tolist() if c != channel]
+    others = [c for c in range(won.shape[1]) if c not in first and c != channel]
+    for c in first:
+        axes.plot(history[:, c], zorder=1, **FIRST)
+    if few:
+        for c in others:
+            axes.plot(history[:, c], color=GREY, linewidth=0.8, zorder=1)
+        return [(f"channel {c}", float(history[-1, c]), DARK_GREY) for c in (*first, *others)]
+    low, high = history[:, others].aminmax(dim=1)
+    axes.fill_between(range(len(history)), low, high, color=FAINT, zorder=0)
+    axes.text(0.01, 0.95, "grey area: the other channels", transform=axes.transAxes, fontsize=9,
+              va="top", color=ink(DARK_GREY))  # fmt: skip
+    top = max(float(history[-1, c]) for c in first)
+    return [(f"{len(first)} first\nwinners", top, DARK_GREY)]
+
+
+def lifted(
+    lines: Mapping[str, Tensor], cut: Tensor, channel: int, wins_at: int
+) -> tuple[Figure, str]:
+    """One channel's g for one image, in trainings in which different images may move it.
+
+    Args:
+        lines: ``{which images move it: g [steps]}``, up to four, all images first.
+        cut: ``[steps]``, between winners and losers when all images move it.
+        wins_at: the step of its first win then.
+    """
+    figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    axes.plot(cut, "--", color=ORANGE, linewidth=1.5)
+    ends, said = [("the cut", float(cut[-1]), ORANGE)], []
+    for (name, g), (colour, line) in zip(lines.items(), MOVERS, strict=False):
+        axes.plot(g, line, color=colour, linewidth=2.2)
+        ends.append((name, float(g[-1]), colour))
+        said.append(f"{name} {g[0]:.2f}, {g[wins_at]:.2f}, {g[-1]:.2f}")
+    axes.axvline(wins_at, color=GREY, linewidth=0.8, zorder=0)
+    axes.set(xlabel="training step", ylabel=f"g of channel {channel}")
+    axes.set(xlim=(0, 1.01 * (len(cut) - 1)), ylim=(0, None))
+    axes.set_title(f"Who moves channel {channel}?", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    name_ends(axes, 1.02 * (len(cut) - 1), ends)
+    return figure, (
+        f"g of channel {channel} before training, at step {wins_at} and at the last step, moved "
+        f"by: {'; '.join(said)}."
+    )
+
+
+MOVERS = ((BLUE, "-"), (BLACK, ":"), (DARK_GREY, "-."), (PURPLE, "-"))
 
 
 def sleepers(needed: Tensor, found: Tensor) -> tuple[Figure, str]:

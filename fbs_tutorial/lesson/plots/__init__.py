@@ -16,6 +16,7 @@ from .compared import compared, contest, filter_shapes, pruning_level
 from .cost import (
     layer_shares,
     networks_on_cpu,
+    one_image_times,
     stage_bars,
     tile_times,
     time_and_macs,
@@ -34,7 +35,14 @@ from .gpu import (
     stages_on_gpu,
     tiles_on_gpu,
 )
-from .simple import depth_lines, layer_bars, right_and_work, three_counts
+from .simple import (
+    depth_lines,
+    layer_bars,
+    layer_lines,
+    right_and_work,
+    seed_dots,
+    three_counts,
+)
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
 from .trials import growing_pool, losses_of_gates
 from .winners import class_heat_maps, winners_of_two
@@ -65,6 +73,7 @@ __all__ = [
     "filter_shapes",
     "growing_pool",
     "layer_bars",
+    "layer_lines",
     "layer_roofline",
     "layer_shares",
     "learning_curve",
@@ -73,9 +82,11 @@ __all__ = [
     "misses",
     "networks_on_cpu",
     "networks_on_gpu",
+    "one_image_times",
     "plt",
     "pruning_level",
     "right_and_work",
+    "seed_dots",
     "source",
     "sources",
     "stage_bars",

@@ -186,12 +186,14 @@ def accuracy_over_macs(
     lines: Mapping[str, Sequence[dict]],
     published: Mapping[str, Sequence[dict]] | None = None,
     title: str = "",
+    images: int | None = None,
 ) -> tuple[Figure, str]:
     """Test accuracy against MACs per image, one line or point for each kind of network.
 
     Args:
         lines: ``{name: rows}``, up to eight, with ``"macs"`` and ``"test_accuracy"`` in each row.
         published: the same of other people, drawn with open markers and no line.
+        images: in the test set; each point of ``lines`` then has a bar of one standard error.
     """
     figure, axes = plt.subplots(figsize=(8, 4.4), layout="constrained")
     looks = [  # of those that may lie on another: thin ones, which leave it visible
@@ -200,6 +202,11 @@ def accuracy_over_macs(
     ]  # fmt: skip
     for (name, rows), (colour, marker, line) in zip(lines.items(), looks, strict=False):
         _over_macs(axes, rows, name, line, color=colour, marker=marker)
+        if images:
+            shares = np.array([row["test_accuracy"] for row in rows])
+            error, macs = np.sqrt(shares * (1 - shares) / images), [row["macs"] for row in rows]
+            ends = 100 * (shares - error), 100 * (shares + error)
+            axes.vlines(macs, *ends, color=colour, linewidth=1)
     for name, rows in (published or {}).items():
         style = {"color": ORANGE, "marker": "o", "markerfacecolor": "white"}
         _over_macs(axes, rows, f"published: {name}", "", **style)

@@ -284,6 +284,49 @@ def networks_on_cpu(
     return figure, "\n".join(said)
 
 
+def one_image_times(
+    results: Mapping, names: Sequence[str], densities: Sequence[float] = (0.25, 0.5)
+) -> tuple[Figure, str]:
+    """Milliseconds of one image: the plain network, the gated one, and a small plain one.
+
+    Args:
+        results: what `bench` returns, of a CPU, with whole networks. names: of these, a panel each.
+        densities: ascending; the small plain network has as many channels.
+    """
+    size = 4 + 2.6 * len(names), 3.4
+    figure, row = plt.subplots(1, len(names), figsize=size, squeeze=False, layout="constrained")
+    said, at = [], [*densities, 1.0]
+    for axes, name in zip(row[0], names, strict=True):
+        kinds = (r for r in results["rows"] if r["kind"] == "network" and r["batch"] == 1)
+        network = next(r for r in kinds if r["name"] == name)
+        dense = find(network, network["dense_best"])["median_ms"]
+        ways = [[find(network, way, d) for way in ("native", "accelerated")] for d in densities]
+        gated = [min((v for v in two if v), key=lambda v: v["median_ms"]) for two in ways]
+        small = [find(network, "oracle", d)["median_ms"] for d in densities]
+        axes.plot([1], [dense], "s", color=BLACK, markersize=8)
+        axes.plot(at, [*(v["median_ms"] for v in gated), dense], "o-", color=BLUE, markevery=[0, 1])
+        axes.plot(at, [*small, dense], "x--", color=BLACK, markevery=[0, 1])
+        axes.annotate("plain", (1, dense), (-8, 0), textcoords="offset points", ha="right",
+                      va="center", fontsize=9)  # fmt: skip
+        axes.annotate("gated", (0.5, gated[-1]["median_ms"]), (-6, 6), ha="right",
+                      textcoords="offset points", fontsize=9, color=BLUE)  # fmt: skip
+        axes.annotate("small plain", (0.5, small[-1]), (8, -6), va="top",
+                      textcoords="offset points", fontsize=9)  # fmt: skip
+        axes.set(xlabel="density", ylim=(0, 1.12 * dense), xlim=(0.15, 1.06), xticks=at)
+        axes.set_title(NAMES.get(name, name), fontsize=10)
+        axes.grid(alpha=0.3)
+        each = [
+            f"{v['median_ms']:.2f} at {d:g}, {v['median_ms'] / dense:.0%} of the time with "
+            f"{v['macs_share']:.0%} of the MACs (small plain {ms:.2f})"
+            for d, v, ms in zip(densities, gated, small, strict=True)
+        ]
+        said.append(f"  {NAMES.get(name, name)}: plain {dense:.2f}; gated {'; '.join(each)}")
+    row[0][0].set_ylabel("milliseconds")
+    facts = results["machine"]
+    machine = f"{facts['device']}, {facts['threads']} threads"
+    return figure, "\n".join([f"Milliseconds for one image, {machine}:", *said])
+
+
 def _percent(row: Mapping, kind: str, density: float) -> float:
     """Of the best dense time; not a number where it was not measured."""
     found = find(row, kind, density)

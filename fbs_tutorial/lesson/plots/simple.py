@@ -6,7 +6,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from .style import BLACK, BLUE, GREEN, ORANGE, PALE_BLUE, PURPLE, legend_below
+from .style import (
+    BLACK,
+    BLUE,
+    DARK_GREY,
+    GREEN,
+    ORANGE,
+    PALE_BLUE,
+    PURPLE,
+    YELLOW,
+    legend_below,
+    name_ends,
+)
 
 
 def layer_bars(
@@ -57,6 +68,81 @@ def layer_bars(
     if len(names) > 1:
         legend_below(figure, handles, names, ncols=len(names))
     return figure, "\n".join(sentences)
+
+
+def layer_lines(
+    layers: Sequence[str],
+    panels: dict[str, dict[str, Sequence[float]]],
+    *,
+    images: int,
+    chance: float,
+    ylabel: str = "recognised correctly (%)",
+) -> tuple[Figure, str]:
+    """A share at each layer, in percent: a line per series, its name where it ends.
+
+    Bars are one standard error of a share of ``images``.
+
+    Args:
+        panels: ``{title: {series: one value per layer}}``, up to three series.
+        chance: a dotted line.
+    """
+    size = 3.2 + 2.7 * len(panels), 3.2
+    figure, row = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False,
+                               layout="constrained")  # fmt: skip
+    places, said = np.arange(len(layers)), []
+    for axes, (title, series) in zip(row[0], panels.items(), strict=True):
+        said.append(f"{title}, {ylabel} for {', '.join(layers)}:")
+        axes.axhline(chance, color=DARK_GREY, linestyle=":")
+        ends = [("guessing", chance, DARK_GREY)]
+        for (name, values), look in zip(series.items(), LINES, strict=False):
+            values = np.array(values)
+            error = np.sqrt(values * (100 - values) / images)
+            axes.errorbar(places, values, error, fmt="".join(look[1:]), color=look[0], capsize=3)
+            ends.append((name, values[-1], look[0]))
+            said.append(f"  {name}: {', '.join(f'{value:.0f}' for value in values)}")
+        axes.set(ylim=(0, 104), xlim=(-0.2, len(layers) - 0.8))
+        axes.set_xticks(places, layers)
+        axes.set_title(title, fontsize=10)
+        axes.grid(alpha=0.3, axis="y")
+        name_ends(axes, len(layers) - 0.75, ends)
+    row[0][0].set_ylabel(ylabel)
+    return figure, "\n".join(said)
+
+
+LINES = ((BLACK, "o", "-"), (DARK_GREY, "s", "--"), (YELLOW, "^", "-."))
+
+
+def seed_dots(
+    places: Sequence[str],
+    kinds: dict[str, Sequence[Sequence[float]]],
+    title: str = "",
+    xlabel: str = "",
+) -> tuple[Figure, str]:
+    """Accuracies, in percent, of networks that differ in their seed: a dot each, by kind.
+
+    Args:
+        places: along the axis, from left to right. kinds: ``{name: runs}``, up to two, a run being
+            one accuracy for each place; a single kind needs no name.
+    """
+    figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    middle, ends, said = np.arange(len(places)), [], []
+    looks = ((BLUE, "o"), (BLACK, "x"))
+    for i, ((name, runs), (colour, marker)) in enumerate(zip(kinds.items(), looks, strict=False)):
+        values = np.array(runs)  # [runs, places]
+        low, high = values.min(axis=0), values.max(axis=0)
+        at = middle + 0.22 * (i - (len(kinds) - 1) / 2)
+        axes.vlines(at, low, high, color=colour, alpha=0.3)
+        axes.plot(at, values.T, marker, color=colour, markersize=7)
+        ends.append((name, values[:, -1].mean(), colour))
+        spread = [f"{a:.1f} to {b:.1f}" for a, b in zip(low, high, strict=True)]
+        said.append(f"{name} {', '.join(spread)}".strip())
+    axes.set_xticks(middle, places)
+    axes.set(xlabel=xlabel, ylabel="test accuracy (%)", xlim=(-0.5, len(places) - 0.5))
+    axes.set_title(title, fontsize=11)
+    axes.grid(alpha=0.3, axis="y")
+    name_ends(axes, len(places) - 0.4, ends)
+    at = ", ".join(place.replace("\n", " ") for place in places)
+    return figure, f"Percent correct, {xlabel} {at}: {'; '.join(said)}.".replace("  ", " ")
 
 
 def depth_lines(panels: dict[str, dict[str, Sequence[float]]], ylabel: str) -> tuple[Figure, str]:

@@ -110,6 +110,37 @@ def label_lines(axes: Axes, fontsize: float = 8.5) -> None:
         boxes.append(_beside(words, *places[int(np.argmin(bad))]))
 
 
+def name_ends(
+    axes: Axes, x: float, ends: Sequence[tuple[str, float, str]], fontsize: float = 9
+) -> None:
+    """Write names to the right of ``x``, in place of a legend, apart where they would overlap.
+
+    Args:
+        ends: name, height and colour of each line where it ends.
+    """
+    axes.figure.draw_without_rendering()  # now the axes have their height
+    low, high = axes.get_ylim()
+    row = 1.35 * fontsize * axes.figure.dpi / 72 * (high - low) / axes.bbox.height
+    ordered = sorted(ends, key=lambda end: end[1])
+    for (name, y, colour), at in zip(ordered, _apart([y for _, y, _ in ordered], row), strict=True):
+        axes.annotate(
+            name, (x, y), (x, at), xycoords="data", textcoords="data", va="center", ha="left",
+            fontsize=fontsize, color=ink(colour), annotation_clip=False,
+        )  # fmt: skip
+
+
+def _apart(heights: Sequence[float], row: float) -> list[float]:
+    """The nearest heights to these, ascending, that are a row apart or more."""
+    blocks: list[list[float]] = []  # of rows that touch: what their first ones would be
+    for i, height in enumerate(heights):
+        blocks.append([height - i * row])
+        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
+            last = blocks.pop()
+            blocks[-1] += last
+    firsts = [np.mean(block) for block in blocks for _ in block]
+    return [float(first + i * row) for i, first in enumerate(firsts)]
+
+
 def _beside(words: Annotation, point: np.ndarray, side: tuple[int, int]) -> Bbox:
     """Move words to a side of a point; where they are then, in pixels."""
     words.xy, (across, along) = point, SIDES[side]
