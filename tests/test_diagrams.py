@@ -329,8 +329,8 @@ def test_new_winners_has_a_dot_for_each_image_and_says_the_medians():
     other = torch.where(labels == 4, 1, 5)
     figure, sentence = diagrams.new_winners(pulled, other, labels, 4, 16)
     assert sentence == (
-        "New winners, of 16. One input pulled: none ever for 1 of 2 inputs, at most 2.5 on "
-        "average. Another image: half of the images of a 4 bring 1 or fewer, of other digits 5 to 5."
+        "New winners, of 16. One input pulled: none ever for 1 of 2 inputs, at most 2.5 on average."
+        " Another image: half of the images of a 4 bring 1 or fewer, of other digits 5 to 5."
     )
     left, right = figure.axes
     assert left.lines[0].get_ydata().tolist() == [0, 2.5]

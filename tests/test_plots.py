@@ -98,15 +98,15 @@ def test_seed_dots_draw_every_network():
     kinds = {"gated": [[96.0, 98.0], [94.0, 99.0]], "small": [[95.0, 97.0], [96.0, 99.5]]}
     figure, sentence = plots.seed_dots(["0.2", "0.5"], kinds, "title", "density")
     assert sentence == (
-        "Percent correct, density 0.2, 0.5: gated 94.0 to 96.0, 98.0 to 99.0; small 95.0 to 96.0, "
-        "97.0 to 99.5."
+        "Percent correct. density 0.2: gated 94.0 to 96.0, small 95.0 to 96.0; "
+        "density 0.5: gated 98.0 to 99.0, small 97.0 to 99.5."
     )
     (axes,) = figure.axes
     assert sorted(y for line in axes.lines for y in line.get_ydata()) == sorted(
         value for runs in kinds.values() for run in runs for value in run
     )
     assert {text.get_text() for text in axes.texts} == set(kinds)
-    assert plots.seed_dots(["a\nb"], {"": [[1.0]]})[1] == "Percent correct, a b: 1.0 to 1.0."
+    assert plots.seed_dots(["a\nb"], {"": [[1.0]]})[1] == "Percent correct. a b: 1.0 to 1.0."
 
 
 def test_one_image_times_are_those_of_the_fastest_ways():

@@ -139,7 +139,7 @@ def _competitors(
     axes.text(0.01, 0.95, "grey area: the other channels", transform=axes.transAxes, fontsize=9,
               va="top", color=ink(DARK_GREY))  # fmt: skip
     top = max(float(history[-1, c]) for c in first)
-    return [(f"{len(first)} first\nwinners", top, DARK_GREY)]
+    return [("dash-dotted:\nfirst winners", top, DARK_GREY)]
 
 
 def lifted(

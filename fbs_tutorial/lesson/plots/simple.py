@@ -15,6 +15,7 @@ from .style import (
     PALE_BLUE,
     PURPLE,
     YELLOW,
+    label_lines,
     legend_below,
     name_ends,
 )
@@ -125,7 +126,8 @@ def seed_dots(
             one accuracy for each place; a single kind needs no name.
     """
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    middle, ends, said = np.arange(len(places)), [], []
+    middle, ends = np.arange(len(places)), []
+    said = [[] for _ in places]
     looks = ((BLUE, "o"), (BLACK, "x"))
     for i, ((name, runs), (colour, marker)) in enumerate(zip(kinds.items(), looks, strict=False)):
         values = np.array(runs)  # [runs, places]
@@ -134,15 +136,16 @@ def seed_dots(
         axes.vlines(at, low, high, color=colour, alpha=0.3)
         axes.plot(at, values.T, marker, color=colour, markersize=7)
         ends.append((name, values[:, -1].mean(), colour))
-        spread = [f"{a:.1f} to {b:.1f}" for a, b in zip(low, high, strict=True)]
-        said.append(f"{name} {', '.join(spread)}".strip())
+        for there, a, b in zip(said, low, high, strict=True):
+            there.append(f"{name} {a:.1f} to {b:.1f}".strip())
     axes.set_xticks(middle, places)
     axes.set(xlabel=xlabel, ylabel="test accuracy (%)", xlim=(-0.5, len(places) - 0.5))
     axes.set_title(title, fontsize=11)
     axes.grid(alpha=0.3, axis="y")
     name_ends(axes, len(places) - 0.4, ends)
-    at = ", ".join(place.replace("\n", " ") for place in places)
-    return figure, f"Percent correct, {xlabel} {at}: {'; '.join(said)}.".replace("  ", " ")
+    named = [f"{xlabel} {place}".replace("\n", " ").strip() for place in places]
+    parts = (f"{name}: {', '.join(each)}" for name, each in zip(named, said, strict=True))
+    return figure, f"Percent correct. {'; '.join(parts)}."
 
 
 def depth_lines(panels: dict[str, dict[str, Sequence[float]]], ylabel: str) -> tuple[Figure, str]:
@@ -205,7 +208,7 @@ def right_and_work(
     axes.set(xlabel="density of every layer", ylabel="%", ylim=(0, 104), xticks=densities)
     axes.set_title("The work falls at once, and accuracy waits")
     axes.grid(alpha=0.3)
-    legend_below(figure, *axes.get_legend_handles_labels(), ncols=2)
+    label_lines(axes, fontsize=10)
     parts = [
         f"d = {d:g}: {r:.1f} % right with {m:.0f} % of the MACs"
         for d, r, m in zip(densities, right, work, strict=True)
