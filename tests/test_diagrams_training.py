@@ -14,7 +14,13 @@ from fbs_tutorial.bench.answer import NAMES
 from fbs_tutorial.checkpoints import load_metrics
 from fbs_tutorial.lesson import diagrams
 from fbs_tutorial.lesson.diagrams import draw, gates
-from fbs_tutorial.lesson.results import FOLDER, cifar10_networks, result
+from fbs_tutorial.lesson.results import (
+    FOLDER,
+    cifar10_networks,
+    digits_by_seed,
+    result,
+    with_and_without_choice,
+)
 from fbs_tutorial.method.wta import winner_mask
 
 ROOT = Path(__file__).parents[1]
@@ -81,6 +87,21 @@ def test_networks_for_cifar10_come_by_kind_with_their_work():
     assert plain["macs"] == plain["macs_dense"] and 0.25 < half["macs"] / plain["macs"] < 0.26
     assert all(row["density"] < 1 for row in kinds["small plain, no teacher"])
     assert len(kinds["small plain, with the same teacher"]) == 1
+
+
+def test_networks_with_and_without_their_choice_were_measured_on_the_same_images():
+    series, images, pairs = with_and_without_choice()
+    rows = [row for runs in series.values() for run in runs for row in run]
+    assert {row["control_images"] for row in rows} == {images}
+    assert set(pairs) < set(series) and all(row["density"] <= 1 for row in rows)
+
+
+def test_digits_by_seed_are_those_of_the_runs():
+    found = digits_by_seed((0.3, 0.5))
+    (first, *_) = load_metrics("digits", "static")
+    wanted = {row["density"]: 100 * row["test_accuracy"] for row in first["rows"]}
+    assert found["small plain"][0] == [wanted[0.3], wanted[0.5]]
+    assert {name: len(runs) for name, runs in found.items()} == {"gated": 3, "small plain": 3}
 
 
 @pytest.mark.parametrize("channels", [8, 64])

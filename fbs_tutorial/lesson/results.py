@@ -1,6 +1,7 @@
 """Stored results that the notebooks show, so that they need no folder beside them."""
 
 import json
+from collections.abc import Sequence
 
 from ..bench.stored import LESSON as FOLDER
 from ..checkpoints import load_metrics
@@ -43,4 +44,37 @@ def cifar10_networks() -> dict[str, list[dict]]:
     return {
         kind: [row | {"macs": row["macs_gates"] + row["macs_predictors"]} for row in rows]
         for kind, rows in kinds.items()
+    }
+
+
+TEN, FIFTY = "CIFAR-10, ten classes", "Tiny ImageNet, fifty classes"
+
+
+def with_and_without_choice() -> tuple[dict[str, list[list[dict]]], int, dict[str, list[dict]]]:
+    """Two networks on photographs, with each image's own winners and with the same for all.
+
+    Returns:
+        ``{name: [rows]}`` with "own_gates" and "mean_winners" by density; on how many images; and
+        the images in which the two differ, where they are known, as `tools/pairs.py` counts them.
+    """
+    any_density = load_metrics("cifar10", "any")[0]["rows"]
+    ten = [row for row in any_density if row["density"] in (0.2, 0.3, 0.5, 0.7, 1.0)]
+    fifty = [row for row in result("tiny-imagenet-50")["rows"] if row["density"] is not None]
+    pairs = {TEN: result("pairs-cifar10")["rows"]}
+    return {TEN: [ten], FIFTY: [fifty]}, ten[0]["control_images"], pairs
+
+
+def digits_by_seed(densities: Sequence[float]) -> dict[str, list[list[float]]]:
+    """Test accuracy in percent of networks for one density each, and of small plain ones.
+
+    Returns:
+        ``{name: a list for each of three seeds}``.
+    """
+    kinds = {"gated": "schedule", "small plain": "static"}
+    found = {
+        name: [{row["density"]: row["test_accuracy"] for row in run["rows"]} for run in runs]
+        for name, runs in ((name, load_metrics("digits", kind)) for name, kind in kinds.items())
+    }
+    return {
+        name: [[100 * run[d] for d in densities] for run in runs] for name, runs in found.items()
     }
