@@ -102,6 +102,16 @@ def break_even(share):
     return (low + high) / 2
 
 
+def best_tile(winners, vectors, registers):
+    found = []
+    for j in range(1, registers):
+        for p in range(1, registers):
+            need, passes = p * (j + 1) + 1, -(-winners // j) * -(-vectors // p)
+            if need <= registers and j <= winners and p <= vectors:
+                found.append((passes * (j + p), need, [j, p]))
+    return min(found)[2]
+
+
 def from_planes(planes, weight, live, winners, height, width):
     pitch = width + 1
     y = torch.zeros(len(winners), height, width)
@@ -251,6 +261,7 @@ RIGHT = {
     "check_find_slip": nb05.find_slip,
     "check_pair_index": lambda o, i, c: torch.add(i[:, None], o[:, :, None], alpha=c),
     "check_batch_as_groups": batch_as_groups,
+    "check_best_tile": best_tile,
     "check_break_even": break_even,
     "check_from_planes": from_planes,
     "check_weight_addresses": lambda tap, i, o, c_in, c_out: (

@@ -10,7 +10,7 @@ from fbs_tutorial.bench.timing import Timing
 from fbs_tutorial.checkpoints import load_metrics
 from fbs_tutorial.execution.roofline import GPUS, H100, SHEETS, skip_time
 from fbs_tutorial.lesson import plots
-from fbs_tutorial.lesson.plots import answer
+from fbs_tutorial.lesson.plots import answer, cost
 from fbs_tutorial.lesson.plots.cost import crossing
 from fbs_tutorial.lesson.plots.gpu import (
     intensity,
@@ -170,19 +170,52 @@ def test_networks_on_a_cpu_are_sorted_and_counted_where_they_are_faster():
     assert "native nan and nan" in plots.networks_on_cpu({"rows": rows})[1]
 
 
-def test_time_by_density_says_one_line_a_layer_and_where_it_breaks_even():
-    shares = {"gather": {"a": [0.3, 1.1], "b": [1.5, 2.0]}, "native": {"a": [0.2, 0.9]}}
-    figure, sentence = plots.time_by_density([0.5, 1.0], shares, "title")
+def timings(**milliseconds):
+    """Quartiles a tenth below and above each median."""
+    times = {name: ms / 1000 for name, ms in milliseconds.items()}
+    return {name: Timing(t, 0.9 * t, 1.1 * t, 10, 1.0) for name, t in times.items()}
+
+
+def test_time_by_density_says_one_line_a_way_and_where_it_breaks_even():
+    races = {
+        "a": [timings(dense=10, gather=3, native=2), timings(dense=10, gather=15, native=7)],
+        "b": [timings(dense=10, gather=20, native=9), timings(dense=10, gather=11, native=11)],
+    }
+    figure, sentence = plots.time_by_density([0.5, 1.0], races, ("gather", "native"))
     assert sentence == (
         "Percent of the dense time at d = 0.5, 1; break-even:\n"
-        "  gather, a: 30, 110; near 0.95\n  gather, b: 150, 200; never below\n"
-        "  native, a: 20, 90; always below"
+        # 3 · 1.1 / 0.9 / 10 = 0.37 at most at d = 0.5, and 1.83 at d = 1: 1 is reached at 0.72
+        "  a, gather: 30, 150; 0.7 to 0.9\n  a, native: 20, 70; always below\n"
+        "  b, gather: 200, 110; never below\n  b, native: 90, 110; the clock has not decided"
     )
-    assert [axes.get_title() for axes in figure.axes] == ["gather", "native"]
+    assert figure.get_suptitle() == "Faster than dense at d = 0.5, of 2 layers: gather 1, native 1"
+    assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
     for axes in figure.axes:  # from few channels to all
         low, high = axes.get_xlim()
-        assert low < high and axes.get_yscale() == "log" and "density" in axes.get_xlabel()
-    assert list(figure.axes[1].get_lines()[0].get_ydata()) == [20, 90]  # percent
+        assert low < high and axes.get_yscale() == "log"
+    ideal, gather, native = figure.axes[0].get_lines()
+    assert list(ideal.get_ydata()) == [25, 100] and list(native.get_ydata()) == [20, 70]  # percent
+    bars = figure.axes[0].collections[0].get_segments()
+    assert [list(bar[:, 1]) for bar in bars] == [
+        pytest.approx([100 * share * 9 / 11, 100 * share * 11 / 9]) for share in (0.3, 1.5)
+    ]
+    words = [text.get_text() for text in figure.axes[0].texts]
+    assert {"ideal: d²", "gather", "native"} < set(words)
+
+
+@pytest.mark.parametrize(
+    ("ends", "words"),
+    [
+        ((0.0, 0.0), "never below"),
+        ((1.0, 1.0), "always below"),
+        ((0.62, 0.63), "near 0.6"),
+        ((0.0, 0.31), "0.3 at most"),
+        ((0.71, 1.0), "0.7 at least"),
+        ((0.2, 0.4), "0.2 to 0.4"),
+    ],
+)
+def test_a_break_even_is_as_exact_as_the_clock(ends, words):
+    assert cost._even(*ends) == words
 
 
 def test_a_crossing_lies_on_a_straight_line_between_two_densities():
