@@ -322,6 +322,24 @@ def test_a_cut_of_ones_own_is_set_beside_two_others():
     assert message.count("% correct") == 3 and "one threshold for all layers: " in message
 
 
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (lambda layer: ((128 if layer.pixels > 500 else 64), 128), "holds on 2:"),
+        (lambda layer: (128, 128 if layer.pixels > 500 else 64), "holds on 1:"),
+        (
+            lambda layer: {3136: (64, 128), 784: (128, 128), 196: (128, 64), 49: (64, 128)}[
+                layer.pixels
+            ],
+            r"pixels 64, k_out 96: no tile that was measured \(KeyError\)",
+        ),
+    ],
+)
+def test_a_rule_for_tiles_is_asked_about_layers_that_the_picture_does_not_show(rule, said):
+    result = checks.check_tile(rule)
+    assert result.passed and re.search(said, result.message), result
+
+
 def test_four_counts_may_be_a_tuple():
     assert checks.check_inverted_macs(lambda *a: tuple(inverted_macs(*a)))
 

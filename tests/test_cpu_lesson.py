@@ -56,8 +56,8 @@ def words_of(figure):
 def test_the_gather_draws_the_live_pairs_and_where_they_lie():
     figure, sentence = cpu.gather(WEIGHT, WINNERS, LIVE, channels=12)
     assert sentence == (
-        "In all 4 winners times 5 live inputs: 20 of 320 kernels are copied side by side. The kernel from "
-        "input 9 to output 11 is number 11 · 20 + 9 = 229 in memory."
+        "In all 4 winners times 5 live inputs: 20 of 320 kernels are copied side by side. The "
+        "kernel from input 9 to output 11 is number 11 · 20 + 9 = 229 in memory."
     )
     shades = [plt.matplotlib.colors.to_hex(box.get_facecolor()) for box in figure.axes[0].patches]
     squares = shades[: 12 * 12 + 3 * 4]  # the corner, then the small kernel

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ...bench.report import fastest_kind, find
 from ...bench.timing import Timing, three_digits
-from .gpu import NAMES
+from .gpu import NAMES, PAPER
 from .style import (
     BLACK,
     BLUE,
@@ -40,7 +40,6 @@ BARS = {  # others are blue
     "slimmed": GREEN,
 }
 MARKERS = "os^DvP"
-PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # beneath words over lines
 
 
 def time_bars(
