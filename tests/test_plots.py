@@ -166,10 +166,13 @@ def test_networks_on_a_cpu_are_sorted_and_counted_where_they_are_faster():
         "  VGG-16, 1 image: masked 150 and 75, gather 120 and 60, native 40 and 20\n"
         "  other, 1 image: masked 300 and 150, gather 240 and 120, native 80 and 40"
     )
-    (axes,) = figure.axes
-    assert axes.get_title() == "Faster than dense at d = 0.5, of 2: masked 0, gather 0, native 2"
-    (native,) = [line for line in axes.get_lines() if line.get_label() == "native, d = 0.5"]
-    assert list(native.get_xdata()) == pytest.approx([40, 80])
+    half, quarter = figure.axes
+    title = "Faster than dense at d = 0.5, of 2: masked 0, gather 0, native 2"
+    assert figure.get_suptitle() == title
+    assert (half.get_title(), quarter.get_title()) == ("d = 0.5", "d = 0.25")
+    for axes, wanted in (half, [40, 80]), (quarter, [20, 40]):
+        (native,) = [line for line in axes.get_lines() if line.get_label() == "native"]
+        assert list(native.get_xdata()) == pytest.approx(wanted)
     del rows[0]["variants"][4:]  # a way that was not measured
     assert "native nan and nan" in plots.networks_on_cpu({"rows": rows})[1]
 

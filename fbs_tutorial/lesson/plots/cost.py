@@ -275,10 +275,10 @@ WAYS = {  # as a benchmark names them, and how they look
 def networks_on_cpu(
     results: Mapping, densities: tuple[float, float] = (0.5, 0.25)
 ) -> tuple[Figure, str]:
-    """Whole networks: time in percent of the best dense one, of each way, at two densities.
+    """Whole networks: time in percent of the best dense one, of each way, a panel per density.
 
     Args:
-        results: what `bench` returns, of a CPU. densities: filled markers, and open ones.
+        results: what `bench` returns, of a CPU. densities: by the first the networks are sorted.
     """
     rows = [row for row in results["rows"] if row["kind"] == "network"]
     rows.sort(key=lambda row: _percent(row, fastest_kind(row), densities[0]))
@@ -286,34 +286,36 @@ def networks_on_cpu(
         f"{NAMES.get(row['name'], row['name'])}, {row['batch']} image{'s' * (row['batch'] > 1)}"
         for row in rows
     ]
-    figure, axes = plt.subplots(figsize=(8, 1.7 + 0.36 * len(rows)), layout="constrained")
-    axes.axvspan(100, 1000, color=FAINT, zorder=0)
-    axes.axvline(100, color=BLACK)
-    said = [f"Percent of the best dense time at d = {densities[0]:g} and {densities[1]:g}:"]
+    size = 9, 1.8 + 0.36 * len(rows)
+    figure, panels = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
     shares = {
         (kind, d): [_percent(row, kind, d) for row in rows] for kind in WAYS for d in densities
     }
-    for (kind, d), found in shares.items():
-        name, colour, marker = WAYS[kind]
-        face = colour if d == densities[0] else "white"
-        look = {"color": colour, "markerfacecolor": face, "markersize": 8}
-        axes.plot(found, names, marker, label=f"{name}, d = {d:g}", **look)
+    for axes, d in zip(panels, densities, strict=True):
+        axes.axvspan(100, 1000, color=FAINT, zorder=0)
+        axes.axvline(100, color=BLACK)
+        for kind, (name, colour, marker) in WAYS.items():
+            axes.plot(shares[kind, d], names, marker, color=colour, markersize=8, label=name)
+        axes.set(xscale="log", xlim=(9, 800), ylim=(len(rows) - 0.5, -1.1))
+        axes.set_xlabel("time (% of the best dense time)")
+        plain_ticks(axes.xaxis, [10, 20, 50, 100, 200, 500])
+        axes.text(96, -0.75, "faster", fontsize=9, ha="right", va="center")
+        axes.text(104, -0.75, "slower", fontsize=9, va="center")
+        axes.grid(alpha=0.3)
+        axes.set_title(f"d = {d:g}", fontsize=10)
+    won = ", ".join(
+        f"{name} {sum(share < 100 for share in shares[kind, densities[0]])}"
+        for kind, (name, *_) in WAYS.items()
+    )
+    figure.suptitle(f"Faster than dense at d = {densities[0]:g}, of {len(rows)}: {won}")
+    legend_below(figure, *panels[0].get_legend_handles_labels(), ncols=3)
+    said = [f"Percent of the best dense time at d = {densities[0]:g} and {densities[1]:g}:"]
     for i, name in enumerate(names):
         each = (
             f"{word} {' and '.join(f'{shares[kind, d][i]:.0f}' for d in densities)}"
             for kind, (word, *_) in WAYS.items()
         )
         said.append(f"  {name}: {', '.join(each)}")
-    axes.set(xscale="log", xlim=(9, 800), xlabel="time (% of the best dense time)", ylim=(-1, None))
-    plain_ticks(axes.xaxis, [10, 20, 50, 100, 200, 500])
-    axes.text(96, -0.7, "faster", fontsize=9, ha="right", va="center")
-    axes.text(104, -0.7, "slower", fontsize=9, va="center")
-    axes.invert_yaxis()
-    axes.grid(alpha=0.3)
-    won = [sum(share < 100 for share in shares[kind, densities[0]]) for kind in WAYS]
-    each = ", ".join(f"{name} {n}" for (name, *_), n in zip(WAYS.values(), won, strict=True))
-    axes.set_title(f"Faster than dense at d = {densities[0]:g}, of {len(rows)}: {each}")
-    legend_below(figure, ncols=3)
     return figure, "\n".join(said)
 
 

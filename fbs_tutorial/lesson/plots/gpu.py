@@ -533,8 +533,9 @@ def layer_roofline(
     _roofs(left, products, rows)
     _points(left, products, layer, found)
     times = _ways(right, products, here, layer, measured["rows"], thin)
+    case = {"images": images, "products": products}
     way = "three launches" if skipping_is_faster(layer, products, True) else "dense and masked"
-    title = f"{channels} channels, {side}×{side}, {images} images, {PRECISIONS[products]}"
+    title = f"{channels} channels, {side}×{side}, {_case(case)}"
     figure.suptitle(f"{title}, d = {density:g}: the rule takes {way}", fontsize=11)
     said = f"{title}, d = {density:g}. By the model, {_times(times)}; the rule takes {way}."
     for row in found:
