@@ -159,3 +159,15 @@ def test_a_contest_has_a_dot_per_seed_and_says_who_is_best():
     assert words == ["−41.0"]
     assert axes.get_yticklabels()[0].get_text() == "narrow from the start"
     plt.close(figure)
+
+
+def test_exchanged_gates_show_points_that_are_lost_and_say_what_is_stored():
+    gates = {"own_gates": 0.9, "mean_winners": 0.88, "mean_gates": 0.85, "shuffled_gates": 0.6}
+    stored = {"narrow": 14_000, "fbs": 149_000, "fbs, idle removed": 29_000}
+    rows = [{"level": 0.3, "method": m, "bytes": b, **gates} for m, b in stored.items()]
+    results = {"plan": {"densities": [0.3]}, "rows": [{"level": None, "method": "plain"}, *rows]}
+    figure, sentence = plots.exchanged_gates({"clothes": results}, "title")
+    assert [bar.get_height() for bar in figure.axes[0].patches] == pytest.approx([2, 5, 30])
+    assert "another image's gates: 30.0" in sentence
+    assert "clothes, 0.3: narrow 14 kB, FBS 149 kB, idle removed 29 kB" in sentence
+    plt.close(figure)

@@ -264,7 +264,7 @@ def _times(axes: Axes, report: Mapping) -> None:
     names = [f"{name}\n{ms:.3g} ms" for name, ms in zip(NETWORKS, middle, strict=True)]
     axes.barh(names, middle, color=list(NETWORKS.values()), height=0.6)
     axes.errorbar(middle, names, xerr=reach, fmt="none", ecolor=GREY, elinewidth=2)
-    axes.set_title(f"Milliseconds and quartiles, batch of {report['batch']}", fontsize=10)
+    axes.set_title(f"Milliseconds, batch of {report['batch']}", fontsize=10)
     axes.tick_params(labelsize=9)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.15 * max(max(end) for end in ends))
@@ -276,7 +276,7 @@ def _controls(axes: Axes, controls: Mapping[str, float]) -> None:
     shares = [100 * controls[control.key] for control in CONTROLS]
     bars = axes.barh(names, shares, color=CONTROL_COLOURS, height=0.6)
     axes.bar_label(bars, [f" {share:.1f}" for share in shares], fontsize=8)
-    axes.set_title("Test images correct, by whose gates (%)", fontsize=10)
+    axes.set_title("Correct, by whose gates (%)", fontsize=10)
     axes.tick_params(labelsize=9)
     axes.invert_yaxis()
     axes.set_xlim(0, 118)

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ...bench.compared import IDLE, LABELS, grouped
+from .simple import layer_bars
 from .style import (
     BLACK,
     BLUE,
@@ -21,8 +22,10 @@ from .style import (
     GREEN,
     GREY,
     LINE,
+    ORANGE,
     PALE_BLUE,
     PALE_GREEN,
+    PURPLE,
     ink,
     legend_below,
     plain_ticks,
@@ -202,6 +205,37 @@ def _least_wrong(points: Mapping[str, Sequence[Mapping]]) -> float:
     wrong = [100 * (1 - p[key]) for row in points.values() for p in row
              for key in ("before", "accuracy")]  # fmt: skip
     return min((w for w in wrong if w > 1e-9), default=1.0) / 2
+
+
+EXCHANGED = {  # gates in place of an image's own, by their field in a row of `compare`
+    "mean_winners": "the mean gate's winners",
+    "mean_gates": "the mean gate",
+    "shuffled_gates": "another image's gates",
+}
+KEPT = {"narrow": "narrow", "fbs": "FBS", "fbs, idle removed": "idle removed"}
+
+
+def exchanged_gates(results: Mapping[str, dict], title: str = "") -> tuple[Figure, str]:
+    """Points of accuracy that FBS loses with other gates than each image's own; means of the seeds.
+
+    Args:
+        results: as for `contest`. The sentence also says what FBS stores, with and without its idle
+            channels, and what the narrow network stores.
+    """
+    names, lost, stored = [], {said: [] for said in EXCHANGED.values()}, []
+    for name, one in results.items():
+        groups = grouped(one)
+        for level in one["plan"]["densities"]:
+            names.append(f"{name}, {level:g}")
+            rows = groups[level, "fbs"]
+            for key, said in EXCHANGED.items():
+                lost[said].append(100 * mean(row["own_gates"] - row[key] for row in rows))
+            sizes = {m: mean(row["bytes"] for row in groups[level, m]) / 1000 for m in KEPT}
+            each = ", ".join(f"{KEPT[m]} {size:.0f} kB" for m, size in sizes.items())
+            stored.append(f"  {names[-1]}: {each}")
+    look = {"colours": (GREY, ORANGE, PURPLE), "digits": 1, "ylabel": "points of accuracy lost"}
+    figure, said = layer_bars(names, {title: lost}, **look)
+    return figure, "\n".join([said, "Stored:", *stored])
 
 
 def filter_shapes(kept: Mapping[str, Tensor], shown: int = 12) -> tuple[Figure, str]:
