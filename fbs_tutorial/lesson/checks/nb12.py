@@ -125,6 +125,7 @@ def _stripes() -> Iterator[Case]:
         x, weight = (torch.randint(-4, 5, size) / 4 for size in sizes)  # sums without rounding
         kept = torch.rand(filters, 3, 3) < share
         kept[0, 0, 1] = True
+        kept[:, 2, 0] = filters == 1  # a tap that none of several filters has
         expected = F.conv2d(x, weight * kept[:, None], padding=1)
         yield Case((x, weight, kept), expected, shift, there)
         macs = int(kept.sum()) * 3 * 5 * 6 * 2
@@ -143,7 +144,7 @@ def _macs(function: Callable, x: Tensor, weight: Tensor, kept: Tensor) -> int | 
 
 def _stripe_sum(
     x: Tensor, weight: Tensor, kept: Tensor, mode: str = "constant", back: bool = False,
-    adds: bool = True, exchanged: bool = False,
+    adds: bool = True, exchanged: bool = False, skips: bool = True,
 ) -> Tensor:  # fmt: skip
     """The right answer; with other arguments, a wrong one."""
     height, width = x.shape[2:]
@@ -154,7 +155,7 @@ def _stripe_sum(
             has = kept[:, i, j]
             row, column = (2 - i, 2 - j) if back else (j, i) if exchanged else (i, j)
             shifted = padded[:, :, row : row + height, column : column + width]
-            if has.any():
+            if has.any() or not skips:
                 stripes = F.conv2d(shifted, weight[has, :, i, j, None, None])
                 y[:, has] = y[:, has] + stripes if adds else stripes
     return y
@@ -189,6 +190,10 @@ check_stripe_sum = Exercise(
         Mistake(
             lambda x, w, k: _stripe_sum(x, w, k, adds=False),
             "each tap overwrites the sum of those before it",
+        ),
+        Mistake(
+            lambda x, w, k: _stripe_sum(x, w, k, skips=False),
+            "you multiply with no filter at all where none has a tap: skip it, if has.any()",
         ),
     ),
 )
