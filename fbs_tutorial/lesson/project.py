@@ -178,7 +178,7 @@ def report_picture(
     strip = images is not None and len(images) > 0
     plan = [["head"] * 2, ["numbers"] * 2] + [["strip"] * 2] * strip
     plan += [["work", "time"], ["work", "controls"]]
-    heights = [1.1, 1.1, *[1.25] * strip, 1.6, 2]
+    heights = [1.3, 1.1, *[1.25] * strip, 1.6, 2]
     figure, panels = plt.subplot_mosaic(
         plan,
         figsize=(9, sum(heights) + 0.9),
@@ -204,7 +204,7 @@ def _heading(axes: Axes, report: Mapping) -> None:
     title = f"Dynamic channel pruning on {report['data']}"
     axes.text(0, 1, title, fontsize=17, weight="bold", va="top")
     finding = textwrap.fill(report["finding"], 95)
-    axes.text(0, 0.52, finding, fontsize=10.5, va="top", linespacing=1.4)
+    axes.text(0, 0.6, finding, fontsize=10.5, va="top", linespacing=1.4)
 
 
 def _large_numbers(axes: Axes, report: Mapping) -> None:

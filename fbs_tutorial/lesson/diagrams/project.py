@@ -66,8 +66,9 @@ def race_by_width(
         middle, low, high = (100 * np.array(each) for each in zip(*values, strict=True))
         axes.errorbar(widths, middle, (middle - low, high - middle), fmt=f"-{marker}",
                       color=colour, elinewidth=1, capsize=3)  # fmt: skip
-        beside = {"textcoords": "offset points", "va": "center", "color": ink(colour)}
-        axes.annotate(name, (widths[-1], middle[-1]), (9, 0), **beside)
+        higher = max(shares, key=lambda name: shares[name][-1][0]) == name
+        axes.annotate(name, (widths[-1], middle[-1]), (9, 0 if higher else -7), va="center",
+                      textcoords="offset points", color=ink(colour))  # fmt: skip
     axes.axhline(100, color=BLACK, linewidth=1.5)
     axes.annotate("plain", (widths[-1], 100), (9, 7), textcoords="offset points", va="center")
     axes.set_xlim(widths[0] / 1.15, widths[-1] * 1.35)
