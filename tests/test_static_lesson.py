@@ -114,7 +114,7 @@ def test_filter_shapes_show_what_is_kept():
     drawn = [(axes.collections[0].get_array() >= 0).sum() for axes in figure.axes]
     assert drawn == [4 * 9, 12 * 9]
     kept["conv2"][:3, 0, 1] = 1
-    assert "Of all 44 filters 3 keep a single tap." in plots.filter_shapes(kept)[1]
+    assert "Filters with a single tap: 3 of 44." in plots.filter_shapes(kept)[1]
 
 
 def test_the_slider_shows_the_nearest_level_of_a_method():

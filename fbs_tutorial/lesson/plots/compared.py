@@ -262,7 +262,7 @@ def filter_shapes(kept: Mapping[str, Tensor], shown: int = 12) -> tuple[Figure, 
     taps = torch.cat([shapes.flatten(1).sum(dim=1) for shapes in kept.values()])
     return figure, (
         f"{'; '.join(said)}. Green taps are kept; the first {shown} filters of each layer are "
-        f"drawn. Of all {len(taps)} filters {int((taps == 1).sum())} keep a single tap."
+        f"drawn. Filters with a single tap: {int((taps == 1).sum())} of {len(taps)}."
     )
 
 
