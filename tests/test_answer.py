@@ -27,6 +27,7 @@ from fbs_tutorial.bench.answer import (
     stored_budget,
     summary,
     table,
+    tallies,
     tally,
     verdicts,
 )
@@ -136,6 +137,14 @@ def test_the_sentence_follows_the_outcomes():
     said = sentence([a_match(1, question=SCALING), a_match(0, question=CHOOSING)])
     assert "static networks, gates that only scale are ahead at the one cost compared;" in said
     assert said.endswith("against those, gates that may choose are level at the one cost compared.")
+
+
+def test_tallies_count_each_question_at_each_cost_and_say_what_a_lead_must_be():
+    said = tallies([a_match(3), a_match(0), a_match(-3), a_match(2, cost="ms")])
+    first, *lines, last = said.splitlines()
+    assert first.endswith("equal MACs, bytes, milliseconds:") and len(lines) == 1
+    assert lines[0].endswith(": 1 : 1 : 1, 0 : 0 : 0, 1 : 0 : 0")
+    assert last == "A lead of less than 0.6 to 0.6 points cannot be told from luck."
 
 
 def test_its_sentences_are_short(found):

@@ -74,6 +74,15 @@ def test_layer_bars_says_every_value():
     assert figure.axes[0].get_ylabel() == "thousand"
 
 
+def test_panels_of_layer_bars_may_have_scales_and_series_of_their_own():
+    panels = {"MACs": {"dense": [400, 200]}, "percent": {"predictors": [5, 90]}}
+    figure, sentence = plots.layer_bars(["first,\nlast", "b"], panels, shared=False)
+    assert sentence.startswith("MACs for first, last, b:\n  dense: 400, 200\npercent for")
+    assert figure.axes[0].get_ylim()[1] > 400 and figure.axes[1].get_ylim()[1] < 110
+    assert len({axes.patches[0].get_facecolor() for axes in figure.axes}) == 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["dense", "predictors"]
+
+
 def test_layer_bars_of_one_series_carry_their_values_and_need_no_legend():
     figure, _ = plots.layer_bars(["a", "b"], {"": {"price": [0.25, 12.0]}}, digits=1)
     assert [text.get_text() for text in figure.axes[0].texts] == ["0.2", "12.0"]
@@ -326,6 +335,8 @@ def test_accuracy_lines_say_the_median_at_half_density():
     assert sentence == "Correct at density 0.5: one 50.0 %; three 20.0 %."
     first, second = figure.axes[0].lines
     assert first.get_marker() != second.get_marker()
+    with pytest.raises(ValueError, match="shorter"):  # a fourth line would be lost
+        plots.accuracy_lines([1.0, 0.5], lines | {"two": lines["one"], "four": lines["one"]})
 
 
 def test_class_heat_map_sorts_channels_and_counts_extremes():

@@ -68,6 +68,9 @@ FAULTS = {
     "no plain, one of the three": lambda r: r["networks"].pop("plain"),
     "controls lack shuffled": lambda r: r["controls"].pop("shuffled"),
     "controls lack own, shuffled, mean, mean_winners": lambda r: r.pop("controls"),
+    "the four controls are equal": lambda r: r["controls"].update(
+        shuffled=0.97, mean=0.97, mean_winners=0.97
+    ),
     "one accuracy per seed": lambda r: r["networks"]["gated"]["accuracy"].pop(),
     "a share from 0 to 1": lambda r: r["networks"]["gated"].update(accuracy=[97.0, 98.0]),
     "paired_error is missing": lambda r: r.pop("paired_error"),
@@ -145,8 +148,12 @@ def panel(figure, title):
 
 def test_the_picture_is_the_whole_page(report):
     figure, sentence = project.report_picture(report)
-    seeds = [len(line.get_xdata()) for line in panel(figure, "Accuracy").lines]
-    assert seeds == [2] * 3  # a mark for each, in three networks
+    accuracy = panel(figure, "Accuracy")
+    seeds = [line.get_xdata().tolist() for line in accuracy.lines if line.get_marker() == "o"]
+    assert seeds == [pytest.approx(two) for two in ([99, 99.2], [97, 98], [98.4, 98.6])]
+    means = [line.get_xdata()[0] for line in accuracy.lines if line.get_marker() != "o"]
+    assert means == pytest.approx([99.1, 97.5, 98.5])
+    assert accuracy.get_yticklabels()[1].get_text() == "gated\n0.10 M MACs"
     times, controls = panel(figure, "Milliseconds"), panel(figure, "whose gates")
     assert [bar.get_width() for bar in times.patches] == [0.4] * 3
     assert [bar.get_width() for bar in controls.patches] == pytest.approx([97, 80, 90, 96])
@@ -183,7 +190,9 @@ def test_a_report_may_hold_pairs_of_looks_quartiles_and_a_paired_error(report, t
     assert said in repr(checks.check_report(report))
     figure, sentence = project.report_picture(report)
     assert "gated, then plain 98.5 % correct, 200,000 MACs." in sentence
-    assert len(panel(figure, "Accuracy").lines) == 4
+    rows = [line for line in panel(figure, "Accuracy").lines if line.get_marker() == "o"]
+    assert len(rows) == 4 and rows[3].get_markerfacecolor() == "white"
+    assert rows[3].get_color() == rows[1].get_color(), "a pair whose first look is gated"
     ends = panel(figure, "Milliseconds").collections[0].get_segments()
     assert [segment[:, 0].tolist() for segment in ends] == [
         [0.4, 0.4],
@@ -215,13 +224,19 @@ def test_the_map_of_a_project_is_legible():
 def test_a_race_says_from_which_width_on_skipping_wins():
     def title(*gated):
         shares = {"gated": gated, "narrow": (0.9, 0.8, 0.5)}
-        figure, sentence = diagrams.race_by_width((8, 16, 32), shares)
-        plt.close(figure)
+        times = {name: [(s, s - 0.1, s + 0.2) for s in row] for name, row in shares.items()}
+        figure, sentence = diagrams.race_by_width((8, 16, 32), times)
         assert "width 16: gated" in sentence and "narrow 80%;" in sentence
+        bars = figure.axes[0].containers[1].lines[2][0].get_segments()
+        assert bars[2][:, 1] == pytest.approx([40, 70])  # from quartile to quartile
+        assert [text.get_text() for text in figure.axes[0].texts] == ["gated", "narrow", "plain"]
+        plt.close(figure)
         return figure.axes[0].get_title()
 
     assert title(0.9, 1.1, 0.7) == "Skipping beats the plain network from width 32 on"
-    assert title(0.9, 0.8, 0.7) == "Skipping beats the plain network from width 8 on"
+    wins = "Skipping beats the plain network from width 8 on"
+    assert title(0.89, 0.8, 0.7) == wins
+    assert title(0.95, 0.85, 0.7) == f"{wins}, and the narrow one is faster at each"
     assert title(0.9, 0.8, 1.2) == "At the largest of these widths skipping does not yet pay"
 
 

@@ -41,7 +41,7 @@ def test_a_block_with_new_modules_is_as_good():
         small.conv1 = nn.Conv2d(
             block.conv1.in_channels, int(keep.sum()), 3, block.stride, 1, bias=False
         )
-        small.bn1, small.bn2 = nn.BatchNorm2d(int(keep.sum())), block.bn2
+        small.bn1, small.bn2 = nn.BatchNorm2d(int(keep.sum()), eps=block.bn1.eps), block.bn2
         small.conv2 = nn.Conv2d(int(keep.sum()), len(keep), 3, padding=1, bias=False)
         small.conv1.weight.data = block.conv1.weight.data[keep]
         small.conv2.weight.data = block.conv2.weight.data[:, keep]
@@ -66,19 +66,19 @@ def fills(figure, colour):
     return sum(patch.get_facecolor() == same for patch in figure.axes[0].patches)
 
 
-def test_the_four_cuts_keep_halves_and_say_what_is_left():
+def test_the_four_cuts_keep_quarters_and_say_what_is_left():
     weight = torch.randn(8, 6, 3, 3)
     scales = torch.arange(1.0, 7), torch.arange(1.0, 9)
     live, won = torch.arange(6) < 3, torch.arange(8) % 2 == 0
     picture = diagrams.four_cuts(weight, scales, [(live, won), (~live, ~won)], shown=6)
     figure, sentence = legible(picture)
-    assert "kernel masks 50%, network slimming 25%, stripes 50%" in sentence
+    assert "kernel masks 25%, network slimming 25%, stripes 25%" in sentence
     assert "FBS, one image 25%, FBS, another image 25%" in sentence
     assert fills(figure, BLUE) == 3 * 3 * 9 and fills(figure, PURPLE) == 3 * 3 * 9
     kernels = weight.abs().amax(dim=(2, 3))
-    kept = kernels > kernels.flatten().sort().values[23]
+    kept = kernels > kernels.flatten().sort().values[35]
     stripes = weight.abs().sum(dim=1)
-    stay = stripes > stripes.flatten().sort().values[35]
+    stay = stripes > stripes.flatten().sort().values[53]
     slimmed = 2 * 3  # outputs 4 and 5 of those drawn, inputs 3 to 5
     expected = 9 * int(kept[:6].sum()) + 9 * slimmed + 6 * int(stay[:6].sum())
     assert fills(figure, GREEN) == expected
@@ -113,6 +113,8 @@ def test_filter_shapes_show_what_is_kept():
     assert "conv1 keeps 100% of its stripes; conv2 keeps 0%" in sentence
     drawn = [(axes.collections[0].get_array() >= 0).sum() for axes in figure.axes]
     assert drawn == [4 * 9, 12 * 9]
+    kept["conv2"][:3, 0, 1] = 1
+    assert "Filters with a single tap: 3 of 44." in plots.filter_shapes(kept)[1]
 
 
 def test_the_slider_shows_the_nearest_level_of_a_method():
@@ -127,9 +129,11 @@ def test_the_slider_shows_the_nearest_level_of_a_method():
         "stripes at 0.9: 90.0% of the MACs, 7 kB stored, right on 90.0% after the cut and 98.0% "
         "when repaired."
     )
-    for axes, right in zip(figure.axes, (90, 98), strict=False):
+    for axes, wrong in zip(figure.axes, (10, 2), strict=False):
         assert len(axes.get_lines()) == 3 + 1
-        assert axes.get_lines()[-1].get_xydata().tolist() == [[90, right]]
+        assert axes.get_lines()[-1].get_xydata().tolist() == [pytest.approx([90, wrong])]
+        every = [y for line in axes.get_lines() for y in line.get_ydata()]
+        assert axes.get_ylim()[0] < min(every) and max(every) < axes.get_ylim()[1], "nothing is cut"
     assert "50.0% when repaired" in plots.pruning_level(points, "slimming", 0.1)[1]
 
 
@@ -154,4 +158,16 @@ def test_a_contest_has_a_dot_per_seed_and_says_who_is_best():
     words = [text.get_text() for text in axes.texts]
     assert words == ["−41.0"]
     assert axes.get_yticklabels()[0].get_text() == "narrow from the start"
+    plt.close(figure)
+
+
+def test_exchanged_gates_show_points_that_are_lost_and_say_what_is_stored():
+    gates = {"own_gates": 0.9, "mean_winners": 0.88, "mean_gates": 0.85, "shuffled_gates": 0.6}
+    stored = {"narrow": 14_000, "fbs": 149_000, "fbs, idle removed": 29_000}
+    rows = [{"level": 0.3, "method": m, "bytes": b, **gates} for m, b in stored.items()]
+    results = {"plan": {"densities": [0.3]}, "rows": [{"level": None, "method": "plain"}, *rows]}
+    figure, sentence = plots.exchanged_gates({"clothes": results}, "title")
+    assert [bar.get_height() for bar in figure.axes[0].patches] == pytest.approx([2, 5, 30])
+    assert "another image's gates: 30.0" in sentence
+    assert "clothes, 0.3: narrow 14 kB, FBS 149 kB, idle removed 29 kB" in sentence
     plt.close(figure)

@@ -248,6 +248,19 @@ def tally(found: Sequence[Match], question: str, cost: str | None = None) -> dic
     return {name: outcomes.count(name) for name in ("wins", "level", "loses")}
 
 
+def tallies(found: Sequence[Match]) -> str:
+    """A line for each question: how often ahead, level and behind at each cost; and what a lead
+    must be to be one."""
+    said = [f"So often ahead, level and behind, at equal {', '.join(COSTS.values())}:"]
+    for question in dict.fromkeys(match.question for match in found):
+        counts = [tally(found, question, cost).values() for cost in COSTS]
+        said.append(f"  {question}: {', '.join(' : '.join(map(str, c)) for c in counts)}")
+    needed = [SURE * match.error for match in found]
+    low, high = min(needed), max(needed)
+    said.append(f"A lead of less than {low:.1f} to {high:.1f} points cannot be told from luck.")
+    return "\n".join(said)
+
+
 def summary(found: Sequence[Match]) -> str:
     """Markdown: a line for each question and data set, a column for each cost."""
     cells = []

@@ -22,7 +22,10 @@ from .widgets import small_png
 
 FOLDER = Path("my_project")  # a notebook's kernel starts in the notebook's folder
 NETWORKS = {"plain": BLACK, "gated": BLUE, "narrow": DARK_GREY}  # and their colours
-PAIRS = ((BLUE, "o"), (DARK_GREY, "s"))  # the looks of two pairs, whose marks are hollow
+PAIRS = (
+    DARK_GREY,
+    BLUE,
+)  # colours of pairs in turn, from the fourth row on; their marks are hollow
 CONTROL_COLOURS = (BLUE, PURPLE, ORANGE, LIGHT_ORANGE)  # in the order of CONTROLS
 SLACK = 0.05  # of the gated network's MACs: so far off may the fair opponent be
 CRITERIA = (
@@ -49,9 +52,12 @@ def faults(report: Mapping) -> Iterator[str]:
         yield from _faults_of_network(name, networks.get(name), len(seeds))
     yield from _faults_of_opponent(networks)
     yield from _faults_of_finding(report)
-    missing = [c.key for c in CONTROLS if c.key not in report.get("controls", {})]
+    controls = report.get("controls", {})
+    missing = [c.key for c in CONTROLS if c.key not in controls]
     if missing:
         yield f"controls lack {', '.join(missing)}: without them nobody knows what the gates know"
+    elif len({controls[c.key] for c in CONTROLS}) == 1:
+        yield "the four controls are equal: these gates do nothing, or were never exchanged"
 
 
 CLAIMS = re.compile(r"\b(better|beats?|wins?|won|outperforms?|superior|ahead)\b", re.IGNORECASE)
@@ -160,10 +166,10 @@ def _mean(values: list[float]) -> float:
 def report_picture(
     report: Mapping, images: Tensor | None = None, captions: Sequence[str] = ()
 ) -> tuple[Figure, str]:
-    """The report as a page: the finding, its numbers, accuracy over MACs, times and controls.
+    """The report as a page: the finding, its numbers, accuracies with MACs, times and controls.
 
-    A mark is a seed, and those of one network are joined. Pairs of looks, ``report["pairs"]``, are
-    hollow marks.
+    A mark is a seed, and a line is the mean of a network's seeds. Pairs of looks,
+    ``report["pairs"]``, are hollow marks.
 
     Args:
         images: ``[N, C, H, W]`` in [0, 1], a strip of those where the first look was least sure.
@@ -172,7 +178,7 @@ def report_picture(
     strip = images is not None and len(images) > 0
     plan = [["head"] * 2, ["numbers"] * 2] + [["strip"] * 2] * strip
     plan += [["work", "time"], ["work", "controls"]]
-    heights = [1.1, 1.1, *[1.25] * strip, 1.6, 2]
+    heights = [1.3, 1.1, *[1.25] * strip, 1.6, 2]
     figure, panels = plt.subplot_mosaic(
         plan,
         figsize=(9, sum(heights) + 0.9),
@@ -184,7 +190,7 @@ def report_picture(
     _large_numbers(panels["numbers"], report)
     if strip:
         _strip(panels["strip"], images, captions)
-    _accuracy_over_macs(panels["work"], report)
+    _accuracies(panels["work"], report)
     _times(panels["time"], report)
     _controls(panels["controls"], report["controls"])
     figure.supxlabel(_foot(report), fontsize=8, color=TEXT)
@@ -198,7 +204,7 @@ def _heading(axes: Axes, report: Mapping) -> None:
     title = f"Dynamic channel pruning on {report['data']}"
     axes.text(0, 1, title, fontsize=17, weight="bold", va="top")
     finding = textwrap.fill(report["finding"], 95)
-    axes.text(0, 0.52, finding, fontsize=10.5, va="top", linespacing=1.4)
+    axes.text(0, 0.6, finding, fontsize=10.5, va="top", linespacing=1.4)
 
 
 def _large_numbers(axes: Axes, report: Mapping) -> None:
@@ -232,24 +238,21 @@ def _strip(axes: Axes, images: Tensor, captions: Sequence[str]) -> None:
     axes.set_axis_off()
 
 
-def _accuracy_over_macs(axes: Axes, report: Mapping) -> None:
-    for (name, colour), marker in zip(NETWORKS.items(), "Dos", strict=True):
-        _marks(axes, report["networks"][name], name, marker, color=colour)
-    for (name, pair), (colour, marker) in zip(report.get("pairs", {}).items(), PAIRS, strict=False):
-        _marks(axes, pair, name, marker, color=colour, markerfacecolor="white")
-    axes.set(xlabel="MACs per image (millions), predictors included", ylabel="test accuracy (%)")
-    axes.set_title("Accuracy and work, a mark for each seed", fontsize=10)
-    axes.set_xlim(left=0)
-    axes.margins(y=0.15)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="best", fontsize=9)
-
-
-def _marks(axes: Axes, network: Mapping, name: str, marker: str, **look: str) -> None:
-    """A mark for each seed, above what the network costs."""
-    right = [100 * a for a in network["accuracy"]]
-    axes.plot([network["macs"] / 1e6] * len(right), right, f"-{marker}", label=name, markersize=8,
-              linewidth=1, **look)  # fmt: skip
+def _accuracies(axes: Axes, report: Mapping) -> None:
+    """A row for each network, with a mark for each seed; its name holds what it costs."""
+    shown = {name: report["networks"][name] for name in NETWORKS} | dict(report.get("pairs", {}))
+    for place, (name, network) in enumerate(shown.items()):
+        colour = NETWORKS.get(name, PAIRS[place % len(PAIRS)])
+        right = [100 * a for a in network["accuracy"]]
+        axes.plot([_mean(right)] * 2, [place - 0.3, place + 0.3], color=colour, linewidth=2.5)
+        axes.plot(right, [place] * len(right), "o", color=colour, markersize=9,
+                  markerfacecolor=colour if name in NETWORKS else "white")  # fmt: skip
+    names = [f"{name}\n{network['macs'] / 1e6:.2f} M MACs" for name, network in shown.items()]
+    axes.set_yticks(range(len(shown)), names, fontsize=9)
+    axes.set(ylim=(len(shown) - 0.5, -0.5), xlabel="test accuracy (%)")
+    axes.set_title("Accuracy: a mark for each seed, a line for their mean", fontsize=10)
+    axes.margins(x=0.08)
+    axes.grid(axis="x", alpha=0.3)
 
 
 def _times(axes: Axes, report: Mapping) -> None:
@@ -261,7 +264,7 @@ def _times(axes: Axes, report: Mapping) -> None:
     names = [f"{name}\n{ms:.3g} ms" for name, ms in zip(NETWORKS, middle, strict=True)]
     axes.barh(names, middle, color=list(NETWORKS.values()), height=0.6)
     axes.errorbar(middle, names, xerr=reach, fmt="none", ecolor=GREY, elinewidth=2)
-    axes.set_title(f"Milliseconds and quartiles, batch of {report['batch']}", fontsize=10)
+    axes.set_title(f"Milliseconds, batch of {report['batch']}", fontsize=10)
     axes.tick_params(labelsize=9)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.15 * max(max(end) for end in ends))
@@ -273,7 +276,7 @@ def _controls(axes: Axes, controls: Mapping[str, float]) -> None:
     shares = [100 * controls[control.key] for control in CONTROLS]
     bars = axes.barh(names, shares, color=CONTROL_COLOURS, height=0.6)
     axes.bar_label(bars, [f" {share:.1f}" for share in shares], fontsize=8)
-    axes.set_title("Test images correct, by whose gates (%)", fontsize=10)
+    axes.set_title("Correct, by whose gates (%)", fontsize=10)
     axes.tick_params(labelsize=9)
     axes.invert_yaxis()
     axes.set_xlim(0, 118)

@@ -118,10 +118,20 @@ def _winning_predictors(density: float) -> Callable:
     return macs
 
 
+def _turn(channels: int = 160, expansion: int = 6, positions: int = 49) -> float:
+    """The largest density, in steps of 0.01, at which the predictors cost more than the layers."""
+    for percent in range(100, 0, -1):
+        *layers, predictors = _bill(channels, expansion, positions, percent / 100)
+        if predictors > sum(layers):
+            return percent / 100
+    return 0.0
+
+
 check_inverted_macs = Exercise(
     "inverted_macs(channels, expansion, positions, density): four counts of one block",
     _blocks,
-    "right for 3 blocks, predictors and rounding included.",
+    "right for 3 blocks, predictors and rounding included.\n  The predictors of 160 channels on 49 "
+    f"positions cost more than their layers from d = {_turn():g} down: had you guessed that?",
     (
         Mistake(
             lambda c, t, p, d: _bill(c, t, p, d, depthwise=lambda k: k * k),

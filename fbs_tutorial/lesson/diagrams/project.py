@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..plots.style import BLACK, BLUE, DARK_GREY, ORANGE, legend_below
+from ..plots.style import BLACK, BLUE, DARK_GREY, ORANGE, ink
 from .draw import arrow, box, canvas, label, note, path
 
 PIECES = {  # what it is: how it is made, and the notebook that explains it
@@ -52,37 +53,51 @@ def _opponent(axes: Axes) -> None:
 
 
 def race_by_width(
-    widths: Sequence[float], shares: Mapping[str, Sequence[float]]
+    widths: Sequence[float], shares: Mapping[str, Sequence[tuple[float, float, float]]]
 ) -> tuple[Figure, str]:
     """Times of the gated and of the narrow network as shares of the plain one's, by its width.
 
     Args:
         widths: of the plain network, from narrow to wide.
-        shares: ``{"gated" or "narrow": one share for each width}``.
+        shares: ``{"gated" or "narrow": for each width the median and the two quartiles}``.
     """
     figure, axes = plt.subplots(figsize=(8, 3.8), layout="constrained")
     for (name, values), colour, marker in zip(shares.items(), (BLUE, DARK_GREY), "os", strict=True):
-        axes.plot(widths, [100 * v for v in values], f"-{marker}", color=colour, label=name)
-    axes.axhline(100, color=BLACK, linewidth=1.5, label="plain")
+        middle, low, high = (100 * np.array(each) for each in zip(*values, strict=True))
+        axes.errorbar(widths, middle, (middle - low, high - middle), fmt=f"-{marker}",
+                      color=colour, elinewidth=1, capsize=3)  # fmt: skip
+        higher = max(shares, key=lambda name: shares[name][-1][0]) == name
+        axes.annotate(name, (widths[-1], middle[-1]), (9, 0 if higher else -7), va="center",
+                      textcoords="offset points", color=ink(colour))  # fmt: skip
+    axes.axhline(100, color=BLACK, linewidth=1.5)
+    axes.annotate("plain", (widths[-1], 100), (9, 7), textcoords="offset points", va="center")
+    axes.set_xlim(widths[0] / 1.15, widths[-1] * 1.35)
     axes.set_xscale("log", base=2)
     axes.set_xticks(widths, widths)
     axes.minorticks_off()
     axes.set(xlabel="width of the plain network", ylabel="time (% of the plain network's)")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    losses = [i for i, share in enumerate(shares["gated"]) if share >= 1]
-    wins = widths[losses[-1] + 1 :] if losses else widths
     axes.set_title(
-        f"Skipping beats the plain network from width {wins[0]:g} on" if wins
-        else "At the largest of these widths skipping does not yet pay", fontsize=11,
-    )  # fmt: skip
-    legend_below(figure, *axes.get_legend_handles_labels(), ncols=3)
+        _who_wins(widths, *([v[0] for v in row] for row in shares.values())), fontsize=11
+    )
     said = [
         f"width {width:g}: "
-        + ", ".join(f"{name} {values[i]:.0%}" for name, values in shares.items())
+        + ", ".join(f"{name} {values[i][0]:.0%}" for name, values in shares.items())
         for i, width in enumerate(widths)
     ]
     return figure, f"Of the plain network's time: {'; '.join(said)}."
+
+
+def _who_wins(widths: Sequence[float], gated: Sequence[float], narrow: Sequence[float]) -> str:
+    """What medians say of the race by width."""
+    losses = [i for i, share in enumerate(gated) if share >= 1]
+    wins = widths[losses[-1] + 1 :] if losses else widths
+    if not wins:
+        return "At the largest of these widths skipping does not yet pay"
+    ahead = all(n < g for n, g in zip(narrow, gated, strict=True))
+    more = ", and the narrow one is faster at each" if ahead else ""
+    return f"Skipping beats the plain network from width {wins[0]:g} on{more}"
 
 
 def off_its_density(
@@ -99,12 +114,13 @@ def off_its_density(
     axes.plot([m / 1e3 for m in macs], [100 * r for r in right], "-o", color=BLUE)
     for each, (r, m) in rows.items():
         axes.annotate(
-            f"{each:g}", (m / 1e3, 100 * r), (0, -14), textcoords="offset points", ha="center",
-            fontsize=8,
+            f"{each:g}", (m / 1e3, 100 * r), (0, 11), textcoords="offset points", ha="center",
+            fontsize=9,
         )  # fmt: skip
     r, m = rows[density]
-    axes.plot(m / 1e3, 100 * r, "o", color=BLACK, markersize=16, markerfacecolor="none")
-    axes.set(xlabel="MACs per image (thousands); a number is a density", ylim=(0, 104))
+    axes.plot(m / 1e3, 100 * r, "o", color=BLACK, markersize=14, markerfacecolor="none")
+    axes.set(xlabel="MACs per image (thousands); a number is a density", ylim=(0, 118))
+    axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel("validation accuracy (%)")
     axes.set_title(f"Trained for d = {trained:g}, asked for d = {density:g}", fontsize=11)
     axes.grid(alpha=0.3)

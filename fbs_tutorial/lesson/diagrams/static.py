@@ -17,7 +17,7 @@ Choice = tuple[Tensor, Tensor]  # inputs that are live, [C_in], and winners, [C_
 def four_cuts(
     weight: Tensor, scales: tuple[Tensor, Tensor], won: Sequence[Choice], shown: int = 6
 ) -> Picture:
-    """What four methods leave of one weight tensor, each keeping half of what it cuts.
+    """What four methods leave of one weight tensor: three keep a quarter, and FBS what won.
 
     Args:
         weight: ``[C_out, C_in, k, k]``. scales: of the batch norms of its inputs ``[C_in]`` and
@@ -27,12 +27,12 @@ def four_cuts(
     """
     weight = weight.detach()
     inputs, outputs = (_some(*pair, shown) for pair in zip(*won, strict=True))
-    rows, columns = _larger_half(scales[1].detach().abs()), _larger_half(scales[0].detach().abs())
-    kernels = _larger_half(weight.abs().amax(dim=(2, 3)))
+    columns, rows = (_largest(scale.detach().abs(), 0.5) for scale in scales)
+    kernels = _largest(weight.abs().amax(dim=(2, 3)), 0.25)
     cuts = [
         ("kernel masks", kernels[:, :, None, None], GREEN),
         ("network slimming", _pairs(columns, rows), GREEN),
-        ("stripes", _larger_half(weight.abs().sum(dim=1, keepdim=True)), GREEN),
+        ("stripes", _largest(weight.abs().sum(dim=1, keepdim=True), 0.25), GREEN),
         ("FBS, one image", _pairs(*won[0]), BLUE),
         ("FBS, another image", _pairs(*won[1]), PURPLE),
     ]
@@ -60,10 +60,11 @@ def _some(first: Tensor, second: Tensor, count: int) -> list[int]:
     return sorted(differ + others[: count - len(differ)])
 
 
-def _larger_half(values: Tensor) -> Tensor:
-    """Bool, True for the larger half of all values."""
+def _largest(values: Tensor, share: float) -> Tensor:
+    """Bool, True for this share of all values, the largest."""
     kept = torch.zeros(values.numel(), dtype=torch.bool)
-    kept[values.flatten().sort(descending=True, stable=True).indices[: values.numel() // 2]] = True
+    best_first = values.flatten().sort(descending=True, stable=True).indices
+    kept[best_first[: int(share * values.numel())]] = True
     return kept.view(values.shape)
 
 

@@ -12,7 +12,7 @@ from .accuracy import (
     learning_curve,
 )
 from .answer import accuracy_over_cost, affordable, answer_picture, budget_picture
-from .compared import compared, contest, filter_shapes, pruning_level
+from .compared import compared, contest, exchanged_gates, filter_shapes, pruning_level
 from .cost import (
     layer_shares,
     networks_on_cpu,
@@ -73,6 +73,7 @@ __all__ = [
     "contest",
     "count_and_clock",
     "depth_lines",
+    "exchanged_gates",
     "filter_shapes",
     "growing_pool",
     "layer_bars",

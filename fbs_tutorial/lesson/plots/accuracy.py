@@ -172,7 +172,7 @@ def accuracy_lines(
     styles = [(BLUE, "o", "-"), (GREEN, "s", "--"), (DARK_GREEN, "^", "-.")]
     said = []
     near = min(range(len(densities)), key=lambda i: abs(densities[i] - 0.5))
-    for (name, runs), look in zip(lines.items(), styles, strict=False):
+    for (name, runs), look in zip(lines.items(), styles[: len(lines)], strict=True):
         values = curve(axes, densities, runs, name, look)
         said.append(f"{name} {values[near]:.1f} %")
     axes.set(xlabel="density d (share of channels that win)", ylabel="accuracy (%)", title=title)

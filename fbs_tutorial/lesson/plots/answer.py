@@ -20,7 +20,7 @@ from ...bench.answer import (
 from ...bench.budget import DIAL, FIXED, PLAIN, SINGLE, curves, label
 from ...bench.timing import three_digits
 from .accuracy import budget_curves
-from .style import BLACK, BLUE, GREEN, GREY, ORANGE, legend_below, plain_ticks
+from .style import BLACK, BLUE, FAINT, GREEN, GREY, ORANGE, label_lines, legend_below, plain_ticks
 
 OUTCOMES = {  # colour, marker, words
     "wins": (BLUE, "o", "ahead by more than two standard errors"),
@@ -51,12 +51,12 @@ def accuracy_over_cost(results: Mapping, title: str = "") -> tuple[Figure, str]:
     if "clock" not in results:
         raise ValueError("results must hold a clock, got none: run `budget` with its times")
     groups = _groups(results)
-    figure, panels = plt.subplots(1, 2, figsize=(9.5, 4.6), sharey=True, layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(9.5, 5.2), sharey=True, layout="constrained")
     for name, (colour, marker, line, fill) in COST_LOOKS.items():
         for axes, cost in zip(panels, ("macs", "ms"), strict=True):
             found = sorted(groups.get(name, ()), key=lambda p: p[cost])
             points = [(p[cost], p["accuracy"]) for p in found]
-            style = {"markerfacecolor": fill or colour, "label": name}
+            style = {"markerfacecolor": fill or colour, "label": BESIDE.get(name, name)}
             size = 11 if marker == "*" else 7
             axes.plot(*zip(*points, strict=True), color=colour, marker=marker, linestyle=line,
                       markersize=size, **style)  # fmt: skip
@@ -72,8 +72,10 @@ def accuracy_over_cost(results: Mapping, title: str = "") -> tuple[Figure, str]:
         plain_ticks(axes.xaxis, ticks)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("test accuracy (%)")
+    low, high = panels[0].get_ylim()
+    panels[0].set_ylim(low, high + 0.12 * (high - low))  # room for names
     figure.suptitle(title, fontsize=11)
-    legend_below(figure, *panels[0].get_legend_handles_labels(), ncols=2, fontsize=8)
+    label_lines(panels[0], fontsize=9)
     return figure, _said_cost(groups)
 
 
@@ -88,6 +90,7 @@ COST_LOOKS = {  # colour, marker, line, fill
     TWICE: (BLUE, "*", "", None),
     TWICE_PLAIN: (GREEN, "*", "", "white"),
 }
+BESIDE = {SMALL: "small plain networks", ONE: "FBS, one density", SLIDER: "FBS, all densities"}
 COST_TICKS = ([17, 25, 44, 87, 174], [0.3, 0.5, 0.7, 1, 1.4, 2])
 
 
@@ -202,7 +205,11 @@ def answer_picture(found: Sequence[Match] | None = None, title: str = "") -> tup
     names = {m.source: f"{NAMES[m.data]}, {m.source.partition('/')[0]}" for m in found}
     one = len(names) == 1  # then nothing is to be told apart
     labels = [question if one else f"{question}\n{names[source]}" for question, source in rows]
-    panels[0].set_yticks(range(len(rows)), labels, fontsize=8)
+    if one:  # few and short: larger, in two lines
+        labels = [
+            label.replace(", ", ",\n").replace(" against ", "\nagainst ", 1) for label in labels
+        ]
+    panels[0].set_yticks(range(len(rows)), labels, fontsize=10 if one else 8)
     panels[0].set(ylim=(len(rows) - 0.5, -0.5))
     panels[0].set_xlim(*_limits(found))
     panels[1].set_xlabel(
@@ -216,6 +223,8 @@ def answer_picture(found: Sequence[Match] | None = None, title: str = "") -> tup
 def _panel(axes: Axes, found: Sequence[Match], rows: Sequence[tuple[str, str]]) -> None:
     """One cost: a point with its error for each comparison, a line of text where there is none."""
     axes.axvline(0, color="black", linewidth=0.8)
+    for y in range(0, len(rows), 2):  # bands, so that each mark is seen to belong to its row
+        axes.axhspan(y - 0.5, y + 0.5, color=FAINT, zorder=0)
     for y, row in enumerate(rows):
         mine = [m for m in found if (m.question, m.source) == row]
         for i, match in enumerate(mine):

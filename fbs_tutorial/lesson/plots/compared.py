@@ -5,12 +5,15 @@ from statistics import mean
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ...bench.compared import IDLE, LABELS, grouped
+from .simple import layer_bars
 from .style import (
     BLACK,
     BLUE,
@@ -18,8 +21,11 @@ from .style import (
     DARK_GREY,
     GREEN,
     GREY,
+    LINE,
+    ORANGE,
     PALE_BLUE,
     PALE_GREEN,
+    PURPLE,
     ink,
     legend_below,
     plain_ticks,
@@ -117,8 +123,8 @@ def _sentence(results: dict) -> str:
 def contest(results: Mapping[str, dict], title: str = "") -> tuple[Figure, str]:
     """How far each method is from the narrow network: a panel per data set and level.
 
-    A dot is a seed, a stroke the mean. Dots far to the left lie at the edge, as a triangle with
-    its number.
+    A dot is a seed, a stroke the mean, and a band goes from the narrow network's lowest seed to its
+    highest. Dots far to the left lie at the edge, as a triangle with its number.
 
     Args:
         results: of `compare`, under the names of the data sets. Removing idle channels changes
@@ -126,7 +132,7 @@ def contest(results: Mapping[str, dict], title: str = "") -> tuple[Figure, str]:
     """
     panels = [(name, level) for name, one in results.items() for level in one["plan"]["densities"]]
     figure, row = plt.subplots(
-        1, len(panels), figsize=(2.0 * len(panels) + 1.6, 3.5), sharey=True, squeeze=False,
+        1, len(panels), figsize=(2.0 * len(panels) + 1.6, 4.2), sharey=True, squeeze=False,
         layout="constrained",
     )  # fmt: skip
     said = []
@@ -134,7 +140,10 @@ def contest(results: Mapping[str, dict], title: str = "") -> tuple[Figure, str]:
         off = _distances(results[name], level)
         _dots(axes, off, *_limits(results[name]))
         narrow = 100 * mean(r["test_accuracy"] for r in grouped(results[name])[level, "narrow"])
-        axes.set_title(f"{name}, d = {level:g}\nnarrow {narrow:.1f} %", fontsize=9)
+        uncut = 100 * mean(r["test_accuracy"] for r in grouped(results[name])[None, "plain"])
+        axes.set_title(
+            f"{name}, d = {level:g}\nnarrow {narrow:.1f} %\nuncut {uncut:.1f} %", fontsize=9
+        )
         best = max(off, key=lambda method: off[method].mean())
         said.append(
             f"{name}, d = {level:g}: best {LABELS[best]}, {narrow + off[best].mean():.1f} %; "
@@ -166,27 +175,67 @@ def _limits(results: dict) -> tuple[float, float]:
 
 def _dots(axes: Axes, off: Mapping[str, np.ndarray], low: float, high: float) -> None:
     """One panel of `contest`, from ``low`` to ``high`` points."""
+    axes.axvspan(off["narrow"].min(), off["narrow"].max(), color=LINE, alpha=0.6, linewidth=0)
     axes.axvline(0, color=DARK_GREY, linewidth=0.8)
     for place, (method, points) in enumerate(off.items()):
-        colour, marker, _ = LOOKS[method]
+        colour = LOOKS[method][0]
         inside = points[points >= low]
-        axes.plot(inside, [place] * len(inside), marker, color=colour, markersize=5, alpha=0.8)
+        axes.plot(inside, [place] * len(inside), "o", color=colour, markersize=6, alpha=0.7)
         if points.mean() >= low:
-            axes.plot([points.mean()] * 2, [place - 0.3, place + 0.3], "-", color=colour)
+            axes.plot([points.mean()] * 2, [place - 0.35, place + 0.35], color=colour, linewidth=2)
         beyond = sorted(points[points < low])
         if beyond:
             words = ", ".join(map(_signed, beyond))
-            axes.plot([low], [place], "<", color=colour, markersize=5, clip_on=False)
-            axes.annotate(words, (low, place), (8, -8), textcoords="offset points", fontsize=7,
+            axes.plot([low], [place], "<", color=colour, markersize=6, clip_on=False)
+            axes.annotate(words, (low, place), (4, 10), textcoords="offset points", fontsize=8,
                           va="center", color=ink(colour))  # fmt: skip
-    axes.set_yticks(range(len(off)), [LABELS[method] for method in off], fontsize=8)
-    axes.set_xlim(low, high)
+    axes.set_yticks(range(len(off)), [LABELS[method] for method in off], fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+    axes.set_xlim(low - 0.03 * (high - low), high)
     axes.set_ylim(-0.7, len(off) - 0.3)
     axes.grid(axis="x", alpha=0.3)
 
 
 def _signed(value: float) -> str:
     return f"{value:+.1f}".replace("-", "−")
+
+
+def _least_wrong(points: Mapping[str, Sequence[Mapping]]) -> float:
+    """Half of the smallest share of wrong images in percent: where none is drawn on a log axis."""
+    wrong = [100 * (1 - p[key]) for row in points.values() for p in row
+             for key in ("before", "accuracy")]  # fmt: skip
+    return min((w for w in wrong if w > 1e-9), default=1.0) / 2
+
+
+EXCHANGED = {  # gates in place of an image's own, by their field in a row of `compare`
+    "mean_winners": "the mean gate's winners",
+    "mean_gates": "the mean gate",
+    "shuffled_gates": "another image's gates",
+}
+KEPT = {"narrow": "narrow", "fbs": "FBS", "fbs, idle removed": "idle removed"}
+
+
+def exchanged_gates(results: Mapping[str, dict], title: str = "") -> tuple[Figure, str]:
+    """Points of accuracy that FBS loses with other gates than each image's own; means of the seeds.
+
+    Args:
+        results: as for `contest`. The sentence also says what FBS stores, with and without its idle
+            channels, and what the narrow network stores.
+    """
+    names, lost, stored = [], {said: [] for said in EXCHANGED.values()}, []
+    for name, one in results.items():
+        groups = grouped(one)
+        for level in one["plan"]["densities"]:
+            names.append(f"{name}, {level:g}")
+            rows = groups[level, "fbs"]
+            for key, said in EXCHANGED.items():
+                lost[said].append(100 * mean(row["own_gates"] - row[key] for row in rows))
+            sizes = {m: mean(row["bytes"] for row in groups[level, m]) / 1000 for m in KEPT}
+            each = ", ".join(f"{KEPT[m]} {size:.0f} kB" for m, size in sizes.items())
+            stored.append(f"  {names[-1]}: {each}")
+    look = {"colours": (GREY, ORANGE, PURPLE), "digits": 1, "ylabel": "points of accuracy lost"}
+    figure, said = layer_bars(names, {title: lost}, **look)
+    return figure, "\n".join([said, "Stored:", *stored])
 
 
 def filter_shapes(kept: Mapping[str, Tensor], shown: int = 12) -> tuple[Figure, str]:
@@ -210,8 +259,11 @@ def filter_shapes(kept: Mapping[str, Tensor], shown: int = 12) -> tuple[Figure, 
         axes.set_title(name, fontsize=9, loc="left")
         axes.set_axis_off()
         said.append(f"{name} keeps {shapes.float().mean():.0%} of its stripes")
-    drawn = f"Green taps are kept; the first {shown} filters of each layer are drawn."
-    return figure, "; ".join(said) + f". {drawn}"
+    taps = torch.cat([shapes.flatten(1).sum(dim=1) for shapes in kept.values()])
+    return figure, (
+        f"{'; '.join(said)}. Green taps are kept; the first {shown} filters of each layer are "
+        f"drawn. Filters with a single tap: {int((taps == 1).sum())} of {len(taps)}."
+    )
 
 
 def pruning_level(
@@ -227,18 +279,22 @@ def pruning_level(
     """
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9.5, 3.7), layout="constrained")
     here = min(points[method], key=lambda point: abs(point["share"] - share))
+    least = _least_wrong(points)
     for axes, key, title in ((left, "before", "after the cut"), (middle, "accuracy", "repaired")):
         for (name, row), method_of in zip(points.items(), TURNED_DOWN, strict=True):
             colour, marker, line = LOOKS[method_of]
-            at = [[100 * p[what] for p in row] for what in ("macs", key)]
-            axes.plot(*at, line, color=colour, marker=marker, markersize=4, label=name)
-        axes.plot([100 * here["macs"]], [100 * here[key]], "o", color=BLACK, markersize=13,
-                  fillstyle="none", label="you are here")  # fmt: skip
-        axes.set(xlabel="MACs (% of the unpruned network)", title=title)
+            macs = [100 * p["macs"] for p in row]
+            axes.plot(macs, [max(100 * (1 - p[key]), least) for p in row], line, color=colour,
+                      marker=marker, markersize=4, label=name)  # fmt: skip
+        axes.plot([100 * here["macs"]], [max(100 * (1 - here[key]), least)], "o", color=BLACK,
+                  markersize=13, fillstyle="none", label="you are here")  # fmt: skip
+        axes.set(xlabel="MACs (% of the unpruned network)", title=title, yscale="log")
+        axes.set_ylim(0.7 * least, 140)
+        plain_ticks(
+            axes.yaxis, [tick for tick in (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if tick > least]
+        )
         axes.grid(alpha=0.3)
-    left.set(ylabel="validation accuracy (%)", ylim=(0, 104))
-    repaired = [100 * p["accuracy"] for row in points.values() for p in row if p["share"] > 0.35]
-    middle.set(ylim=(min(repaired, default=0) - 2, 101))  # the steepest fall is cut off
+    left.set(ylabel="validation images wrong (%)")
     legend_below(figure, *left.get_legend_handles_labels(), ncols=4, fontsize=8)
     names, shares = list(here["layers"]), [100 * value for value in here["layers"].values()]
     bars = right.bar(names, shares, color=GREY, edgecolor=BLACK)

@@ -30,24 +30,29 @@ def layer_bars(
     ylabel: str = "",
     top: float | None = None,
     digits: int = 0,
+    shared: bool = True,
     colours: Sequence[str] = (BLUE, ORANGE, GREEN, PURPLE),
 ) -> tuple[Figure, str]:
     """A group of bars per layer, a bar per series, and the panels side by side.
 
     Args:
-        panels: ``{title: {series: one value per layer}}``, up to four series.
+        panels: ``{title: {series: one value per layer}}``, up to four series in all; one that is in
+            several panels looks the same there.
         level: a dashed line across each group, one value per layer.
         top: upper end of the axis. digits: after the point, in the sentence.
+        shared: whether the panels have one scale; else each has its own, and its title the unit.
         colours: one for each series.
     """
     figure, row = plt.subplots(
-        1, len(panels), figsize=(7.5, 3.2), sharey=True, squeeze=False, layout="constrained"
+        1, len(panels), figsize=(7.5, 3.2), sharey=shared, squeeze=False, layout="constrained"
     )
     middle, sentences = np.arange(len(layers)), []
+    names = list(dict.fromkeys(name for series in panels.values() for name in series))
+    looks = dict(zip(names, zip(colours, ("", "///", "...", "xx"), strict=False), strict=False))
     for axes, (title, series) in zip(row[0], panels.items(), strict=True):
         width, said = 0.8 / len(series), []
-        styles = zip(colours, ("", "///", "...", "xx"))  # noqa: B905
-        for i, ((name, values), (colour, hatch)) in enumerate(zip(series.items(), styles)):  # noqa: B905
+        for i, (name, values) in enumerate(series.items()):
+            colour, hatch = looks[name]
             left = middle - 0.4 + (i + 0.5) * width
             bars = axes.bar(
                 left, values, width, color=colour, hatch=hatch, edgecolor="white", label=name
@@ -59,15 +64,19 @@ def layer_bars(
                 axes.margins(y=0.1)
         if level is not None:
             axes.hlines(level, middle - 0.45, middle + 0.45, BLACK, "--", label=level_name)
-        sentences += [f"{title}, {ylabel} for {', '.join(layers)}:", *said]
+        unit = f", {ylabel}" if ylabel else ""
+        sentences += [f"{title}{unit} for {', '.join(layers)}:".replace("\n", " "), *said]
         axes.axhline(0, color=BLACK, linewidth=0.8)
         axes.set_title(title, fontsize=10)
         axes.set_xticks(middle, layers)
         axes.set_ylim(top=top)
     row[0][0].set_ylabel(ylabel)
-    handles, names = row[0][0].get_legend_handles_labels()
-    if len(names) > 1:
-        legend_below(figure, handles, names, ncols=len(names))
+    drawn = {}
+    for axes in row[0]:
+        handles, labels = axes.get_legend_handles_labels()
+        drawn |= dict(zip(labels, handles, strict=True))
+    if len(drawn) > 1:
+        legend_below(figure, list(drawn.values()), list(drawn), ncols=len(drawn))
     return figure, "\n".join(sentences)
 
 
