@@ -36,7 +36,7 @@ from .gpu import (
 )
 from .simple import depth_lines, layer_bars, right_and_work, three_counts
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
-from .trials import growing_pool, losses_of_gates
+from .trials import ends_of_gates, growing_pool, losses_of_gates
 from .winners import class_heat_maps, winners_of_two
 
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "contest",
     "count_and_clock",
     "depth_lines",
+    "ends_of_gates",
     "filter_shapes",
     "growing_pool",
     "layer_bars",

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from .style import BLACK, BLUE, GREEN, ORANGE, PALE_BLUE, PURPLE, legend_below
+from .style import BLACK, BLUE, GREEN, ORANGE, PALE_BLUE, PURPLE, label_lines, legend_below
 
 
 def layer_bars(
@@ -81,7 +81,7 @@ def depth_lines(panels: dict[str, dict[str, Sequence[float]]], ylabel: str) -> t
                 said.append(f"  {name}: {values[-1]:,.0f} at the end")
         axes.set(title=panel, xlabel="block", ylabel=ylabel)
         axes.grid(alpha=0.3)
-    legend_below(figure, *np.atleast_1d(row)[0].get_legend_handles_labels(), ncols=len(styles))
+        label_lines(axes, 9)
     return figure, "\n".join(said)
 
 
