@@ -11,7 +11,8 @@ from fbs_tutorial import winner_take_all
 from fbs_tutorial.bench.answer import NAMES
 from fbs_tutorial.lesson import diagrams
 from fbs_tutorial.lesson.diagrams import draw, gates
-from fbs_tutorial.lesson.results import FOLDER, result
+from fbs_tutorial.lesson.diagrams.training import PRICE_LOOKS
+from fbs_tutorial.lesson.results import FOLDER, every_density, result
 from fbs_tutorial.method.wta import winner_mask
 
 ROOT = Path(__file__).parents[1]
@@ -181,12 +182,30 @@ def test_gain_and_penalty_shows_the_runs_of_one_penalty():
 
 def test_price_of_every_density_writes_what_lies_below_the_picture():
     run = [{"density": d, "test_accuracy": a} for d, a in ((0.1, 0.12), (0.5, 0.9))]
-    one, taught = "one gated network for every density", "small plain networks"
+    one, taught = "one for every density", "small plain, one for each"
     panels = {"a": {one: [run]}, "b": {one: [run], taught: [run[1:]]}}
     figure, sentence = diagrams.price_of_every_density(panels)
     assert f"a, {one}: 90.0 % at 0.5" in sentence and f"b, {taught}: 90.0 % at 0.5" in sentence
-    assert [text.get_text() for text in figure.axes[0].texts] == ["12 %"]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [one, taught]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["12 %", one]
+    assert [text.get_text() for text in figure.axes[1].texts] == ["12 %", one, taught]
+    with pytest.raises(KeyError):
+        diagrams.price_of_every_density({"a": {"another": [run]}, "b": {}})
+
+
+@pytest.mark.parametrize("data", ["cifar10", "digits"])
+def test_networks_for_every_density_stand_beside_untaught_rivals(data):
+    found = every_density(data)
+    assert set(found) == set(PRICE_LOOKS)
+    assert all(rows and not any(row.get("distilled") for row in rows) for runs in found.values()
+               for rows in runs)  # fmt: skip
+    assert all(row["density"] for runs in found.values() for rows in runs for row in rows)
+
+
+def test_a_sudden_step_counts_the_seeds_that_fall():
+    figure, sentence = diagrams.sudden_step([(38.6, 96.4), (95.9, 95.9), (89.3, 93.9)])
+    assert figure.axes[0].get_title() == "1 of 3 seeds lose more than ten points at once"
+    assert [text.get_text() for text in figure.axes[0].texts][0] == "seed 1: 38.6 %"
+    assert "seed 3 93.9 and 89.3 %" in sentence and not draw.collisions(figure)
 
 
 def test_winners_of_the_control_are_drawn_as_the_mask_says():

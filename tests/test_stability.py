@@ -63,7 +63,9 @@ def test_the_stored_runs_are_what_the_page_says_of_them():
     assert all(2 <= update <= 5 for update in late) and len(late) == 3
     best = max(row["accuracy"] or 0 for row in [*normal, *raw, *small])
     assert best < min(r["accuracy"] for r in plain if r["update"] == UPDATES[1])
-    behind = [row["accuracy"] or 0 for row in [*normal, *raw, *small] if row["update"] in UPDATES[0]]
+    behind = [
+        row["accuracy"] or 0 for row in [*normal, *raw, *small] if row["update"] in UPDATES[0]
+    ]
     assert max(behind) < min(r["accuracy"] for r in plain if r["update"] == UPDATES[0])
     over = [row for row in raw if row["update"] == UPDATES[0]]
     assert all(row["diverged"] == 2 and row["where"]["weights"] is None for row in over)
@@ -175,7 +177,9 @@ def test_the_table_and_the_picture_say_what_was_found(results):
     assert "| 1 of 1 (step 2) |" in table(made) and table(made).count("\n") == 9
     figure, sentence = losses_of_gates(made, "gates")
     assert "gates as they are: 1 of 2 runs not finite" in sentence and "at update 2" in sentence
-    words = "still finite and block 6 of 57 is the first whose output is not; small predictors: 0 of 2"
+    words = (
+        "still finite and block 6 of 57 is the first whose output is not; small predictors: 0 of 2"
+    )
     assert words in sentence and "gates as they are NaN" in sentence.splitlines()[-2]
     assert sentence.splitlines()[-3].startswith("Validation accuracy")
     place["weights"] = "a.bias"
@@ -195,7 +199,12 @@ def test_the_table_and_the_picture_say_what_was_found(results):
 def test_a_form_that_is_younger_than_the_clock_has_no_time(results):
     clock = {"ms": {form: [5.0] * 3 for form in FORMS if form != "small predictors"}, "busy": ""}
     lines = table(results | {"clock": clock}).splitlines()
-    assert [line.endswith("| 5.00 |") for line in lines[2:]] == [True, True, True, False] * 2
+    assert [bool(line.split("|")[-2].strip()) for line in lines[2:]] == [
+        True,
+        True,
+        True,
+        False,
+    ] * 2
 
 
 def test_a_plan_that_does_not_fit_is_refused():

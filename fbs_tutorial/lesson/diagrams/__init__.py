@@ -34,6 +34,7 @@ from .training import (
     loss_curves,
     price_of_every_density,
     soft_answers,
+    sudden_step,
     what_each_part_is_worth,
 )
 
@@ -73,6 +74,7 @@ __all__ = [
     "shared_by_class",
     "sleepers",
     "soft_answers",
+    "sudden_step",
     "surest_and_least",
     "the_dial",
     "the_layer",
