@@ -215,3 +215,24 @@ def test_winners_of_the_control_are_drawn_as_the_mask_says():
     figure, _ = diagrams.whose_gates(*torch.rand(2, 1, 4, 4), given, {"its own gates": [1.0]})
     heights = [bar.get_height() for bar in figure.axes[0].patches if hasattr(bar, "get_height")]
     assert len([h for h in heights if h < 0]) == int(winner_mask(gate[None], 0.5).sum())
+
+
+def test_by_density_takes_medians_and_names_every_line():
+    found = {
+        0.2: {"its own gates": 95.0, "another image's gates": [70.0, 80.0, 75.0]},
+        1.0: {"its own gates": 99.0, "another image's gates": [88.0, 89.0, 90.0]},
+    }
+    figure, sentence = diagrams.by_density(found, "title")
+    said = "Correct at d = 0.2, 1:\nits own gates 95.0, 99.0 %\nanother image's gates 75.0, 89.0 %"
+    assert sentence == said
+    axes = figure.axes[0]
+    assert {text.get_text() for text in axes.texts} == set(found[1.0])
+    assert axes.get_ylim() == (66, 101)  # nothing is low, so the axis begins above 0
+    found[0.2]["its own gates"] = 10.0
+    assert diagrams.by_density(found, "")[0].axes[0].get_ylim()[0] == 0
+
+
+def test_donors_compared_says_median_and_range():
+    figure, sentence = diagrams.donors_compared({"own": [98.0], "far": [70.0, 80.0, 90.0]}, "t")
+    assert sentence == "own: 98.0 %\nfar: 80.0 %, 70.0 to 90.0"
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["own", "far"]

@@ -4,7 +4,9 @@ from .blocks import inverted_residual, residual_block
 from .choice import busiest_channels, lost_without_choice, related_work, what_a_cut_keeps
 from .counting import kernel_grid, live_sum
 from .gates import (
+    by_density,
     choice_and_scale,
+    donors_compared,
     rank_dots,
     second_looks,
     shared_by_class,
@@ -40,11 +42,13 @@ from .training import (
 
 __all__ = [
     "busiest_channels",
+    "by_density",
     "bytes_per_image",
     "choice_and_scale",
     "crossing",
     "cut_block",
     "density_staircase",
+    "donors_compared",
     "four_cuts",
     "gain_and_penalty",
     "gradient_through_winners",

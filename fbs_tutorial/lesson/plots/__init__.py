@@ -34,7 +34,14 @@ from .gpu import (
     stages_on_gpu,
     tiles_on_gpu,
 )
-from .simple import depth_lines, layer_bars, right_and_work, three_counts
+from .simple import (
+    above_the_square,
+    depth_lines,
+    layer_bars,
+    published_and_counted,
+    right_and_work,
+    three_counts,
+)
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
 from .trials import ends_of_gates, growing_pool, losses_of_gates
 from .winners import class_heat_maps, winners_of_two
@@ -47,6 +54,7 @@ __all__ = [
     "LOOKS",
     "ORANGE",
     "PURPLE",
+    "above_the_square",
     "accuracy_and_macs",
     "accuracy_lines",
     "accuracy_over_cost",
@@ -76,6 +84,7 @@ __all__ = [
     "networks_on_gpu",
     "plt",
     "pruning_level",
+    "published_and_counted",
     "right_and_work",
     "source",
     "sources",
