@@ -318,7 +318,7 @@ def price_of_every_density(
     figure, axes_of = plt.subplots(1, len(panels), figsize=(9, 3.8), layout="constrained")
     said = []
     for axes, (data, lines) in zip(axes_of, panels.items(), strict=True):
-        for name, runs in lines.items():
+        for place, (name, runs) in enumerate(lines.items()):
             densities = [row["density"] for row in runs[0]]
             values = [[row["test_accuracy"] for row in run] for run in runs]
             middle = curve(axes, densities, values, name, PRICE_LOOKS[name])
@@ -328,8 +328,9 @@ def price_of_every_density(
                 if density in (0.3, 0.5)
             )
             said.append(f"{data}, {name}: {told}")
-            _named_below(axes, densities, middle, PRICE_LOOKS[name][0])
+            _named_below(axes, densities, middle, PRICE_LOOKS[name][0], place)
         axes.set(xlabel="density d", title=data, xlim=(0.05, 1.05), ylim=(FLOOR, 101))
+        axes.set_yticks(range(FLOOR, 101, 5))
         axes.grid(alpha=0.3)
         label_lines(axes)
     axes_of[0].set_ylabel("test accuracy (%)")
@@ -346,10 +347,12 @@ PRICE_LOOKS = {
 FLOOR = 80  # percent; what lies below is written at the edge
 
 
-def _named_below(axes: Axes, densities: Sequence[float], values: np.ndarray, colour: str) -> None:
+def _named_below(
+    axes: Axes, densities: Sequence[float], values: np.ndarray, colour: str, place: int
+) -> None:
     for density, value in zip(densities, values, strict=True):
         if value < FLOOR:
             axes.annotate(
-                f"{value:.0f} %", (density, FLOOR), (3, 4), textcoords="offset points",
+                f"{value:.0f} %", (density, FLOOR), (3, 4 + 11 * place), textcoords="offset points",
                 color=ink(colour), fontsize=8,
             )  # fmt: skip
