@@ -14,8 +14,12 @@ settings.load_profile("suite")
 torch.set_num_threads(1)  # threads of several processes wait for each other on a busy machine
 
 
+LONG = ("suite_can_fail", "checks", "cuda", "training", "execution", "13_your_project")  # files
+
+
 def pytest_collection_modifyitems(items):
-    """Every notebook runs twice in one kernel."""
+    """Every notebook runs twice in one kernel; files of many minutes begin first."""
+    items.sort(key=lambda item: not item.path.stem.endswith(LONG))
     notebooks = dict.fromkeys(item.parent for item in items if hasattr(item, "cell_num"))
     for notebook in notebooks:
         first = [item for item in items if item.parent is notebook]

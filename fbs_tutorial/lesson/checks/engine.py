@@ -95,6 +95,8 @@ class Exercise:
     praise: str
     mistakes: Sequence[Mistake] = field(default=(), repr=False)
     seed: int = field(default=2019, repr=False)  # of the cases that are drawn
+    # what the mistakes give on the cases, which are the same at every call
+    known: dict = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def other(self, seed: int, /, *inputs: object) -> "Exercise":
         """The exercise with other cases: drawn anew, and made of ``inputs`` where none is drawn."""
@@ -115,11 +117,17 @@ class Exercise:
     def _recognised(self, function: Callable, cases: Sequence[Case]) -> str:
         """What the mistake does that gives the same on all inputs; empty if none does."""
         answers = [_outcome(function, case) for case in cases]
-        for mistake in self.mistakes:
-            pairs = zip(answers, cases, strict=True)
-            if all(_same(answer, _outcome(mistake.function, case)) for answer, case in pairs):
+        for number, mistake in enumerate(self.mistakes):
+            theirs = (self._known(number, place, case) for place, case in enumerate(cases))
+            if all(map(_same, answers, theirs)):
                 return mistake.says
         return ""
+
+    def _known(self, mistake: int, place: int, case: Case) -> object:
+        key = mistake, place
+        if key not in self.known:
+            self.known[key] = _outcome(self.mistakes[mistake].function, case)
+        return self.known[key]
 
 
 @dataclass(frozen=True)
