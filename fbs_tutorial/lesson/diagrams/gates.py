@@ -165,7 +165,8 @@ def shared_by_class(
     for axes, (name, chosen) in zip(np.atleast_1d(row), panels.items(), strict=True):
         chosen = chosen[order].double()
         common, k = chosen @ chosen.T, int(chosen[0].sum())
-        picture = axes.imshow(common.numpy(), cmap="cividis", vmin=0, vmax=k, rasterized=True)
+        look = {"cmap": "cividis", "vmin": 0, "vmax": k, "interpolation": "nearest"}  # few colours
+        picture = axes.imshow(common.numpy(), rasterized=True, **look)
         middles = (ends - labels.bincount() / 2).tolist()
         axes.set_xticks(middles, range(len(ends)))
         axes.set_yticks(middles, range(len(ends)))
