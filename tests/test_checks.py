@@ -102,6 +102,16 @@ def break_even(share):
     return (low + high) / 2
 
 
+def best_tile(winners, vectors, registers):
+    found = []
+    for j in range(1, registers):
+        for p in range(1, registers):
+            need, passes = p * (j + 1) + 1, -(-winners // j) * -(-vectors // p)
+            if need <= registers and j <= winners and p <= vectors:
+                found.append((passes * (j + p), need, [j, p]))
+    return min(found)[2]
+
+
 def from_planes(planes, weight, live, winners, height, width):
     pitch = width + 1
     y = torch.zeros(len(winners), height, width)
@@ -251,6 +261,7 @@ RIGHT = {
     "check_find_slip": nb05.find_slip,
     "check_pair_index": lambda o, i, c: torch.add(i[:, None], o[:, :, None], alpha=c),
     "check_batch_as_groups": batch_as_groups,
+    "check_best_tile": best_tile,
     "check_break_even": break_even,
     "check_from_planes": from_planes,
     "check_weight_addresses": lambda tap, i, o, c_in, c_out: (
@@ -309,6 +320,24 @@ def test_a_cut_of_ones_own_is_set_beside_two_others():
     message = checks.check_my_cut(nb12.my_cut).message
     assert re.search(r"yours: [\d.]+ % correct, [\d.]+% of the MACs, [\d.]+ kB", message)
     assert message.count("% correct") == 3 and "one threshold for all layers: " in message
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (lambda layer: ((128 if layer.pixels > 500 else 64), 128), "holds on 2:"),
+        (lambda layer: (128, 128 if layer.pixels > 500 else 64), "holds on 1:"),
+        (
+            lambda layer: {3136: (64, 128), 784: (128, 128), 196: (128, 64), 49: (64, 128)}[
+                layer.pixels
+            ],
+            r"pixels 64, k_out 96: no tile that was measured \(KeyError\)",
+        ),
+    ],
+)
+def test_a_rule_for_tiles_is_asked_about_layers_that_the_picture_does_not_show(rule, said):
+    result = checks.check_tile(rule)
+    assert result.passed and re.search(said, result.message), result
 
 
 def test_four_counts_may_be_a_tuple():

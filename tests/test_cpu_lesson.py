@@ -14,6 +14,7 @@ from fbs_tutorial.execution import native
 from fbs_tutorial.lesson import compiled as module
 from fbs_tutorial.lesson.compiled import SPARE, compiled, in_planes
 from fbs_tutorial.lesson.diagrams import cpu, draw
+from fbs_tutorial.lesson.plots.style import BLUE
 
 WEIGHT = torch.randn(16, 20, 3, 3, generator=torch.Generator().manual_seed(0))
 WINNERS, LIVE = torch.tensor([1, 4, 11, 15]), torch.tensor([0, 2, 3, 9, 19])
@@ -55,10 +56,13 @@ def words_of(figure):
 def test_the_gather_draws_the_live_pairs_and_where_they_lie():
     figure, sentence = cpu.gather(WEIGHT, WINNERS, LIVE, channels=12)
     assert sentence == (
-        "4 winners times 5 live inputs: 20 of 320 kernels are copied side by side. The kernel from "
-        "input 9 to output 11 is number 11 · 20 + 9 = 229 in memory."
+        "In all 4 winners times 5 live inputs: 20 of 320 kernels are copied side by side. The "
+        "kernel from input 9 to output 11 is number 11 · 20 + 9 = 229 in memory."
     )
-    assert len(figure.axes[0].images) == 2 * 3 * 4  # in the corner and in the small kernel
+    squares = [box for box in figure.axes[0].patches if isinstance(box, plt.Rectangle)]
+    squares = squares[: 12 * 12 + 3 * 4]  # the corner, then the small kernel
+    blue = [plt.matplotlib.colors.to_hex(box.get_facecolor()) == BLUE.lower() for box in squares]
+    assert sum(blue[: 12 * 12]) == sum(blue[12 * 12 :]) == 3 * 4
     numbers = [word for word in words_of(figure) if word.isdigit()]
     assert numbers == [str(220 + i) for i in range(12)] + ["220", "222", "223", "229"]
 

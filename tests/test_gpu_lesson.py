@@ -1,5 +1,7 @@
 """The toy GPU that notebook 10 times, and the diagrams of notebooks 09 and 10."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -123,7 +125,7 @@ def test_a_copy_has_weights_zeros_at_the_end_of_rows_and_nothing_more():
 
 def test_programs_are_counted_and_so_are_the_times_that_weights_travel():
     sentence = diagrams.program_tiles(100, 40, (32, 16))[1]
-    assert "12 programs" in sentence and "travel 4 times" in sentence
+    assert "12 programs" in sentence and "anew, 4 times in all" in sentence
     sentence = diagrams.own_weights(CHANNELS, WINNERS, (16, 24), (64, 32, 8))[1]
     assert sentence == (
         "Of 24 × 16 kernels (rows are outputs) one image needs 12 × 8, 25 %. They are copied once, "
@@ -259,3 +261,37 @@ def test_shared_memory_is_that_of_the_compiled_kernel(monkeypatch):
     seen = SimpleNamespace(metadata=SimpleNamespace(shared=512), asm={"ptx": ""})
     monkeypatch.setattr(ptx, "for_an_h100", lambda kernel, types, **constants: seen)
     assert ptx.shared_bytes(None, {}) == 512 and loads(None, {}) == {}
+
+
+def kernel_of_the_notebook():
+    path = Path(__file__).parents[1] / "notebooks" / "09_skipping_on_a_gpu.ipynb"
+    cells = ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"]]
+    names = {"tl": tl}
+    exec(next(text for text in cells if text.startswith("def conv_kernel(")), names)
+    return names["conv_kernel"]
+
+
+def test_the_pair_differs_in_its_lists_alone(monkeypatch):
+    pytest.importorskip("triton")
+    from triton.runtime.interpreter import InterpretedFunction
+
+    drawn = []
+    for name in "randn", "rand":
+        real = getattr(torch, name)
+        monkeypatch.setattr(
+            torch, name, lambda *a, real=real, **k: drawn.append(real(*a, **k)) or drawn[-1]
+        )
+    n, channels, side, k = 2, 6, 3, 3
+    kernel = InterpretedFunction(kernel_of_the_notebook())
+    calls = ptx.pair(kernel, torch.float32, n, channels, side, "cpu")
+    x, weight, *orders = drawn
+    lists = [order.argsort(1)[:, :k].sort(1).values for order in orders]
+    first = torch.arange(k).expand(n, -1)
+    maps = x.view(n, side, side, k).permute(0, 3, 1, 2)
+    for name, (live, winners) in {"with lists": lists, "without lists": (first, first)}.items():
+        sums = calls[name]()
+        for i in range(n):
+            own = weight[:, live[i]][:, :, winners[i]]  # [9, k, k]
+            own = own.permute(2, 1, 0).reshape(k, k, 3, 3)
+            wanted = torch.nn.functional.conv2d(maps[i : i + 1], own, padding=1)
+            torch.testing.assert_close(sums[i].T.reshape(1, k, side, side), wanted)

@@ -1,18 +1,22 @@
 """Figures come with a true sentence, labelled axes, and curves that differ beyond colour."""
 
+from collections import Counter
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 
+from fbs_tutorial.bench.cases import NETWORKS
 from fbs_tutorial.bench.stored import as_stored, stored
 from fbs_tutorial.bench.timing import Timing
 from fbs_tutorial.checkpoints import load_metrics
 from fbs_tutorial.execution.roofline import GPUS, H100, SHEETS, skip_time
 from fbs_tutorial.lesson import plots
-from fbs_tutorial.lesson.plots import answer
+from fbs_tutorial.lesson.plots import answer, cost
 from fbs_tutorial.lesson.plots.cost import crossing
 from fbs_tutorial.lesson.plots.gpu import (
+    MEASURED,
     intensity,
     same_layer,
     selection_time,
@@ -162,27 +166,63 @@ def test_networks_on_a_cpu_are_sorted_and_counted_where_they_are_faster():
         "  VGG-16, 1 image: masked 150 and 75, gather 120 and 60, native 40 and 20\n"
         "  other, 1 image: masked 300 and 150, gather 240 and 120, native 80 and 40"
     )
-    (axes,) = figure.axes
-    assert axes.get_title() == "Faster than dense at d = 0.5, of 2: masked 0, gather 0, native 2"
-    (native,) = [line for line in axes.get_lines() if line.get_label() == "native, d = 0.5"]
-    assert list(native.get_xdata()) == pytest.approx([40, 80])
+    half, quarter = figure.axes
+    title = "Faster than dense at d = 0.5, of 2: masked 0, gather 0, native 2"
+    assert figure.get_suptitle() == title
+    assert (half.get_title(), quarter.get_title()) == ("d = 0.5", "d = 0.25")
+    for axes, wanted in (half, [40, 80]), (quarter, [20, 40]):
+        (native,) = [line for line in axes.get_lines() if line.get_label() == "native"]
+        assert list(native.get_xdata()) == pytest.approx(wanted)
     del rows[0]["variants"][4:]  # a way that was not measured
     assert "native nan and nan" in plots.networks_on_cpu({"rows": rows})[1]
 
 
-def test_time_by_density_says_one_line_a_layer_and_where_it_breaks_even():
-    shares = {"gather": {"a": [0.3, 1.1], "b": [1.5, 2.0]}, "native": {"a": [0.2, 0.9]}}
-    figure, sentence = plots.time_by_density([0.5, 1.0], shares, "title")
+def timings(**milliseconds):
+    """Quartiles a tenth below and above each median."""
+    times = {name: ms / 1000 for name, ms in milliseconds.items()}
+    return {name: Timing(t, 0.9 * t, 1.1 * t, 10, 1.0) for name, t in times.items()}
+
+
+def test_time_by_density_says_one_line_a_way_and_where_it_breaks_even():
+    races = {
+        "a": [timings(dense=10, gather=3, native=2), timings(dense=10, gather=15, native=7)],
+        "b": [timings(dense=10, gather=20, native=9), timings(dense=10, gather=11, native=11)],
+    }
+    figure, sentence = plots.time_by_density([0.5, 1.0], races, ("gather", "native"))
     assert sentence == (
         "Percent of the dense time at d = 0.5, 1; break-even:\n"
-        "  gather, a: 30, 110; near 0.95\n  gather, b: 150, 200; never below\n"
-        "  native, a: 20, 90; always below"
+        # 3 · 1.1 / 0.9 / 10 = 0.37 at most at d = 0.5, and 1.83 at d = 1: 1 is reached at 0.72
+        "  a, gather: 30, 150; 0.7 to 0.9\n  a, native: 20, 70; always below\n"
+        "  b, gather: 200, 110; never below\n  b, native: 90, 110; the clock has not decided"
     )
-    assert [axes.get_title() for axes in figure.axes] == ["gather", "native"]
+    assert figure.get_suptitle() == "Faster than dense at d = 0.5, of 2 layers: gather 1, native 1"
+    assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
     for axes in figure.axes:  # from few channels to all
         low, high = axes.get_xlim()
-        assert low < high and axes.get_yscale() == "log" and "density" in axes.get_xlabel()
-    assert list(figure.axes[1].get_lines()[0].get_ydata()) == [20, 90]  # percent
+        assert low < high and axes.get_yscale() == "log"
+    ideal, _, native = figure.axes[0].get_lines()
+    assert list(ideal.get_ydata()) == [25, 100] and list(native.get_ydata()) == [20, 70]  # percent
+    bars = figure.axes[0].collections[0].get_segments()
+    assert [list(bar[:, 1]) for bar in bars] == [
+        pytest.approx([100 * share * 9 / 11, 100 * share * 11 / 9]) for share in (0.3, 1.5)
+    ]
+    words = [text.get_text() for text in figure.axes[0].texts]
+    assert {"ideal: d²", "gather", "native"} < set(words)
+
+
+@pytest.mark.parametrize(
+    ("ends", "words"),
+    [
+        ((0.0, 0.0), "never below"),
+        ((1.0, 1.0), "always below"),
+        ((0.61, 0.62), "near 0.6"),
+        ((0.0, 0.31), "0.3 at most"),
+        ((0.71, 1.0), "0.7 at least"),
+        ((0.2, 0.4), "0.2 to 0.4"),
+    ],
+)
+def test_a_break_even_is_as_exact_as_the_clock(ends, words):
+    assert cost._even(*ends) == words
 
 
 def test_a_crossing_lies_on_a_straight_line_between_two_densities():
@@ -263,25 +303,72 @@ def test_depth_lines_stop_where_values_overflow():
     assert figure.axes[0].get_yscale() == "log"
 
 
-def test_networks_on_a_gpu_are_compared_with_the_faster_layout():
+def test_networks_on_a_gpu_are_compared_with_the_faster_layout_and_grouped():
     row = {"network": "vgg16", "images": 32, "products": "tf32", "dense_nchw": 400.0}
     row |= {"dense_nhwc": 200.0, "accelerated 1.0": 180.0}
     row |= {"accelerated 0.5": 100.0, "accelerated 0.25": 60.0}
-    other = {**row, "network": "mcifarnet", "images": 1, "products": "fp32"}
-    other |= {"accelerated 0.5": 300.0}
-    results = {"rows": [other, row], "machine": "a GPU", "date": "today", "made by": "me"}
+    other = {**row, "network": "mcifarnet", "images": 1, "products": "fp16"}
+    other |= {"accelerated 0.5": 90.0}
+    slow = {**other, "products": "fp32", "accelerated 0.5": 300.0}
+    results = {"rows": [slow, row, other], "machine": "a GPU, a driver", "date": "today"}
     figure, sentence = plots.networks_on_gpu(results)
     assert (
-        "VGG-16, 32 images, TF32 30, 50, 90; M-CifarNet, 1 image, float32 30, 150, 90." in sentence
+        "M-CifarNet, 1 image, float16 30, 45, 90; M-CifarNet, 1 image, float32 30, 150, 90; "
+        "VGG-16, 32 images, TF32 30, 50, 90." in sentence
     )
-    assert sentence.endswith("\na GPU; today. Made by me.")
-    assert "Percent of the time at d = 1: d = 0.25: 33 to 33; d = 0.5: 56 to 167." in sentence
+    assert sentence.endswith("\na GPU, today.")
+    assert "Percent of the time at d = 1: d = 0.25: 33 to 33; d = 0.5: 50 to 167." in sentence
     axes, own = figure.axes
-    assert axes.get_yticklabels()[0].get_text().startswith("VGG-16")
-    assert axes.get_title() == "Faster than dense, of 2: 1 at d = 0.5, 2 at d = 0.25"
-    assert own.get_title() == "Faster than itself at d = 1, of 2: 1 at d = 0.5, 2 at d = 0.25"
+    heads = [text.get_text() for text in axes.texts if text.get_weight() == "bold"]
+    assert heads == ["M-CifarNet", "VGG-16"]
+    names = [(tick, label.get_text()) for tick, label in
+             zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)]  # fmt: skip
+    assert names == [(1, "1 image, float16"), (2, "1 image, float32"), (4, "32 images, TF32")]
+    assert [list(line.get_ydata()) for line in axes.lines[:3]] == [[1, 2, 4]] * 3
+    assert axes.get_title() == "Faster than dense, of 3: 2 at d = 0.5, 3 at d = 0.25"
+    assert own.get_title() == "Faster than itself at d = 1, of 3: 2 at d = 0.5, 3 at d = 0.25"
     assert len({line.get_marker() for line in axes.lines[:3]}) == 3
     assert "best dense" in axes.get_xlabel() and "at d = 1" in own.get_xlabel()
+
+
+def test_layers_that_were_measured_alone_are_those_of_the_networks():
+    """3×3, at stride 1, as many inputs as outputs, all of them another layer's winners."""
+    shapes = {}
+    for name in MEASURED:
+        found = shapes.setdefault(name, [])
+        network = NETWORKS[name].make(1.0).eval()
+        for path, module in network.named_modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.register_forward_hook(
+                    lambda conv, x, y, path=path, found=found: found.append((path, conv, y.shape))
+                )
+        with torch.no_grad():
+            network(torch.zeros(1, 3, 224, 224))
+    for name, (total, counts) in MEASURED.items():
+        assert len(shapes[name]) == total
+        same = [
+            (conv.out_channels, shape[2])
+            for path, conv, shape in shapes[name]
+            if conv.in_channels == conv.out_channels
+            and conv.stride == (1, 1)
+            and (name == "vgg16" or path.endswith("conv2"))  # others of a ResNet read a sum
+        ]
+        assert Counter(same) == counts
+
+
+def test_what_is_not_measured_alone_is_all_else_of_a_network():
+    figure, sentence = plots.layers_in_networks(stored("networks"), stored("layers"))
+    assert (
+        "ResNet-18: 8 of 20 convolutions were measured alone. They take 766 µs plain and 655 in "
+        "three launches, all else 1,932 and 2,944." in sentence
+    )
+    (axes,) = figure.axes
+    assert axes.get_title() == (
+        "All else takes 0.74 times as long in VGG-16 and 1.52 times as long in ResNet-18"
+    )
+    widths = [bar.get_width() for bar in axes.patches]
+    assert widths[4] + widths[5] == pytest.approx(2697.28)  # the plain ResNet-18
+    assert widths[6] + widths[7] == pytest.approx(3599.55)
 
 
 def one_layer(**times):
@@ -305,24 +392,33 @@ def test_bytes_name_the_faster_way_where_the_clock_agrees():
         figure, sentence = plots.count_and_clock(single, layers, lambda *sizes, ways=ways: ways)
         assert f"64 ch, 7×7: {2 / bytes_copied:.1f} and 1.5." in sentence
         assert f"in {right} of 1 layers" in figure.axes[0].get_title()
-        assert sentence.endswith("own kernels are younger than both.")
-        assert "\na GPU. One kernel and the narrow layer: today, beside commit abc123." in sentence
+        assert sentence.endswith("\na GPU, today; kernels older than this package's.")
+        assert {"by bytes", "by clock"} <= {text.get_text() for text in figure.axes[0].texts}
+
+
+def test_the_one_kernel_is_compared_with_itself_where_it_has_no_lists():
+    figure, sentence = plots.one_kernel(*one_layer(total=40.0, dense_pytorch=100.0))
+    (axes,) = figure.axes
+    assert axes.get_title().endswith("in 0 of 3 cases")
+    points = [list(line.get_xdata()) for line in axes.lines if line.get_marker() in "so^"]
+    assert points == [[0.5]] * 3
+    assert {"TF32", "float32", "bfloat16"} <= {text.get_text() for text in axes.texts}
+    assert "TF32 0.50 to 0.50; bfloat16 0.50 to 0.50." in sentence
+    assert "the time falls to 7 to 7 % in bfloat16; the MACs fall to 25 %." in sentence
 
 
 def test_both_ways_stand_beside_dense_and_the_narrow_layer_each_with_its_name():
-    figure, sentence = plots.lists_and_launches(*one_layer(total=40.0, dense_pytorch=100.0))
-    left, right = figure.axes
-    for axes, wanted in (left, ("TF32", 0.5)), (right, ("narrow: k channels, no ReLU", 0.2)):
-        lines = {line.get_label(): list(line.get_xdata()) for line in axes.lines}
-        assert lines[wanted[0]] == [wanted[1]]
-        named = [text.get_text() for text in axes.get_legend().get_texts()]
-        assert wanted[0] in named and ("MACs: a quarter" in named) == (axes is left)
-    assert lines["one kernel"] == [1.5] and lines["three launches, with selection"] == [0.4]
-    assert "longer in 0 of 3 cases" in sentence
+    figure, sentence = plots.both_ways(*one_layer(total=40.0, dense_pytorch=100.0))
+    (axes,) = figure.axes
+    points = {line.get_marker(): list(line.get_xdata()) for line in axes.lines}
+    assert points["v"] == [1.5] and points["D"] == [0.4] and points["|"] == [0.2]
+    assert {"narrow", "copy first", "look up"} <= {text.get_text() for text in axes.texts}
+    title = "Copying first beats looking up in 1 of 1; a narrow layer beats it in 1"
+    assert axes.get_title() == title
     assert (
         "in 1 of 1 layers at d = 0.5 and in 0 of 1 at d = 0.25, and dense in 1 and 1." in sentence
     )
-    assert "faster in 1 of 1: copying first takes 2.0 to 2.0 times as long." in sentence
+    assert "Copying first takes 2.0 to 2.0 times as long." in sentence
 
 
 def test_tiles_are_compared_with_the_fastest_of_each_layer():
@@ -440,7 +536,7 @@ def test_a_benchmark_of_ones_own_is_drawn_like_the_stored_one():
     ]
     sentence = plots.networks_on_gpu(mine)[1]
     assert "at d = 0.25, 0.5: tiny, 8 images, TF32 29, 50." in sentence
-    assert sentence.endswith("\na GPU, torch 3; today. Made by me.")
+    assert sentence.endswith("\na GPU, today.")
     with pytest.raises(ValueError, match="a whole network, got none"):
         as_stored({**results, "rows": results["rows"][:1]})
 

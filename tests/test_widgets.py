@@ -149,3 +149,17 @@ def test_show_prints_the_sentence_and_closes_the_figure(capsys):
     widgets.show((figure, sentence))
     assert sentence in capsys.readouterr().out
     assert not plt.fignum_exists(figure.number)
+
+
+def test_menus_start_at_the_defaults_of_what_they_draw():
+    def draw(density, channels=128, precision="tf32", others=3):
+        return None
+
+    found = widgets.menus(draw, channels=(64, 128), precision=("fp32", "tf32"))
+    assert {name: menu.value for name, menu in found.items()} == {
+        "channels": 128, "precision": "tf32"
+    }  # fmt: skip
+    assert list(found["channels"].options) == [64, 128]
+    for name in "density", "images":
+        with pytest.raises(TypeError, match=f"have a default, got '{name}'"):
+            widgets.menus(draw, **{name: (1, 2)})

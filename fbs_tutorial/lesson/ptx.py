@@ -1,9 +1,18 @@
-"""What Triton makes of a kernel for an H100, without one: the loads in its program, by size."""
+"""The kernel of notebook 09 with lists and without: its loads, and calls to be timed on a GPU.
+
+What Triton makes of a kernel for an H100 can be read without one.
+"""
 
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
+from math import ceil
 
+import torch
+from torch import Tensor
+
+TILE = {"BLOCK_M": 128, "BLOCK_N": 64, "BLOCK_K": 32}
 HOPPER = 90  # the H100's compute capability
 ALIGNED = [["tt.divisibility", 16]]  # addresses and sizes are multiples of 16, as in large layers
 
@@ -48,3 +57,36 @@ def counted(ptx: str) -> Counter[str]:
     for vector, bits in re.findall(r"ld\.global\S*?(?:\.v(\d))?\.[bufs](\d+)\s", ptx):
         found[f"ld {int(vector or 1) * int(bits) // 8} B"] += 1
     return Counter(dict(found.most_common()))
+
+
+def pair(
+    kernel: object,
+    dtype: torch.dtype,
+    images: int = 128,
+    channels: int = 128,
+    side: int = 56,
+    device: str = "cuda",
+) -> dict[str, Callable[[], Tensor]]:
+    """Calls of one layer at d = 0.5, with lists and without; shapes, tile and numbers are the same.
+
+    Args:
+        kernel: notebook 09's, after ``triton.jit``. dtype: of maps and weights.
+        channels: in and out. side: of the square map.
+
+    Returns:
+        Functions without arguments, which return the sums ``[images, side * side, k]``.
+    """
+    pixels, k = side * side, channels // 2
+    x = torch.randn(images, pixels, k, device=device).to(dtype)
+    weight = torch.randn(9, channels, channels, device=device).to(dtype)
+    random = (torch.rand(images, channels, device=device).argsort(1) for _ in range(2))
+    live, winners = (order[:, :k].sort(1).values for order in random)
+    y = torch.empty(images, pixels, k, device=device)
+    grid = images, ceil(pixels / TILE["BLOCK_M"]), ceil(k / TILE["BLOCK_N"])
+
+    def call(lists: bool) -> Tensor:
+        sizes = side, side, k, k, channels, channels
+        kernel[grid](x, live, weight, winners, y, *sizes, LISTS=lists, **TILE)
+        return y
+
+    return {"with lists": partial(call, True), "without lists": partial(call, False)}

@@ -3,6 +3,7 @@
 Only what ipywidgets 7.7 (Colab) and 8 share.
 """
 
+import inspect
 import math
 import textwrap
 import time
@@ -27,6 +28,7 @@ __all__ = [
     "live_network",
     "live_saliency",
     "live_selection",
+    "menus",
     "predict",
     "show",
     "show_guesses",
@@ -101,6 +103,29 @@ def density_slider(
         continuous_update=False,
     )
     return slider, with_controls(draw, height=height, density=slider, **controls)
+
+
+def menus(draw: Callable[..., Picture], **options: Sequence) -> dict[str, w.Dropdown]:
+    """A narrow menu for each of these arguments of ``draw``; it starts at the argument's default.
+
+    Args:
+        options: what each argument may be.
+
+    Raises:
+        TypeError: an argument that ``draw`` does not have, or that has no default.
+    """
+    parameters, found = inspect.signature(draw).parameters, {}
+    for name, values in options.items():
+        if name not in parameters or parameters[name].default is inspect.Parameter.empty:
+            raise TypeError(f"options must be arguments of draw that have a default, got {name!r}")
+        found[name] = w.Dropdown(
+            options=list(values),
+            value=parameters[name].default,
+            description=name,
+            layout=w.Layout(width="150px"),
+            style={"description_width": "62px"},
+        )
+    return found
 
 
 def with_controls(draw: Callable[..., Picture], *, height: int = 0, **controls: w.Widget) -> w.VBox:

@@ -22,7 +22,13 @@ from .nb06 import (
     check_uniform_in_macs,
 )
 from .nb07 import check_choice_only, check_my_dial, check_threshold_for, check_unsure
-from .nb08 import check_batch_as_groups, check_break_even, check_from_planes, check_pair_index
+from .nb08 import (
+    check_batch_as_groups,
+    check_best_tile,
+    check_break_even,
+    check_from_planes,
+    check_pair_index,
+)
 from .nb09 import (
     check_finish_kernel,
     check_gather_kernel,
@@ -41,6 +47,7 @@ __all__ = [
     "check_absorb",
     "check_agreeing",
     "check_batch_as_groups",
+    "check_best_tile",
     "check_break_even",
     "check_by_hand",
     "check_channel_scores",

@@ -457,3 +457,122 @@ check_from_planes = Exercise(
         ),
     ),
 )
+
+
+LAYERS = (  # winners, vectors of pixels, registers
+    (12, 4, 16),
+    (8, 1, 16),
+    (2, 20, 16),
+    (96, 9, 16),
+    (96, 9, 32),
+    (7, 5, 32),
+)
+Tile = tuple[int, int]  # J winners and P vectors of pixels
+
+
+def registers_of(tile: Tile) -> int:
+    """For the sums, for pixels, and one for a weight."""
+    return tile[0] * tile[1] + tile[1] + 1
+
+
+def loads_of(tile: Tile, winners: int, vectors: int) -> int:
+    """Weights and vectors that all passes load, for one live input and one tap."""
+    return math.ceil(winners / tile[0]) * math.ceil(vectors / tile[1]) * sum(tile)
+
+
+def tile_of_fewest_loads(
+    winners: int,
+    vectors: int,
+    registers: int,
+    *,
+    loads: Callable[[Tile, int, int], float] = loads_of,
+    needs: Callable[[Tile], int] = registers_of,
+) -> Tile:
+    """The right answer, and with other arguments some that are not."""
+    tiles = ((j, p) for j in range(1, winners + 1) for p in range(1, vectors + 1))
+    fitting = (tile for tile in tiles if needs(tile) <= registers)
+    return min(fitting, key=lambda tile: (loads(tile, winners, vectors), needs(tile)))
+
+
+def _tile_of(function: Callable, *sizes: int) -> str | None:
+    """What the reader's answer is, in words."""
+    found = function(*sizes)
+    if found is None:
+        return None
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        return f"{found!r}, which is no pair (J, P)"
+    return _in_words(tuple(int(number) for number in found), *sizes)
+
+
+def _in_words(tile: Tile, winners: int, vectors: int, registers: int) -> str:
+    if min(tile) < 1:
+        return f"J = {tile[0]}, P = {tile[1]}, which computes nothing"
+    needs, loads = registers_of(tile), loads_of(tile, winners, vectors)
+    return f"J = {tile[0]}, P = {tile[1]}: {loads:,} loads and {needs} registers"
+
+
+def _best_tiles(layers: Sequence[tuple[int, int, int]] = LAYERS) -> Iterator[Case]:
+    hint = "how many tiles cover all winners and vectors, and what does each of them load?"
+    more = (
+        "of all tiles with J * P + P + 1 <= registers, the one with the least "
+        "ceil(winners / J) * ceil(vectors / P) * (J + P); of equals, the one of fewer registers"
+    )
+    for sizes in layers:
+        expected = _in_words(tile_of_fewest_loads(*sizes), *sizes)
+        yield Case(sizes, expected, hint, more, ask=_tile_of)
+
+
+def _predicted() -> str:
+    tiles = [
+        f"{j} × {p} with {registers} registers"
+        for registers in (16, 32)
+        for j, p in [tile_of_fewest_loads(96, 9, registers)]
+    ]
+    return " and ".join(tiles)
+
+
+check_best_tile = Exercise(
+    "best_tile(winners, vectors, registers): the tile (J, P) that fits and loads least",
+    _best_tiles,
+    f"six layers. For 192@8 at d = 0.5 you predict {_predicted()}. Now ask the clock.",
+    (
+        Mistake(
+            partial(tile_of_fewest_loads, needs=lambda tile: tile[0] * tile[1]),
+            "you keep registers for the sums alone; pixels need P, and a weight one more",
+        ),
+        Mistake(
+            partial(tile_of_fewest_loads, needs=lambda tile: tile[0] * tile[1] + tile[0] + 1),
+            "you keep J registers for pixels; there are P vectors of them",
+        ),
+        Mistake(
+            partial(
+                tile_of_fewest_loads,
+                loads=lambda tile, winners, vectors: (
+                    winners / tile[0] * (vectors / tile[1]) * sum(tile)
+                ),
+            ),
+            "you divide without rounding up: the last tile is computed whole, or not at all",
+        ),
+        Mistake(
+            partial(
+                tile_of_fewest_loads,
+                loads=lambda tile, winners, vectors: (
+                    math.ceil(winners / tile[0]) * math.ceil(vectors / tile[1])
+                ),
+            ),
+            "you count the tiles; each of them loads J weights and P vectors",
+        ),
+        Mistake(
+            partial(tile_of_fewest_loads, loads=lambda tile, winners, vectors: sum(tile)),
+            "you count the loads of one tile; a small tile needs many passes",
+        ),
+        Mistake(
+            partial(tile_of_fewest_loads, loads=lambda tile, *sizes: -tile[0] * tile[1]),
+            "you take the tile with the most sums; what does it load?",
+        ),
+        Mistake(
+            lambda *sizes: tile_of_fewest_loads(*sizes)[::-1],
+            "J and P have changed places: winners come first",
+        ),
+    ),
+)

@@ -26,29 +26,26 @@ def gather(weight: Tensor, winners: Tensor, live: Tensor, channels: int = 12) ->
     won, alive = ([int(i) for i in x if i < channels] for x in (winners, live))
     if not won or not alive:
         raise ValueError(f"channels must reach a winner and a live input, got {channels}")
-    corner = weight[:channels, :channels]
     flags = [[i in chosen for i in range(channels)] for chosen in (won, alive)]
-    figure, axes = draw.canvas(47)
-    cell = 24 / channels
-    draw.title(axes, 4, 3, f"weight: the first {channels} rows and columns")
-    draw.kernels(axes, 6, 8, *flags, cell, weights=corner)
-    draw.note(axes, 18, 5.6, "input channel (pale: empty)")
-    draw.note(axes, 3.5, 20, "output channel (struck out: loses)", rotation=90)
-    draw.arrow(axes, (33, 20), (47, 20), "gather")
-    draw.title(axes, 49, 3, "the small dense kernel")
-    top = 20 - cell * len(won) / 2
-    small = corner[won][:, alive]
-    draw.kernels(axes, 50, top, [True] * len(won), [True] * len(alive), cell, weights=small)
-    draw.note(
-        axes, 50 + cell * len(alive) / 2, top - 1.8, f"{len(won)} winners × {len(alive)} live"
-    )
-    draw.arrow(axes, (51 + cell * len(alive), 20), (84, 20), "one conv2d")
-    draw.box(axes, 85, 15, 13, 10, f"maps of\n{len(won)} winners", colour=BLUE)
+    figure, axes = draw.canvas(46)
+    cell = 26 / channels
+    draw.title(axes, 4, 2.4, f"the first {channels} × {channels} kernels")
+    draw.kernels(axes, 7, 8, *flags, cell)
+    draw.label(axes, 7 + cell * channels / 2, 6, "input channels (pale: empty)")
+    draw.label(axes, 4.4, 21, "outputs (struck out: lose)", rotation=90)
+    draw.arrow(axes, (35, 21), (46, 21), "gather")
+    draw.title(axes, 48, 2.4, "their share of the small dense kernel")
+    top = 21 - cell * len(won) / 2
+    draw.kernels(axes, 49, top, [True] * len(won), [True] * len(alive), cell)
+    words = f"{len(won)} winners × {len(alive)} live"
+    draw.label(axes, 49 + cell * len(alive) / 2, top - 2, words)
+    draw.arrow(axes, (51 + cell * len(alive), 21), (83, 21), "one conv2d")
+    draw.box(axes, 84, 16, 14, 10, f"maps of\n{len(won)} winners", colour=BLUE, fontsize=10)
     last = won[-1]
     _one_row(axes, last, alive, c_in, channels)
     pairs = len(winners) * len(live)
     return figure, (
-        f"{len(winners)} winners times {len(live)} live inputs: {pairs:,} of "
+        f"In all {len(winners)} winners times {len(live)} live inputs: {pairs:,} of "
         f"{weight.shape[0] * c_in:,} kernels are copied side by side. The kernel from input "
         f"{alive[-1]} to output {last} is number {last} · {c_in} + {alive[-1]} = "
         f"{last * c_in + alive[-1]} in memory."
@@ -57,18 +54,18 @@ def gather(weight: Tensor, winners: Tensor, live: Tensor, channels: int = 12) ->
 
 def _one_row(axes: Axes, winner: int, live: Sequence[int], c_in: int, channels: int) -> None:
     """The kernels of one winner as they lie in memory, and those that are copied."""
-    width, start = 74 / channels, 24
-    draw.note(axes, 22, 38.2, f"kernels of winner {winner} in memory", ha="right")
-    draw.note(axes, 22, 44.2, "the copy", ha="right")
+    width, start = 76 / channels, 23
+    draw.label(axes, 22, 37.5, f"winner {winner} in memory", ha="right")
+    draw.label(axes, 22, 43.5, "the copy", ha="right")
     for i in range(channels):
         fill = BLUE if i in live else FAINT
         row = [[winner * c_in + i]]
-        draw.matrix(axes, start + i * width, 37, row, (width, 2.6), fills=[[fill]])
+        draw.matrix(axes, start + i * width, 36, row, (width, 3), fills=[[fill]], fontsize=9)
     for place, i in enumerate(live):
         row = [[winner * c_in + i]]
-        draw.matrix(axes, start + place * width, 43, row, (width, 2.6), fills=[[BLUE]])
+        draw.matrix(axes, start + place * width, 42, row, (width, 3), fills=[[BLUE]], fontsize=9)
         middle = width / 2
-        ends = (start + i * width + middle, 39.8), (start + place * width + middle, 42.9)
+        ends = (start + i * width + middle, 39.2), (start + place * width + middle, 41.9)
         draw.arrow(axes, *ends, colour=DARK_GREY)
 
 
@@ -83,19 +80,20 @@ def layouts(skipped: int = 1) -> Picture:
         for row in (words[:3], words[3:])
         for cell in [(-1, "0"), *((c, word) for word in row)]
     ]
-    figure, axes = draw.canvas(27)
+    figure, axes = draw.canvas(28)
     rows = [
-        ("contiguous (NCHW)", first, "a channel is one block: easy to leave out"),
-        ("channels_last (NHWC)", last, "a channel is a hole in every pixel"),
+        ("NCHW", first, "a channel is one block: easy to leave out"),
+        ("NHWC", last, "a channel is a hole in every pixel (channels_last)"),
         ("planes", plane, "a block per channel, with zeros between its rows"),
     ]
     for i, (name, cells, why) in enumerate(rows):
-        y = 1.5 + 8.5 * i
-        draw.title(axes, 2, y + 1.5, name, fontsize=9)
-        draw.note(axes, 22, y + 5.2, why, ha="left")
+        y = 1 + 9.2 * i
+        draw.title(axes, 1, y + 1.7, name)
+        draw.label(axes, 9, y + 5.4, why, ha="left")
         for place, (c, word) in enumerate(cells):
             fill = {skipped: FAINT, -1: PALE}.get(c, BLUE)
-            draw.matrix(axes, 22 + 3.2 * place, y, [[word]], (3.2, 3), fills=[[fill]])
+            cell = {"fills": [[fill]], "fontsize": 9}
+            draw.matrix(axes, 9 + 3.75 * place, y, [[word]], (3.75, 3.4), **cell)
     return figure, (
         "The same 18 numbers in three orders. Channel b is empty: in the first and the last order "
         "it is one block, which nobody has to touch; in channels_last it sits in every pixel. The "
@@ -125,17 +123,16 @@ def planes(height: int = 3, width: int = 5, tap: tuple[int, int] = (2, 1)) -> Pi
     fills = [BLUE if value else PALE for value in cells]
     rows = [slice(r * pitch, (r + 1) * pitch) for r in range(height + 2)]
     draw.matrix(axes, 4, 5, [cells[r] for r in rows], (4, 3.4), fills=[fills[r] for r in rows])
-    draw.note(axes, 4 + 2 * pitch, 6.6 + 3.4 * (height + 2), f"one row is {pitch} numbers")
+    draw.label(axes, 4 + 2 * pitch, 6.6 + 3.4 * (height + 2), f"one row is {pitch} numbers")
     draw.title(axes, 42, 2.5, "the nine taps: offsets in memory")
     taps = [[a * pitch + b for b in range(3)] for a in range(3)]
     marks = [["white"] * 3 for _ in range(3)]
     marks[tap[0]][tap[1]] = ORANGE
     draw.matrix(axes, 46, 7, taps, (6, 4), fills=marks)
-    draw.note(axes, 55, 21, f"offset = {pitch} · row + column")
-    words = f"sum[0 … 7]  +=  w[o, i, {tap[0]}, {tap[1]}]  ×  plane[{offset} … {offset + 7}]"
-    draw.box(axes, 68, 8, 31, 5, words, colour=ORANGE, fontsize=7.5)
-    draw.note(axes, 83.5, 16, "one weight, eight neighbouring pixels:")
-    draw.note(axes, 83.5, 18.4, "a multiplication that a CPU does at once")
+    draw.label(axes, 55, 21, f"offset = {pitch} · row + column")
+    words = f"sum[0 … 7] +=\nw[o, i, {tap[0]}, {tap[1]}] × plane[{offset} … {offset + 7}]"
+    draw.box(axes, 69, 6, 30, 6.4, words, colour=ORANGE)
+    draw.label(axes, 84, 15.4, "one weight, eight neighbouring\npixels: one multiplication")
     _memory(axes, cells, offset, lanes, pitch)
     return figure, (
         f"Row after row, with one 0 between them. Tap {tap} of the kernel reads what lies {offset} "
@@ -148,7 +145,7 @@ def planes(height: int = 3, width: int = 5, tap: tuple[int, int] = (2, 1)) -> Pi
 def _memory(axes: Axes, cells: Sequence[int], offset: int, lanes: int, pitch: int) -> None:
     """The plane as one line, what a tap reads of it, and the sums that it goes to."""
     size, x, y = 96 / len(cells), 2, 36
-    draw.note(axes, x, y - 6.6, "the same plane, as it lies in memory", ha="left")
+    draw.label(axes, x, y - 6.6, "the same plane, as it lies in memory", ha="left")
     for i, value in enumerate(cells):
         fill = BLUE if value else PALE
         draw.matrix(axes, x + i * size, y, [[value]], (size, 2.8), fills=[[fill]], fontsize=7)
@@ -162,7 +159,7 @@ def _memory(axes: Axes, cells: Sequence[int], offset: int, lanes: int, pitch: in
         word = "–" if (i + 1) % pitch == 0 else f"y{i + 1 - (i + 1) // pitch}"
         fill = PALE if word == "–" else "white"
         draw.matrix(axes, x + i * size, y + 9, [[word]], (size, 2.8), fills=[[fill]], fontsize=7)
-    draw.note(axes, x + (lanes + 0.4) * size, y + 10.4, "the sums of eight outputs", ha="left")
+    draw.label(axes, x + (lanes + 0.4) * size, y + 10.4, "the sums of eight outputs", ha="left")
     draw.arrow(
         axes,
         (x + (offset + lanes / 2) * size, y + 3.4),
@@ -179,34 +176,22 @@ def tile(winners: int = 4, vectors: int = 3, lanes: int = 8) -> Picture:
     Args:
         winners, vectors: the tile's size. lanes: pixels in a vector.
     """
-    figure, axes = draw.canvas(33)
-    draw.title(axes, 2, 2.5, "for one live input and one tap")
-    left, top, width, height = 25, 11, 13, 4
+    figure, axes = draw.canvas(max(24, 14 + 6 * winners))
+    draw.title(axes, 2, 2.5, "For one live input and one tap")
+    left, top, width, height = 24, 11, min(17, 48 / vectors), 5
     for p in range(vectors):
-        draw.box(
-            axes, left + p * width, 5, width - 1, 3.4, f"{lanes} pixels", colour=BLUE, fontsize=8
-        )
+        draw.box(axes, left + p * width, 5, width - 1, 4.4, f"{lanes} pixels", colour=BLUE)
     for j in range(winners):
-        y = top + j * (height + 0.8)
-        draw.box(axes, 8, y, 13, height, f"weight of winner {j + 1}", colour=ORANGE, fontsize=8)
+        y = top + j * (height + 1)
+        draw.box(axes, 4, y, 18, height, f"weight, winner {j + 1}", colour=ORANGE)
         for p in range(vectors):
-            draw.box(
-                axes,
-                left + p * width,
-                y,
-                width - 1,
-                height,
-                "sum += w × x",
-                fill=PALE,
-                colour=DARK_GREY,
-                fontsize=8,
-            )
+            place = left + p * width, y, width - 1, height
+            draw.box(axes, *place, "sum += w × x", fill=PALE, colour=DARK_GREY)
     done, loaded = winners * vectors, winners + vectors
-    x = left + vectors * width + 3
-    draw.note(axes, x, 13, f"{done} multiplications of vectors", ha="left")
-    draw.note(axes, x, 16, f"for {loaded} loads from memory,", ha="left")
-    draw.note(axes, x, 19, "and the sums stay in registers", ha="left")
-    draw.note(axes, x, 22, "until all inputs and taps are through", ha="left")
+    x = left + vectors * width + 1
+    words = f"{loaded} loads feed\n{done} multiplications;"
+    draw.label(axes, x, 12, words, ha="left", va="top", fontsize=10)
+    draw.label(axes, x, 17, "the sums stay\nin registers", ha="left", va="top", fontsize=10)
     return figure, (
         f"{winners} winners times {vectors} vectors: each weight serves {vectors} vectors and each "
         f"vector of pixels {winners} winners, so {loaded} loads feed {done} multiplications. With "

@@ -114,11 +114,11 @@ def nine_taps(size: int = 6, pixel: tuple[int, int] = (2, 3)) -> tuple[Figure, s
         small = 9.2 / (size + 2)
         _map(axes, left, top, small, size, (pixel[0] + row - 1, pixel[1] + column - 1))
         steps = ", ".join(("-1", "0", "+1")[i] for i in (row, column))
-        draw.note(axes, left + 10, top + 4.5, f"tap {tap}\n({steps})", ha="left")
+        draw.label(axes, left + 10, top + 4.5, f"tap {tap}\n({steps})", ha="left")
     draw.arrow(axes, (61, 22), (69, 22), "add up")
     left, top = 72, 22 - 0.5 * cell * (size + 2)
     _map(axes, left, top, cell, size, pixel, colour=BLUE, framed=False)
-    draw.note(axes, left + 7.5, top + cell * (size + 2) + 1, f"output pixel {pixel}")
+    draw.label(axes, left + 7.5, top + cell * (size + 2) + 1, f"output pixel {pixel}")
     return figure, (
         f"The output pixel in row {pixel[0]}, column {pixel[1]} reads one input pixel per tap "
         "(orange): its own place and the eight around it. Each tap multiplies all inputs of that "
@@ -148,43 +148,36 @@ def program_tiles(pixels: int, k_out: int, tile: tuple[int, int]) -> tuple[Figur
     """
     m, n = tile
     rows, columns = -(-pixels // m), -(-k_out // n)
-    figure, axes = draw.canvas(44)
+    figure, axes = draw.canvas(46)
     draw.title(axes, 2, 2.4, f"One image: {rows} × {columns} programs, each with a tile")
-    height, width = 22.0, 30.0
-    left, top, h, w = 56.0, 17.0, height / pixels, width / k_out
-    draw.frame(axes, 26, top, 24, height, facecolor=PALE)
-    draw.label(axes, 38, top + height + 2.2, f"x  [{pixels}, taps · k_in]")
-    draw.frame(axes, left, 5, width, 8.5, facecolor=PALE)
-    draw.label(
-        axes,
-        left + width + 1,
-        9.2,
-        "the winners' weights\n[taps · k_in, k_out]",
-        ha="left",
-        fontsize=8,
-    )
+    height, width, left, top = 24.0, 34.0, 50.0, 17.0
+    h, w = height / pixels, width / k_out
+    draw.frame(axes, 6, top, 34, height, facecolor=PALE)
+    draw.label(axes, 23, top + height + 2.4, f"x  [{pixels}, taps · k_in]", fontsize=10)
+    draw.frame(axes, left, 5.5, width, 8.5, facecolor=PALE)
+    words = "the winners'\nweights\n[taps · k_in, k_out]"
+    draw.label(axes, left + width + 1, 9.7, words, ha="left")
     for r in range(rows):
         for c in range(columns):
             size = min(n, k_out - c * n) * w, min(m, pixels - r * m) * h
             place = left + c * n * w, top + r * m * h
             mine = (r, c) == (rows - 1, 0)
             draw.frame(axes, *place, *size, facecolor=BLUE if mine else FAINT, edgecolor="white")
-            draw.label(
-                axes, place[0] + size[0] / 2, place[1] + size[1] / 2, f"{r}, {c}",
-                color="white" if mine else DARK_GREY, fontsize=8,
-            )  # fmt: skip
+            middle = place[0] + size[0] / 2, place[1] + size[1] / 2
+            draw.label(axes, *middle, f"{r}, {c}", color="white" if mine else DARK_GREY)
     r = rows - 1
     mine = min(m, pixels - r * m) * h
-    draw.frame(axes, 26, top + r * m * h, 24, mine, facecolor=ORANGE)
-    draw.frame(axes, left, 5, min(n, k_out) * w, 8.5, facecolor=LIGHT)
-    draw.arrow(axes, (50.3, top + r * m * h + mine / 2), (left - 0.3, top + r * m * h + mine / 2))
-    draw.arrow(axes, (left + n * w / 6, 13.7), (left + n * w / 6, top + r * m * h - 0.2))
-    draw.label(axes, left + width / 2, top + height + 2.2, f"y  [{pixels}, {k_out}]")
-    draw.note(axes, 13, top + r * m * h + mine / 2, f"{m} pixels at all taps,\nread for this tile")
+    middle = top + r * m * h + mine / 2
+    draw.frame(axes, 6, top + r * m * h, 34, mine, facecolor=ORANGE)
+    draw.label(axes, 23, middle, f"{min(m, pixels - r * m)} pixels, all taps", color="white")
+    draw.frame(axes, left, 5.5, min(n, k_out) * w, 8.5, facecolor=LIGHT)
+    draw.arrow(axes, (40.3, middle), (left - 0.3, middle))
+    draw.arrow(axes, (left + n * w / 6, 14.2), (left + n * w / 6, top + r * m * h - 0.2))
+    draw.label(axes, left + width / 2, top + height + 2.4, f"y  [{pixels}, {k_out}]", fontsize=10)
     return figure, (
         f"{pixels} pixels × {k_out} winners in tiles of {m} × {n}: {rows * columns} programs. The "
         f"blue one reads the orange rows of x and the light columns of the weights. Every tile of "
-        f"pixels reads the weights anew, so they travel {rows} times."
+        f"pixels reads the weights anew, {rows} times in all."
     )
 
 

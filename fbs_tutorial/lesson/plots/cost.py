@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ...bench.report import fastest_kind, find
 from ...bench.timing import Timing, three_digits
-from .gpu import NAMES
+from .gpu import NAMES, PAPER
 from .style import (
     BLACK,
     BLUE,
@@ -24,6 +24,7 @@ from .style import (
     PALE_BLUE,
     PURPLE,
     WHITE,
+    label_lines,
     legend_below,
     plain_ticks,
 )
@@ -39,7 +40,6 @@ BARS = {  # others are blue
     "slimmed": GREEN,
 }
 MARKERS = "os^DvP"
-PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # beneath words over lines
 
 
 def time_bars(
@@ -134,36 +134,66 @@ def tile_times(
 
 def time_by_density(
     densities: Sequence[float],
-    shares: Mapping[str, Mapping[str, Sequence[float]]],
-    title: str = "",
+    races: Mapping[str, Sequence[Mapping[str, Timing]]],
+    ways: Sequence[str],
 ) -> tuple[Figure, str]:
-    """Time in percent of the dense time against density: a panel per way, a line per layer.
+    """Time in percent of the dense time against density: a panel per layer, a line per way.
+
+    A bar at a point goes from the way's first quartile over dense's third to its third over
+    dense's first.
 
     Args:
-        densities: ascending. shares: ``{way: {layer: [a share per density]}}``, up to six layers.
+        densities: ascending. races: ``{layer: [what `race` found, per density]}``, an even number
+            of layers. ways: which of them are drawn, besides ``"dense"``; up to two.
     """
-    size = 1 + 3.6 * len(shares), 4.4
-    figure, panels = plt.subplots(1, len(shares), figsize=size, sharey=True, layout="constrained")
-    said = []
-    for axes, (way, lines) in zip(np.atleast_1d(panels), shares.items(), strict=True):
-        looks = zip((BLUE, GREEN, PURPLE, ORANGE, BLACK, DARK_GREY), MARKERS, strict=True)
-        for (name, values), (colour, marker) in zip(lines.items(), looks, strict=False):
-            axes.plot(densities, 100 * np.array(values), color=colour, marker=marker, label=name)
-            each = ", ".join(f"{100 * value:.0f}" for value in values)
-            said.append(f"  {way}, {name}: {each}; {_even(crossing(densities, values))}")
+    rows = len(races) // 2
+    figure, panels = plt.subplots(
+        rows, 2, figsize=(8.6, 0.6 + 2.7 * rows), sharex=True, sharey=True, layout="constrained"
+    )
+    faster, said = dict.fromkeys(ways, 0), []
+    for axes, (layer, found) in zip(panels.flat, races.items(), strict=True):
         axes.plot(densities, 100 * np.square(densities), "--", color=BLACK, label="ideal: d²")
-        axes.axhline(100, color=BLACK, linewidth=0.8)
-        axes.set(xlabel="density d (share of channels that win)", yscale="log", title=way)
+        for way, look in zip(ways, ((DARK_GREY, "^"), (BLUE, "o")), strict=False):
+            shares = np.array([_over_dense(times, way) for times in found])  # [densities, 3]
+            _with_bars(axes, densities, 100 * shares, way, look)
+            ends = (crossing(densities, shares[:, i]) for i in (2, 0))
+            each = ", ".join(f"{100 * share:.0f}" for share in shares[:, 1])
+            said.append(f"  {layer}, {way}: {each}; {_even(*ends)}")
+            faster[way] += np.interp(0.5, densities, shares[:, 2]) < 1
+        axes.axhspan(100, 2000, color=FAINT, zorder=0)
+        axes.set(title=layer, yscale="log", ylim=(1, 1400))
         axes.set_xticks(densities, [f"{d:g}" for d in densities])
-        plain_ticks(axes.yaxis, [2, 5, 10, 20, 50, 100, 200, 400])
+        plain_ticks(axes.yaxis, [2, 5, 10, 20, 50, 100, 200, 500])
         axes.grid(alpha=0.3)
-    first = figure.axes[0]
-    first.set_ylabel("time (% of dense)")
-    first.text(densities[0], 106, "as slow as dense", fontsize=9)
-    figure.suptitle(title)
-    legend_below(figure, *first.get_legend_handles_labels(), ncols=5)
+    first = panels.flat[0]  # the grey is the same in all
+    first.text(densities[-1], 950, "slower than dense", fontsize=8.5, ha="right", va="top")
+    figure.supxlabel("density d (share of channels that win)", fontsize=10)
+    figure.supylabel("time (% of dense)", fontsize=10)
+    for axes in panels.flat:
+        label_lines(axes)
+    won = ", ".join(f"{way} {count}" for way, count in faster.items())
+    figure.suptitle(f"Faster than dense at d = 0.5, of {len(races)} layers: {won}")
     at = ", ".join(f"{d:g}" for d in densities)
     return figure, "\n".join([f"Percent of the dense time at d = {at}; break-even:", *said])
+
+
+def _over_dense(times: Mapping[str, Timing], way: str) -> tuple[float, float, float]:
+    """What a way took over what dense took: at least, in the middle, and at most."""
+    mine, dense = times[way], times["dense"]
+    return (
+        mine.first_quartile / dense.third_quartile,
+        mine.median / dense.median,
+        mine.third_quartile / dense.first_quartile,
+    )
+
+
+def _with_bars(
+    axes: Axes, densities: Sequence[float], shares: np.ndarray, way: str, look: tuple[str, str]
+) -> None:
+    """A line through the middle of ``shares`` ``[densities, 3]``, and bars from end to end."""
+    colour, marker = look
+    axes.vlines(densities, shares[:, 0], shares[:, 2], color=colour, linewidth=4, alpha=0.4)
+    axes.plot(densities, shares[:, 1], color=colour, marker=marker, markersize=5, label=way)
 
 
 def crossing(densities: Sequence[float], shares: Sequence[float]) -> float:
@@ -179,12 +209,16 @@ def crossing(densities: Sequence[float], shares: Sequence[float]) -> float:
     return 1.0
 
 
-def _even(density: float) -> str:
-    return (
-        f"near {round(20 * density) / 20:g}"
-        if 0 < density < 1
-        else ("always below" if density else "never below")
-    )
+def _even(low: float, high: float) -> str:
+    """Where a break-even lies, in steps of 0.05; quartiles leave it open between two densities."""
+    low, high = (round(20 * end) / 20 for end in (low, high))
+    if low == high:
+        return f"near {low:g}" if 0 < low < 1 else "always below" if low else "never below"
+    if (low, high) == (0, 1):
+        return "the clock has not decided"
+    if low == 0 or high == 1:
+        return f"{low:g} at least" if low else f"{high:g} at most"
+    return f"{low:g} to {high:g}"
 
 
 def stage_bars(
@@ -242,10 +276,10 @@ WAYS = {  # as a benchmark names them, and how they look
 def networks_on_cpu(
     results: Mapping, densities: tuple[float, float] = (0.5, 0.25)
 ) -> tuple[Figure, str]:
-    """Whole networks: time in percent of the best dense one, of each way, at two densities.
+    """Whole networks: time in percent of the best dense one, of each way, a panel per density.
 
     Args:
-        results: what `bench` returns, of a CPU. densities: filled markers, and open ones.
+        results: what `bench` returns, of a CPU. densities: by the first the networks are sorted.
     """
     rows = [row for row in results["rows"] if row["kind"] == "network"]
     rows.sort(key=lambda row: _percent(row, fastest_kind(row), densities[0]))
@@ -253,34 +287,36 @@ def networks_on_cpu(
         f"{NAMES.get(row['name'], row['name'])}, {row['batch']} image{'s' * (row['batch'] > 1)}"
         for row in rows
     ]
-    figure, axes = plt.subplots(figsize=(8, 1.7 + 0.36 * len(rows)), layout="constrained")
-    axes.axvspan(100, 1000, color=FAINT, zorder=0)
-    axes.axvline(100, color=BLACK)
-    said = [f"Percent of the best dense time at d = {densities[0]:g} and {densities[1]:g}:"]
+    size = 9, 1.8 + 0.36 * len(rows)
+    figure, panels = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
     shares = {
         (kind, d): [_percent(row, kind, d) for row in rows] for kind in WAYS for d in densities
     }
-    for (kind, d), found in shares.items():
-        name, colour, marker = WAYS[kind]
-        face = colour if d == densities[0] else "white"
-        look = {"color": colour, "markerfacecolor": face, "markersize": 8}
-        axes.plot(found, names, marker, label=f"{name}, d = {d:g}", **look)
+    for axes, d in zip(panels, densities, strict=True):
+        axes.axvspan(100, 1000, color=FAINT, zorder=0)
+        axes.axvline(100, color=BLACK)
+        for kind, (name, colour, marker) in WAYS.items():
+            axes.plot(shares[kind, d], names, marker, color=colour, markersize=8, label=name)
+        axes.set(xscale="log", xlim=(9, 800), ylim=(len(rows) - 0.5, -1.1))
+        axes.set_xlabel("time (% of the best dense time)")
+        plain_ticks(axes.xaxis, [10, 20, 50, 100, 200, 500])
+        axes.text(96, -0.75, "faster", fontsize=9, ha="right", va="center")
+        axes.text(104, -0.75, "slower", fontsize=9, va="center")
+        axes.grid(alpha=0.3)
+        axes.set_title(f"d = {d:g}", fontsize=10)
+    won = ", ".join(
+        f"{name} {sum(share < 100 for share in shares[kind, densities[0]])}"
+        for kind, (name, *_) in WAYS.items()
+    )
+    figure.suptitle(f"Faster than dense at d = {densities[0]:g}, of {len(rows)}: {won}")
+    legend_below(figure, *panels[0].get_legend_handles_labels(), ncols=3)
+    said = [f"Percent of the best dense time at d = {densities[0]:g} and {densities[1]:g}:"]
     for i, name in enumerate(names):
         each = (
             f"{word} {' and '.join(f'{shares[kind, d][i]:.0f}' for d in densities)}"
             for kind, (word, *_) in WAYS.items()
         )
         said.append(f"  {name}: {', '.join(each)}")
-    axes.set(xscale="log", xlim=(9, 800), xlabel="time (% of the best dense time)", ylim=(-1, None))
-    plain_ticks(axes.xaxis, [10, 20, 50, 100, 200, 500])
-    axes.text(96, -0.7, "faster", fontsize=9, ha="right", va="center")
-    axes.text(104, -0.7, "slower", fontsize=9, va="center")
-    axes.invert_yaxis()
-    axes.grid(alpha=0.3)
-    won = [sum(share < 100 for share in shares[kind, densities[0]]) for kind in WAYS]
-    each = ", ".join(f"{name} {n}" for (name, *_), n in zip(WAYS.values(), won, strict=True))
-    axes.set_title(f"Faster than dense at d = {densities[0]:g}, of {len(rows)}: {each}")
-    legend_below(figure, ncols=3)
     return figure, "\n".join(said)
 
 

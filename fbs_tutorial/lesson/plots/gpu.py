@@ -1,6 +1,5 @@
 """Pictures of skipping on a GPU: what was measured, and a layer under the roofs of a device."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -18,9 +17,20 @@ from ...execution.roofline import (
     skipping_is_faster,
 )
 from ...method.wta import active_channels
-from .style import BLACK, BLUE, DARK_GREY, FAINT, GREY, ORANGE, legend_below, plain_ticks
+from .style import (
+    BLACK,
+    BLUE,
+    DARK_GREY,
+    FAINT,
+    GREY,
+    ORANGE,
+    ink,
+    label_lines,
+    legend_below,
+    plain_ticks,
+)
 
-PRECISIONS = {"fp32": "float32", "tf32": "TF32", "bf16": "bfloat16"}
+PRECISIONS = {"fp32": "float32", "tf32": "TF32", "bf16": "bfloat16", "fp16": "float16"}
 NAMES = {
     "mcifarnet": "M-CifarNet",
     "vgg16": "VGG-16",
@@ -31,23 +41,20 @@ NAMES = {
 }
 LOOKS = ((0.25, BLUE, "D", "white"), (0.5, BLUE, "o", BLUE), (1.0, GREY, "s", GREY))
 LIGHT = "#8FBFDC"
+PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # beneath words over lines
 
 
 def networks_on_gpu(results: Mapping) -> tuple[Figure, str]:
     """Whole networks over the best dense network; and beside it over themselves at d = 1.
 
-    At d = 1 nothing is skipped: what is gained there already comes from other kernels. The second
-    panel is left out where d = 1 was not measured.
+    Rows of one network stand together. At d = 1 nothing is skipped: what is gained there already
+    comes from other kernels. The second panel is left out where d = 1 was not measured.
 
     Args:
         results: what ``stored("networks")`` or `as_stored` returns.
     """
-    rows = sorted(results["rows"], key=lambda row: row["accelerated 0.5"] / _best(row))
-    names = [
-        f"{NAMES.get(r['network'], r['network'])}, {r['images']} image{'s' * (r['images'] > 1)}, "
-        f"{PRECISIONS[r['products']]}"
-        for r in rows
-    ]
+    groups = _by_network(results["rows"])
+    rows = [row for group in groups.values() for row in group]
     shares = {d: [row[f"accelerated {d}"] / _best(row) for row in rows if f"accelerated {d}" in row]
               for d, *_ in LOOKS}  # fmt: skip
     shares = {d: found for d, found in shares.items() if len(found) == len(rows)}
@@ -58,14 +65,15 @@ def networks_on_gpu(results: Mapping) -> tuple[Figure, str]:
             for d, found in shares.items()
             if d < 1
         }
-    size = 5 + 3.2 * len(panels), 1.8 + 0.27 * len(rows)
+    size = 5 + 3.2 * len(panels), 1.8 + 0.27 * (len(rows) + len(groups))
     figure, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", sharey=True)
     for at, (rival, found) in zip(np.atleast_1d(axes), panels.items(), strict=True):
-        _over(at, names, found, rival)
+        _over(at, groups, found, rival)
     legend_below(figure, *np.atleast_1d(axes)[0].get_legend_handles_labels(), ncols=3)
     said = [
-        f"{name} {', '.join(f'{100 * share[i]:.0f}' for share in shares.values())}"
-        for i, name in enumerate(names)
+        f"{NAMES.get(row['network'], row['network'])}, {_case(row)} "
+        + ", ".join(f"{100 * share[i]:.0f}" for share in shares.values())
+        for i, row in enumerate(rows)
     ]
     sentence = f"Percent of the best dense time at d = {_listed(shares)}: " + "; ".join(said)
     if len(panels) == 2:
@@ -77,22 +85,44 @@ def networks_on_gpu(results: Mapping) -> tuple[Figure, str]:
     return figure, f"{sentence}.\n{source(results)}"
 
 
+def _by_network(rows: Sequence[Mapping]) -> dict[str, list[Mapping]]:
+    """Rows of each network, the largest gain first; and the network with the largest first."""
+    groups = {}
+    for row in sorted(rows, key=lambda row: row["accelerated 0.5"] / _best(row)):
+        groups.setdefault(row["network"], []).append(row)
+    return groups
+
+
+def _case(row: Mapping) -> str:
+    images = f"{row['images']} image{'s' * (row['images'] > 1)}"
+    return f"{images}, {PRECISIONS[row['products']]}"
+
+
 def _listed(numbers: Sequence[float]) -> str:
     return ", ".join(f"{number:g}" for number in numbers)
 
 
-def _over(axes: Axes, names: Sequence[str], shares: Mapping, rival: str) -> None:
+def _over(axes: Axes, groups: Mapping[str, Sequence[Mapping]], shares: Mapping, rival: str) -> None:
     """Times over a rival's, with the line at 1; the title counts where they are below it."""
+    heads, places, names, place = [], [], [], 0
+    for network, group in groups.items():
+        heads.append((place, NAMES.get(network, network)))
+        places += range(place + 1, place + 1 + len(group))
+        names += [_case(row) for row in group]
+        place += 1 + len(group)
+    last = max(1.8, 1.1 * max(map(max, shares.values())))
+    for at, name in heads:
+        axes.text(0.03, at, name, fontsize=9, va="center", weight="bold")
     for d, colour, marker, face in LOOKS:
         if d in shares:
             look = {"color": colour, "markerfacecolor": face, "markersize": 8}
-            axes.plot(shares[d], names, marker, label=f"d = {d:g}", **look)
-    last = max(1.8, 1.1 * max(map(max, shares.values())))
+            axes.plot(shares[d], places, marker, label=f"d = {d:g}", **look)
     axes.axvspan(1, last, color=FAINT, zorder=0)
     axes.axvline(1, color=BLACK)
-    axes.text(1.02, -0.6, "slower", fontsize=9, va="center")
-    axes.text(0.98, -0.6, "faster", fontsize=9, ha="right", va="center")
-    axes.set(xlim=(0, last), ylim=(len(names) - 0.5, -1), xlabel=f"time ÷ that of {rival}")
+    axes.text(1.02, -0.7, "slower", fontsize=9, va="center")
+    axes.text(0.98, -0.7, "faster", fontsize=9, ha="right", va="center")
+    axes.set_yticks(places, names)
+    axes.set(xlim=(0, last), ylim=(place - 0.5, -1.2), xlabel=f"time ÷ that of {rival}")
     won = (
         f"{sum(x < 1 for x in found)} at d = {d:g}"
         for d, found in sorted(shares.items(), reverse=True)
@@ -105,20 +135,14 @@ def _over(axes: Axes, names: Sequence[str], shares: Mapping, rival: str) -> None
 
 
 def source(results: Mapping) -> str:
-    """Where numbers come from: machine, day, and what made them."""
-    return f"{results['machine']}; {results['date']}. Made by {results['made by']}."
+    """Which machine measured, and when; the file says the rest under ``"made by"``."""
+    return f"{results['machine'].split(',')[0]}, {results['date']}."
 
 
 def sources(single: Mapping, layers: Mapping) -> str:
-    """Where the pictures of both kernels come from: two sessions, whose kernels are older."""
-    commit = re.search(r"commit (\w+)", single["made by"])[1]
-    first, then = (part["machine"].split(",")[0] for part in (single, layers["prototype"]))
-    machine = first if first == then else f"{first} and {then}"
-    return (
-        f"{machine}. One kernel and the narrow layer: {single['date']}, beside commit {commit}. "
-        f"Three launches and dense: {layers['prototype']['date']}, another script, "
-        f"{layers['prototype']['made by']}. This package's own kernels are younger than both."
-    )
+    """The same for the pictures of both kernels, which are of two sessions."""
+    parts = dict.fromkeys(source(part)[:-1] for part in (single, layers["prototype"]))
+    return f"{' and '.join(parts)}; kernels older than this package's."
 
 
 def _best(row: Mapping) -> float:
@@ -177,13 +201,14 @@ def count_and_clock(
         counted.append(sum(ways["scattered"]) / sum(ways["copied"]))
     timed = [row["single"] / row["total"] for row in rows]
     names = [_layer_name(row) for row in rows]
-    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8.6, 4), layout="constrained")
     axes.axvspan(0.3, 1, color=FAINT, zorder=0)
     axes.hlines(names, counted, timed, color=GREY, linewidth=3, zorder=1)
-    axes.plot(
-        counted, names, "o", color=BLACK, markerfacecolor="white", label="by bytes from the L2"
+    axes.plot(counted, names, "o", color=BLACK, markerfacecolor="white", markersize=8)
+    axes.plot(timed, names, "D", color=BLUE, markersize=8)
+    _beneath(
+        axes, len(names) - 1, {"by bytes": (counted[-1], BLACK), "by clock": (timed[-1], BLUE)}
     )
-    axes.plot(timed, names, "D", color=BLUE, label="by the clock")
     axes.axvline(1, color=BLACK)
     axes.set(xscale="log", xlim=(0.4, 3.2))
     axes.set_xlabel("← looking up is faster      time or bytes, looking up ÷ copying first      "
@@ -192,9 +217,8 @@ def count_and_clock(
     title = f"Bytes name the faster way in {right} of {len(rows)} layers"
     axes.set_title(f"{title}: TF32, d = 0.5, 128 images", fontsize=10)
     plain_ticks(axes.xaxis, [0.5, 0.7, 1, 1.5, 2, 3])
-    axes.invert_yaxis()
+    axes.set_ylim(len(names), -0.6)
     axes.grid(alpha=0.3)
-    legend_below(figure, ncols=2)
     said = "; ".join(
         f"{n}: {a:.1f} and {b:.1f}" for n, a, b in zip(names, counted, timed, strict=True)
     )
@@ -202,77 +226,101 @@ def count_and_clock(
     return figure, f"{sentence}\n{sources(single, layers)}"
 
 
-def lists_and_launches(single: Mapping, layers: Mapping) -> tuple[Figure, str]:
-    """The one kernel at d = 0.5 and at d = 1; and both ways beside dense and narrow layers.
+def _beneath(axes: Axes, row: int, names: Mapping[str, tuple[float, str]]) -> None:
+    """Names of markers beneath those in the last row, in place of a legend."""
+    for name, (x, colour) in names.items():
+        words = {"color": ink(colour), "fontsize": 9, "ha": "center", "va": "top"}
+        axes.text(x, row + 0.32, name, **words, bbox=PAPER)
+
+
+def one_kernel(single: Mapping, layers: Mapping) -> tuple[Figure, str]:
+    """The one kernel at d = 0.5, with lists, over itself at d = 1, where it has none.
 
     Args:
         single, layers: what ``stored("single_kernel")`` and ``stored("layers")`` return.
     """
     rows = _both_kernels(single, layers, "tf32", 0.5)
-    names = [_layer_name(row) for row in rows]
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(10, 4.4), layout="constrained", sharey=True, width_ratios=(1, 1.15)
+    times = {_key(row): row["single"] for row in single["rows"]}
+    names, figure, axes = _ratios(rows)
+    half, fall = {}, []
+    for products, colour, marker in (("fp32", DARK_GREY, "s"), ("tf32", ORANGE, "o"),
+                                     ("bf16", BLACK, "^")):  # fmt: skip
+        keys = [(products, row["channels"], row["side"]) for row in rows]
+        half[products] = [times[(*key, 0.5)] / times[(*key, 1.0)] for key in keys]
+        axes.plot(half[products], names, marker, color=colour, markersize=8)
+        fall += [times[(*key, 0.25)] / times[(*key, 0.5)] for key in keys if products == "bf16"]
+        _beneath(axes, len(names) - 1, {PRECISIONS[products]: (half[products][-1], colour)})
+    axes.axvline(0.25, color=BLACK, linestyle="--")
+    axes.text(0.26, -0.7, "MACs: a quarter", fontsize=9, va="center")
+    axes.text(1.04, -0.7, "longer than with nothing left out", fontsize=9, va="center")
+    axes.set_xlabel("time of the one kernel at d = 0.5 ÷ its time at d = 1")
+    longer, count = (sum(f(x) for found in half.values() for x in found)
+                     for f in (lambda x: x > 1, lambda x: 1))  # fmt: skip
+    title = f"A quarter of the MACs takes longer than all of them in {longer} of {count} cases"
+    axes.set_title(title, fontsize=11)
+    said = "; ".join(
+        f"{PRECISIONS[products]} {min(found):.2f} to {max(found):.2f}"
+        for products, found in half.items()
     )
-    lists = _with_lists(left, single, names)
-    one, three, narrow = _beside_dense(right, rows, names)
-    for axes in left, right:
-        axes.axvline(1, color=BLACK)
-        axes.set(xscale="log", xlim=(0.15, 5))
-        plain_ticks(axes.xaxis, [0.25, 0.5, 1, 2, 4])
-        axes.grid(alpha=0.3)
-        axes.legend(
-            fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2
-        )
-    left.invert_yaxis()
-    half = [share for shares in lists.values() for share in shares]
-    quarter = _both_kernels(single, layers, "tf32", 0.25)
-    times = [b / c for b, c in zip(three, narrow, strict=True)]
     sentence = (
-        f"At d = 0.5, with a quarter of the MACs, the one kernel takes {min(lists['bf16']):.1f} to "
-        f"{max(lists['bf16']):.1f} times as long in bfloat16, and {min(lists['tf32']):.2f} to "
-        f"{max(lists['tf32']):.2f} times in TF32; longer in {sum(s > 1 for s in half)} of "
-        f"{len(half)} cases.\nCopying first beats looking up in "
-        f"{sum(b < a for a, b in zip(one, three, strict=True))} of {len(rows)} layers at d = 0.5 "
-        f"and in {sum(r['total'] < r['single'] for r in quarter)} of {len(quarter)} at d = 0.25, "
-        f"and dense in {sum(b < 1 for b in three)} and "
-        f"{sum(r['total'] < r['dense_pytorch'] for r in quarter)}.\nThe narrow layer is faster in "
-        f"{sum(t > 1 for t in times)} of {len(times)}: copying first takes {min(times):.1f} to "
-        f"{max(times):.1f} times as long."
+        f"Time at d = 0.5 over time at d = 1: {said}.\nFrom d = 0.5 to 0.25, with lists in both, "
+        f"the time falls to {100 * min(fall):.0f} to {100 * max(fall):.0f} % in bfloat16; the MACs "
+        "fall to 25 %."
     )
     return figure, f"{sentence}\n{sources(single, layers)}"
 
 
-def _beside_dense(axes: Axes, rows: Sequence[Mapping], names: Sequence[str]) -> list[list[float]]:
-    """One kernel, three launches and the narrow layer, as shares of the dense layer's time."""
-    shares = [
+def _ratios(rows: Sequence[Mapping]) -> tuple[list[str], Figure, Axes]:
+    """A row for each layer, and a logarithmic axis on which more than 1 is shaded."""
+    names = [_layer_name(row) for row in rows]
+    figure, axes = plt.subplots(figsize=(8.6, 1.5 + 0.33 * len(rows)), layout="constrained")
+    axes.axvspan(1, 6, color=FAINT, zorder=0)
+    axes.axvline(1, color=BLACK)
+    axes.set(xscale="log", xlim=(0.2, 6))
+    plain_ticks(axes.xaxis, [0.25, 0.5, 1, 2, 4])
+    axes.grid(alpha=0.3)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names), -1.1)
+    return names, figure, axes
+
+
+def both_ways(single: Mapping, layers: Mapping) -> tuple[Figure, str]:
+    """Looking weights up and copying them first, beside a dense and a narrow layer.
+
+    Args:
+        single, layers: what ``stored("single_kernel")`` and ``stored("layers")`` return.
+    """
+    rows = _both_kernels(single, layers, "tf32", 0.5)
+    quarter = _both_kernels(single, layers, "tf32", 0.25)
+    names, figure, axes = _ratios(rows)
+    one, three, narrow = (
         [row[way] / row["dense_pytorch"] for row in rows] for way in ("single", "total", "narrow")
-    ]
-    axes.hlines(names, *shares[:2], color=GREY, linewidth=3, zorder=1)
-    looks = (ORANGE, "v", "one kernel"), (BLUE, "D", "three launches, with selection")
-    looks += ((BLACK, "|", "narrow: k channels, no ReLU"),)
-    for share, (colour, marker, name) in zip(shares, looks, strict=True):
-        axes.plot(
-            share, names, marker, color=colour, label=name, markersize=13 if marker == "|" else 6
-        )
-    axes.set_xlabel("time ÷ that of the dense layer with its ReLU")
-    axes.set_title("Both ways and a narrow layer, TF32, d = 0.5", fontsize=10)
-    return shares
-
-
-def _with_lists(axes: Axes, single: Mapping, names: Sequence[str]) -> dict[str, list[float]]:
-    """Time of the one kernel at d = 0.5 over its time at d = 1, where it has no lists."""
-    times = {_key(row): row["single"] for row in single["rows"]}
-    at = {_layer_name(row): (row["channels"], row["side"]) for row in single["rows"]}
-    looks = (("fp32", GREY, "s"), ("tf32", ORANGE, "o"), ("bf16", BLACK, "^"))
-    found = {}
-    for products, colour, marker in looks:
-        keys = [(products, *at[name]) for name in names]
-        found[products] = [times[(*key, 0.5)] / times[(*key, 1.0)] for key in keys]
-        axes.plot(found[products], names, marker, color=colour, label=PRECISIONS[products])
-    axes.axvline(0.25, color=BLACK, linestyle="--", linewidth=0.8, label="MACs: a quarter")
-    axes.set_xlabel("time at d = 0.5 ÷ time at d = 1")
-    axes.set_title("One kernel: with lists ÷ all channels, no lists", fontsize=10)
-    return found
+    )
+    axes.hlines(names, three, one, color=GREY, linewidth=3, zorder=1)
+    looks = (narrow, BLACK, "|", "narrow"), (three, BLUE, "D", "copy first"), (one, ORANGE, "v",
+             "look up")  # fmt: skip
+    for found, colour, marker, name in looks:
+        axes.plot(found, names, marker, color=colour, markersize=16 if marker == "|" else 8)
+        _beneath(axes, len(names) - 1, {name: (found[-1], colour)})
+    axes.text(0.97, -0.7, "faster than dense", fontsize=9, ha="right", va="center")
+    axes.text(1.04, -0.7, "slower", fontsize=9, va="center")
+    axes.set_xlabel("time ÷ that of the dense layer with its ReLU, TF32, d = 0.5")
+    won = sum(b < a for a, b in zip(one, three, strict=True))
+    times = [b / c for b, c in zip(three, narrow, strict=True)]
+    thin = sum(time > 1 for time in times)
+    title = (
+        f"Copying first beats looking up in {won} of {len(rows)}; a narrow layer beats it in {thin}"
+    )
+    axes.set_title(title, fontsize=11)
+    sentence = (
+        f"Copying first beats looking up in {won} of {len(rows)} layers at d = 0.5 and in "
+        f"{sum(r['total'] < r['single'] for r in quarter)} of {len(quarter)} at d = 0.25, and "
+        f"dense in {sum(b < 1 for b in three)} and "
+        f"{sum(r['total'] < r['dense_pytorch'] for r in quarter)}.\nThe narrow layer has k "
+        f"channels and no ReLU. Copying first takes {min(times):.1f} to {max(times):.1f} times as "
+        "long."
+    )
+    return figure, f"{sentence}\n{sources(single, layers)}"
 
 
 def tiles_on_gpu(times: Mapping[Layer, Mapping[tuple[int, int], float]]) -> tuple[Figure, str]:
@@ -341,6 +389,68 @@ def stages_on_gpu(
         "layer's time."
     )
     return figure, f"{sentence}\n{source(layers)}"
+
+
+MEASURED = {  # convolutions in all; of those with winners alone as inputs, (channels, side): count
+    "vgg16": (13, {(64, 224): 1, (128, 112): 1, (256, 56): 2, (512, 28): 2, (512, 14): 3}),
+    "resnet18": (20, {(64, 56): 2, (128, 28): 2, (256, 14): 2, (512, 7): 2}),
+}
+
+
+def layers_in_networks(
+    networks: Mapping, layers: Mapping, products: str = "tf32", density: float = 0.5
+) -> tuple[Figure, str]:
+    """How much of a network's time those layers take that were measured one by one.
+
+    Only layers count whose inputs are another layer's winners, since such a layer was measured;
+    `MEASURED` says which.
+
+    Args:
+        networks, layers: what ``stored("networks")`` and ``stored("layers")`` return.
+    """
+    figure, axes = plt.subplots(figsize=(8.6, 3.2), layout="constrained")
+    bars, said, more = [], [], []
+    for network, (total, counts) in MEASURED.items():
+        row = next(r for r in networks["rows"]
+                   if (r["network"], r["products"]) == (network, products))  # fmt: skip
+        three, plain = _added(layers, row["images"], counts, products, density)
+        whole = row[f"accelerated {density}"], _best(row)
+        name, share = NAMES[network], f"{sum(counts.values())} of {total}"
+        more.append(f"{(whole[0] - three) / (whole[1] - plain):.2f} times as long in {name}")
+        bars += [(f"{name}, plain", plain, whole[1]), (f"{name}, skipping", three, whole[0])]
+        said.append(
+            f"{name}: {share} convolutions were measured alone. They take {plain:,.0f} µs plain "
+            f"and {three:,.0f} in three launches, all else {whole[1] - plain:,.0f} and "
+            f"{whole[0] - three:,.0f}."
+        )
+    for i, (_, part, whole) in enumerate(bars):
+        skips = i % 2
+        axes.barh(i, part, color=BLUE if skips else BLACK)
+        axes.barh(i, whole - part, left=part, color=LIGHT if skips else GREY, hatch="//",
+                  edgecolor="white")  # fmt: skip
+        axes.text(part / 2, i, f"{part:,.0f}", color="white", ha="center", va="center")
+        words = {"ha": "center", "va": "center", "bbox": PAPER}
+        axes.text((part + whole) / 2, i, f"{whole - part:,.0f}", **words)
+    axes.set_yticks(range(len(bars)), [name for name, *_ in bars])
+    axes.invert_yaxis()
+    axes.set_xlabel(f"microseconds, {PRECISIONS[products]}, d = {density:g}; full: layers measured "
+                    "alone, hatched: all else")  # fmt: skip
+    axes.set_title(f"All else takes {' and '.join(more)}", fontsize=11)
+    return figure, "\n".join(said)
+
+
+def _added(
+    layers: Mapping, images: int, counts: Mapping, products: str, density: float
+) -> tuple[float, float]:
+    """Microseconds of all layers in ``counts`` together: in three launches, and plain."""
+    three = plain = 0.0
+    for row in layers["rows"]:
+        key = row["images"], row["products"], row["density"]
+        if key == (images, products, density):
+            count = counts.get((row["channels"], row["side"]), 0)
+            times = measured_ways(row)
+            three, plain = three + count * times[0], plain + count * times[2]
+    return three, plain
 
 
 def misses(layers: Mapping, found: Sequence[tuple[float, float]]) -> tuple[Figure, str]:
@@ -423,8 +533,9 @@ def layer_roofline(
     _roofs(left, products, rows)
     _points(left, products, layer, found)
     times = _ways(right, products, here, layer, measured["rows"], thin)
+    case = {"images": images, "products": products}
     way = "three launches" if skipping_is_faster(layer, products, True) else "dense and masked"
-    title = f"{channels} channels, {side}×{side}, {images} images, {PRECISIONS[products]}"
+    title = f"{channels} channels, {side}×{side}, {_case(case)}"
     figure.suptitle(f"{title}, d = {density:g}: the rule takes {way}", fontsize=11)
     said = f"{title}, d = {density:g}. By the model, {_times(times)}; the rule takes {way}."
     for row in found:
@@ -492,19 +603,21 @@ def _macs(layer: Layer, skipping: bool = True) -> int:
 
 def _roofs(axes: Axes, products: str, rows: Sequence[Mapping]) -> None:
     """The roofs of the data sheet and of the fitted rates, and all measured convolutions."""
-    grid = np.logspace(0, 3.5, 200)
     fitted, sheet = (H100.memory, 2 * H100.own[products]), SHEETS[9, 0]  # TB/s, TFLOP/s
     promised = sheet.memory, {"fp32": sheet.fp32, "tf32": sheet.tf32, "bf16": sheet.half}[products]
-    looks = ((fitted, "-", "the rule's"), (promised, "--", "data sheet"))
+    looks = ((fitted, "-", "the rule's roof"), (promised, "--", "the data sheet's"))
     for (memory, peak), line, name in looks:
-        axes.loglog(grid, np.minimum(peak, memory * grid), line, color=BLACK, label=name)
+        at = np.array([1, peak / memory, 3000])  # straight between these
+        axes.loglog(at, np.minimum(peak, memory * at), line, color=BLACK, label=name)
     dots = [_reached(same_layer(*_sizes(r), r["density"]), products, r, True) for r in rows]
-    axes.plot(*zip(*dots, strict=True), ".", color=GREY, label="measured convolutions")
-    axes.axvline(fitted[1] / fitted[0], color=BLACK, linestyle=":", linewidth=0.8, label="ridge")
-    axes.set(xlabel="intensity (FLOP per byte)", ylabel="TFLOP/s", xlim=(8, grid[-1]))
+    axes.plot(*zip(*dots, strict=True), ".", color=GREY)
+    ridge, low = fitted[1] / fitted[0], 0.5 * min(reached for _, reached in dots)
+    axes.vlines(ridge, low, fitted[1], color=BLACK, linestyle=":", linewidth=0.8)
+    axes.text(1.05 * ridge, 1.1 * low, "ridge", fontsize=8.5)
+    axes.set(xlabel="intensity (FLOP per byte)", ylabel="TFLOP/s", xlim=(8, 3000))
     plain_ticks(axes.xaxis, [10, 30, 100, 300, 1000])
     plain_ticks(axes.yaxis, [5, 10, 20, 50, 100, 200, 500, 1000])
-    axes.set_ylim(0.5 * min(reached for _, reached in dots), 1.5 * promised[1])
+    axes.set_ylim(low, 1.5 * promised[1])
     axes.grid(alpha=0.3)
 
 
@@ -529,7 +642,7 @@ def _points(axes: Axes, products: str, layer: Layer, found: Sequence[Mapping]) -
             )
         look = {"color": colour, "markerfacecolor": face, "markersize": 9}
         axes.plot(*point, marker, label=f"{name}, {how}", **look)
-    axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
+    label_lines(axes)
 
 
 def _ways(
@@ -563,14 +676,16 @@ def _ways(
         marker, line = look[0], look[1:]
         axes.plot(densities, [way(at) for at in layers], line, color=colour, label=name)
         points = [measured_ways(row)[i] for row in here]
-        axes.plot([row["density"] for row in here], points, marker, color=colour, markersize=8)
+        densities_here = [row["density"] for row in here]
+        axes.plot(densities_here, points, marker, color=colour, markersize=8)
     if narrow:
         points = [[row[name] for row in narrow] for name in ("density", "narrow")]
-        axes.plot(*points, "v", color=DARK_GREY, markersize=8, label="narrow: k channels, no ReLU")
-    if here or narrow:
-        axes.plot([], [], "D", color=BLACK, markerfacecolor="white", label="markers: measured")
+        axes.plot(*points, "v", color=DARK_GREY, markersize=8, label="narrow, no ReLU")
     axes.axvline(density, color=DARK_GREY, linestyle=":")
-    axes.set(xlabel="density d", ylabel="microseconds", xlim=(0, 1.02), ylim=(0, None))
-    axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
+    top = 1.12 * axes.get_ylim()[1]
+    axes.set(xlabel="density d", ylabel="microseconds", xlim=(0, 1.02), ylim=(0, top))
+    if here or narrow:
+        axes.set_title("lines: the model; markers: measured", fontsize=9)
+    label_lines(axes)
     axes.grid(alpha=0.3)
     return tuple(way(layer) for way, *_ in looks[: 2 if here else 3])

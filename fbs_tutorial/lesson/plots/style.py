@@ -87,15 +87,15 @@ SIDES = {  # of a point, in points of type away from it: how words beside it are
 def label_lines(axes: Axes, fontsize: float = 8.5) -> None:
     """Write each line's label beside one of its points, in place of a legend.
 
-    As in a legend, labels that begin with an underscore, which are Matplotlib's own, are left out.
-    Of all its points, from right to left, and all sides of each it is the one where the words lie
-    inside the axes and hide least of markers, lines and other words.
+    A line without a label is only kept clear of. Of about a dozen points of a line, from right to
+    left, and all sides of each it is the one where the words lie inside the axes and hide least of
+    markers, lines and other words.
     """
     axes.figure.draw_without_rendering()
     drawn = [_pixels(line) for line in axes.lines]
     boxes: list[Bbox] = []
-    for line, own in zip(list(axes.lines), drawn, strict=True):
-        if line.get_label().startswith("_"):
+    for line, own in zip(axes.lines, drawn, strict=True):
+        if line.get_label().startswith("_"):  # Matplotlib's, where there is none
             continue
         others = np.concatenate([points for points in drawn if points is not own] or [own])
         words = axes.annotate(
@@ -103,7 +103,7 @@ def label_lines(axes: Axes, fontsize: float = 8.5) -> None:
         )
         words.set_color(ink(line.get_color()))
         points = sorted(line.get_xydata(), key=lambda point: -point[0])
-        places = [(point, side) for point in points for side in SIDES]
+        places = [(point, side) for point in points[:: len(points) // 12 or 1] for side in SIDES]
         bad = []
         for place in places:
             box = _beside(words, *place)
