@@ -14,10 +14,12 @@ from fbs_tutorial.bench.answer import NAMES
 from fbs_tutorial.checkpoints import load_metrics
 from fbs_tutorial.lesson import diagrams
 from fbs_tutorial.lesson.diagrams import draw, gates
+from fbs_tutorial.lesson.diagrams.training import PRICE_LOOKS
 from fbs_tutorial.lesson.results import (
     FOLDER,
     cifar10_networks,
     digits_by_seed,
+    every_density,
     result,
     with_and_without_choice,
 )
@@ -235,12 +237,30 @@ def test_gain_and_penalty_shows_the_runs_of_one_penalty():
 
 def test_price_of_every_density_writes_what_lies_below_the_picture():
     run = [{"density": d, "test_accuracy": a} for d, a in ((0.1, 0.12), (0.5, 0.9))]
-    one, taught = "one gated network for every density", "small plain networks"
+    one, taught = "one for every density", "small plain, one for each"
     panels = {"a": {one: [run]}, "b": {one: [run], taught: [run[1:]]}}
     figure, sentence = diagrams.price_of_every_density(panels)
     assert f"a, {one}: 90.0 % at 0.5" in sentence and f"b, {taught}: 90.0 % at 0.5" in sentence
-    assert [text.get_text() for text in figure.axes[0].texts] == ["12 %"]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [one, taught]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["12 %", one]
+    assert [text.get_text() for text in figure.axes[1].texts] == ["12 %", one, taught]
+    with pytest.raises(KeyError):
+        diagrams.price_of_every_density({"a": {"another": [run]}, "b": {}})
+
+
+@pytest.mark.parametrize("data", ["cifar10", "digits"])
+def test_networks_for_every_density_stand_beside_untaught_rivals(data):
+    found = every_density(data)
+    assert set(found) == set(PRICE_LOOKS)
+    assert all(rows and not any(row.get("distilled") for row in rows) for runs in found.values()
+               for rows in runs)  # fmt: skip
+    assert all(row["density"] for runs in found.values() for rows in runs for row in rows)
+
+
+def test_a_sudden_step_counts_the_seeds_that_fall():
+    figure, sentence = diagrams.sudden_step([(38.6, 96.4), (95.9, 95.9), (89.3, 93.9)])
+    assert figure.axes[0].get_title() == "1 of 3 seeds lose more than ten points at once"
+    assert figure.axes[0].texts[0].get_text() == "seed 1: 38.6 %"
+    assert "seed 3 93.9 and 89.3 %" in sentence and not draw.collisions(figure)
 
 
 def test_winners_of_the_control_are_drawn_as_the_mask_says():
@@ -250,3 +270,24 @@ def test_winners_of_the_control_are_drawn_as_the_mask_says():
     figure, _ = diagrams.whose_gates(*torch.rand(2, 1, 4, 4), given, {"its own gates": [1.0]})
     heights = [bar.get_height() for bar in figure.axes[0].patches if hasattr(bar, "get_height")]
     assert len([h for h in heights if h < 0]) == int(winner_mask(gate[None], 0.5).sum())
+
+
+def test_by_density_takes_medians_and_names_every_line():
+    found = {
+        0.2: {"its own gates": 95.0, "another image's gates": [70.0, 80.0, 75.0]},
+        1.0: {"its own gates": 99.0, "another image's gates": [88.0, 89.0, 90.0]},
+    }
+    figure, sentence = diagrams.by_density(found, "title")
+    said = "Correct at d = 0.2, 1:\nits own gates 95.0, 99.0 %\nanother image's gates 75.0, 89.0 %"
+    assert sentence == said
+    axes = figure.axes[0]
+    assert {text.get_text() for text in axes.texts} == set(found[1.0])
+    assert axes.get_ylim() == (66, 101)  # nothing is low, so the axis begins above 0
+    found[0.2]["its own gates"] = 10.0
+    assert diagrams.by_density(found, "")[0].axes[0].get_ylim()[0] == 0
+
+
+def test_donors_compared_says_median_and_range():
+    figure, sentence = diagrams.donors_compared({"own": [98.0], "far": [70.0, 80.0, 90.0]}, "t")
+    assert sentence == "own: 98.0 %\nfar: 80.0 %, 70.0 to 90.0"
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["own", "far"]

@@ -765,3 +765,21 @@ def test_three_counts_say_the_middle_and_the_end():
         "executed 100.3 % and 100.3 %."
     )
     assert len(figure.axes[0].lines) == 3
+    more, _ = plots.three_counts([0.5, 1.0], {**counts, "really": [1.0, 1.0]})
+    assert [line.get_marker() for line in more.axes[0].lines] == ["o", "s", "v", "x"]
+    assert {text.get_text() for text in more.axes[0].texts} == {*counts, "really"}
+
+
+def test_what_is_left_above_the_square_is_said_in_percent_of_it():
+    figure, sentence = plots.above_the_square({0.1: 0.012, 1.0: 1.0}, 0.001, "more")
+    assert sentence == (
+        "Above d², and the predictors: d = 0.1: 20.0 % and 10.0 %; d = 1: 0.0 % and 0.1 %."
+    )
+    assert [text.get_text() for text in figure.axes[0].texts] == ["30.0 %", "0.1 %"]
+
+
+def test_a_published_number_agrees_within_half_of_its_last_digit():
+    counted = {"up": {0.3: 0.17, 1.0: 1.744}, "down": {0.3: 0.164, 1.0: 1.735}}
+    figure, sentence = plots.published_and_counted({0.3: 0.16, 1.0: 1.74}, counted, "rounding")
+    assert "up: 1 of 2 rows agree, at d = 1; down: 2 of 2 rows agree, at d = 0.3, 1." in sentence
+    assert figure.axes[0].get_title() == "rounding"

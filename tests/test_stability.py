@@ -21,7 +21,7 @@ from fbs_tutorial.bench.stability import (
     stability,
     table,
 )
-from fbs_tutorial.lesson.plots import losses_of_gates, plt
+from fbs_tutorial.lesson.plots import ends_of_gates, losses_of_gates, plt
 from fbs_tutorial.lesson.plots.trials import said_of_gates
 from fbs_tutorial.method.gated import ChannelPruning
 from fbs_tutorial.training.parallel import join_team
@@ -57,8 +57,16 @@ def test_every_form_is_trained_by_every_update(results):
 def test_the_stored_runs_are_what_the_page_says_of_them():
     """SGD alone is over at once with gates as they are, and with no others; values had grown."""
     rows = json.loads((STORED / "digits.json").read_text())["rows"]
-    plain, normal, raw = ([r for r in rows if r["form"] == form] for form in FORMS)
+    plain, normal, raw, small = ([r for r in rows if r["form"] == form] for form in FORMS)
     assert not any(row["diverged"] for row in [*plain, *normal])
+    late = [row["diverged"] for row in small if row["update"] == UPDATES[0]]
+    assert all(2 <= update <= 5 for update in late) and len(late) == 3
+    best = max(row["accuracy"] or 0 for row in [*normal, *raw, *small])
+    assert best < min(r["accuracy"] for r in plain if r["update"] == UPDATES[1])
+    behind = [
+        row["accuracy"] or 0 for row in [*normal, *raw, *small] if row["update"] == UPDATES[0]
+    ]
+    assert max(behind) < min(r["accuracy"] for r in plain if r["update"] == UPDATES[0])
     over = [row for row in raw if row["update"] == UPDATES[0]]
     assert all(row["diverged"] == 2 and row["where"]["weights"] is None for row in over)
     assert all(0 < row["where"]["module"]["place"] < 10 for row in over)
@@ -161,21 +169,42 @@ def test_the_table_and_the_picture_say_what_was_found(results):
     place = {"weights": None, "module": {"name": "a", "place": 5, "of": 57}}
     over = {"diverged": 2, "where": place}
     over |= {"losses": [3.0], "accuracy": None}
-    raw = [r | {"diverged": None, "losses": [9.0], "accuracy": 0.1} for r in results["rows"][-2:-1]]
-    lost = [*raw, results["rows"][-1] | over]
-    made = results | {"rows": [*results["rows"][:-2], *lost]}
-    assert "| 1 of 1 (step 2) |" in table(made) and table(made).count("\n") == 7
+    fine = {"diverged": None, "losses": [9.0], "accuracy": 0.1}
+    rows = [row | fine for row in results["rows"]]
+    broken = next(i for i, row in enumerate(rows) if row["form"] == "gates as they are")
+    rows[broken] |= over
+    made = results | {"rows": rows}
+    assert "| 1 of 1 (step 2) |" in table(made) and table(made).count("\n") == 9
     figure, sentence = losses_of_gates(made, "gates")
     assert "gates as they are: 1 of 2 runs not finite" in sentence and "at update 2" in sentence
-    words = "still finite and block 6 of 57 is the first whose output is not.\nValidation accuracy"
-    assert words in sentence and "gates as they are NaN" in sentence.splitlines()[-1]
+    words = (
+        "still finite and block 6 of 57 is the first whose output is not; small predictors: 0 of 2"
+    )
+    assert words in sentence and "gates as they are NaN" in sentence.splitlines()[-2]
+    assert sentence.splitlines()[-3].startswith("Validation accuracy")
     place["weights"] = "a.bias"
-    assert "where the update before has already broken weights." in said_of_gates(made)
+    assert "where the update before has already broken weights;" in said_of_gates(made)
     place |= {"weights": None, "module": None}
-    assert "where the weights are still finite.\n" in said_of_gates(made)
+    assert "where the weights are still finite; small" in said_of_gates(made)
     assert [axes.get_title() for axes in figure.axes] == [*UPDATES, "after the last update"]
     assert [text.get_text() for text in figure.axes[-1].texts] == ["NaN"]
-    plt.close(figure)
+    ends, same = ends_of_gates(made, "ends")
+    assert same == "\n".join(sentence.splitlines()[-3:])
+    assert [text.get_text() for text in ends.axes[0].texts] == ["NaN at update 2"]
+    assert [line.get_xdata().tolist() for line in ends.axes[1].lines] == [[10.0]] * len(FORMS)
+    for drawn in (figure, ends):
+        plt.close(drawn)
+
+
+def test_a_form_that_is_younger_than_the_clock_has_no_time(results):
+    clock = {"ms": {form: [5.0] * 3 for form in FORMS if form != "small predictors"}, "busy": ""}
+    lines = table(results | {"clock": clock}).splitlines()
+    assert [bool(line.split("|")[-2].strip()) for line in lines[2:]] == [
+        True,
+        True,
+        True,
+        False,
+    ] * 2
 
 
 def test_a_plan_that_does_not_fit_is_refused():
@@ -224,6 +253,8 @@ def test_the_command_says_so_in_one_line(tmp_path, capsys):
 @pytest.mark.parametrize("path", sorted(STORED.glob("*.json")), ids=lambda path: path.stem)
 def test_what_is_stored_is_whole_and_shown(path):
     results = json.loads(path.read_text())
-    assert len(results["rows"]) == 6 * len(results["plan"]["seeds"])
+    wanted = {(s, f, u) for s in results["plan"]["seeds"] for f in FORMS for u in UPDATES}
+    assert {(row["seed"], row["form"], row["update"]) for row in results["rows"]} == wanted
+    assert len(results["rows"]) == len(wanted)
     page = (STORED.parent / "README.md").read_text()
     assert table(results) in page and origin(results) in page

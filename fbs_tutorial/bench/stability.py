@@ -1,9 +1,10 @@
 """Do gates that multiply gates end in NaN? A residual network in training, step by step.
 
 An earlier public implementation of the method for ResNets noted that training gave NaN "very soon"
-unless the gates of an image were divided by their mean. Here a network is trained in three forms,
-without gates, with `ChannelPruning` blocks whose gates have mean 1, and with blocks whose gates are
-used as they are, by two updates: SGD alone, at its full learning rate from the first step, and as
+unless the gates of an image were divided by their mean. Here a network is trained in four forms,
+without gates, with `ChannelPruning` blocks whose gates have mean 1, with blocks whose gates are
+used as they are, and as `convert` makes it, whose gates are used as they are and whose predictors
+start small. Two updates train it: SGD alone, at its full learning rate from the first step, and as
 `fit` does it, with a warm-up and gradients that are shortened.
 """
 
@@ -11,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
@@ -19,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import in_order, spread
-from ..method.gated import ChannelPruning, evaluating
+from ..method.convert import convert
+from ..method.gated import Gated, evaluating
 from ..models import MODELS, wrap
 from ..tables import markdown
 from ..training.loop import LARGEST_GRADIENT, learning_rate_factor, make_optimizer
@@ -31,10 +34,11 @@ from .compared import SEEDS, SHARE, Stored, check_fields
 from .compared import spread as mean_and_range
 from .timing import busy, race, three_digits
 
-FORMS = {  # what `wrap` is told; None: no gates
-    "no gates": None,
-    "gates of mean 1": True,
-    "gates as they are": False,
+FORMS = {  # what makes the network of one without gates
+    "no gates": lambda network: network,
+    "gates of mean 1": wrap,
+    "gates as they are": partial(wrap, normalize=False),
+    "small predictors": partial(convert, gates="random"),
 }
 UPDATES = ("SGD alone", "as the package trains")
 CHECKED = 500  # validation images, at most
@@ -194,10 +198,7 @@ def _trained(plan: Plan, seed: int, form: str, update: str, parts: Parts) -> dic
 
 def _network(plan: Plan, seed: int, form: str, classes: int) -> nn.Module:
     torch.manual_seed(seed)
-    network = MODELS[plan.model](classes, plan.width)
-    if FORMS[form] is not None:
-        network = wrap(network, normalize=FORMS[form])
-    return network.train()
+    return FORMS[form](MODELS[plan.model](classes, plan.width)).train()
 
 
 def _step(
@@ -224,8 +225,8 @@ def _step(
 
 
 def _watched(network: nn.Module) -> dict[str, nn.Module]:
-    """The blocks with gates in order; without any, the batch norms."""
-    blocks = {n: m for n, m in network.named_modules() if isinstance(m, ChannelPruning)}
+    """The layers with gates in order; without any, the batch norms."""
+    blocks = {n: m for n, m in network.named_modules() if isinstance(m, Gated)}
     norms = {n: m for n, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)}
     return blocks or norms
 
@@ -282,7 +283,7 @@ def table(results: dict) -> str:
             same = (form, update)
             rows = [r for r in results["rows"] if (r["form"], r["update"]) == same]
             if rows:
-                ms = results["clock"]["ms"][form] if "clock" in results else None
+                ms = results.get("clock", {"ms": {}})["ms"].get(form)  # a form may be later
                 lines.append([update, form, *_cells(rows), three_digits(ms[0]) if ms else ""])
     head = ["update", "form", "no longer finite", "largest loss", "last losses", "validation"]
     return markdown([*head, "largest value, first step", "last finite step", "ms an update"], lines)

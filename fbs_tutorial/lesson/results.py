@@ -14,8 +14,7 @@ def result(name: str) -> dict | list:
         name: ``"ablation"`` (`tools/ablation.py`), ``"budget-cifar10"`` (the command ``budget``),
             ``"gains"`` (`tools/gains.py`), ``"pairs-cifar10"`` (`tools/pairs.py`),
             ``"stability-digits"`` (the command ``stability``) or ``"tiny-imagenet-50"`` (the
-            command ``train``). Those that functions of `bench` read are
-            here, too.
+            command ``train``). Those that functions of `bench` read are here, too.
 
     Raises:
         ValueError: there is no result of this name.
@@ -78,3 +77,29 @@ def digits_by_seed(densities: Sequence[float]) -> dict[str, list[list[float]]]:
     return {
         name: [[100 * run[d] for d in densities] for run in runs] for name, runs in found.items()
     }
+
+
+KINDS = {  # of `load_metrics`
+    "one for every density": "any",
+    "gated, one for each": "schedule",
+    "small plain, one for each": "static",
+}
+
+
+def every_density(data: str) -> dict[str, list[list[dict]]]:
+    """One network for every density, and its rivals: ``{name: rows of each run}``, no teachers.
+
+    Args:
+        data: as in `load_metrics`.
+
+    Raises:
+        ValueError: no such networks.
+    """
+    found = {}
+    for name, kind in KINDS.items():
+        runs = [metrics["rows"] for metrics in load_metrics(data, kind)]
+        found[name] = [
+            [r for r in rows if r["density"] is not None and not r.get("distilled")]
+            for rows in runs
+        ]
+    return found

@@ -451,6 +451,12 @@ def with_gates(function: Callable, test: bool = False) -> tuple[float, int]:
     return right.double().mean().item(), max(len(g[g > 0].unique()) for g in gates)
 
 
+def spread_evenly(pi: Tensor, many: int) -> Tensor:
+    """Every winner's gate becomes the nearest of so many values, evenly spread from 4 to 50."""
+    step = 46 / (many - 1)
+    return torch.where(pi > 0, 4 + step * ((pi - 4) / step).round().clamp(0, many - 1), 0.0)
+
+
 def _changed(layer: GatedConv2d, function: Callable) -> Callable:
     select = layer.select
     return lambda g: function(select(g))
@@ -464,6 +470,9 @@ def _how_right(function: Callable, goal: float = GOAL, test: bool = False) -> tu
         f"correct with at most {values:,} different gates in a layer.\n"
         f"  The network's own gates: {own:.1%} with {many:,}."
     )
+    if 1 < values <= MANY:
+        even, _ = with_gates(partial(spread_evenly, many=values), test)
+        said += f" Spread evenly from 4 to 50: {even:.1%} with {values}."
     if right < goal:
         return False, f"{said} At least {goal:.0%} is wanted."
     if values > MANY:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from ...checkpoints import load_pretrained
 from ...data import as_tensors, load_data, stratified_split
@@ -385,6 +386,10 @@ check_training_step = Exercise(
             "the entropy of the teacher's answer, so that 0 no longer means agreement",
         ),
         Mistake(
+            partial(_step, loss=lambda s, a, y: distillation_loss(s.detach(), a, y)),
+            "the network's outputs are detached: nothing but the penalty trains it",
+        ),
+        Mistake(
             partial(_step, returned=Tensor.detach),
             "you return the loss as a tensor: .item() gives the number",
         ),
@@ -444,14 +449,19 @@ def _trained(changes: tuple, seed: int) -> tuple[float, float]:
     return 100 * found.own, 100 * found.shuffled
 
 
+def _shown(name: str) -> tqdm:
+    """The seeds, with a bar that goes when they are trained."""
+    return tqdm(SEEDS, desc=name, unit="seed", leave=False)
+
+
 def _how_far(function: Callable) -> tuple[bool, str]:
     """Whether the recipe beats the course's by more than seeds differ, with gates that matter."""
     changes = tuple(sorted(function().items()))
     try:
-        yours = [_trained(changes, seed) for seed in SEEDS]
+        yours = [_trained(changes, seed) for seed in _shown("your recipe")]
     except FloatingPointError as error:
         return False, f"the training broke: {error}"
-    usual = [_trained((), seed) for seed in SEEDS]
+    usual = [_trained((), seed) for seed in _shown("the course's recipe")]
     lines = [f"validation images correct at d = {DENSITY} after {EPOCHS} epochs, seeds 0, 1 and 2:"]
     for name, runs in (("yours", yours), ("the course's recipe", usual)):
         lines.append(f"{', '.join(f'{own:.1f}' for own, _ in runs)} %  {name}")

@@ -184,24 +184,28 @@ def _digits(part: str) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
-def _score(dial: Mapping, part: str) -> tuple[float, float]:
-    """Accuracy and mean MACs of two looks; the threshold is chosen on validation images."""
+def _score(dial: Mapping, part: str) -> tuple[Tensor, float]:
+    """Who is right, bool ``[N]``, and mean MACs; the threshold is chosen on validation images."""
     first, second = _look(dial["first"]), _look(dial["second"])
     sure = confidence(look_once(first, _digits("validation")[0], counted=False)[0])
     threshold = sure.quantile(dial["share"]).item() if dial["share"] else 0.0
     images, labels = _digits(part)
     looks = take_looks(first, second, images, threshold, average=True)
-    right = (looks.logits.argmax(dim=1) == labels).double().mean().item()
-    return right, looks.macs.double().mean().item()
+    return looks.logits.argmax(dim=1) == labels, looks.macs.double().mean().item()
 
 
 def _how_good(function: Callable, test: bool = False, slack: float = 0.0) -> tuple[bool, str]:
     """Whether this dial is correct as often as that of section 5, for fewer MACs."""
     part = "test" if test else "validation"
-    (right, macs), (usual, dear) = (_score(dial, part) for dial in (function(), RIVAL))
+    (mine, macs), (theirs, dear) = (_score(dial, part) for dial in (function(), RIVAL))
+    right, usual = (each.double().mean().item() for each in (mine, theirs))
     lines = [f"two looks at the {part} images, mean MACs with predictors:"]
     for name, share, cost in (("yours", right, macs), ("section 5", usual, dear)):
         lines.append(f"{100 * share:6.2f} % correct with {cost / 1000:5.1f} k MACs  {name}")
+    lines.append(
+        f"Only yours is right on {int((mine & ~theirs).sum())} images, and only that of section 5 "
+        f"on {int((theirs & ~mine).sum())}."
+    )
     saved = 1 - macs / dear
     if right < usual - slack:
         lines.append("Fewer images are correct.")

@@ -10,7 +10,9 @@ from .choice import (
 )
 from .counting import kernel_grid, live_sum
 from .gates import (
+    by_density,
     choice_and_scale,
+    donors_compared,
     rank_dots,
     second_looks,
     shared_by_class,
@@ -40,16 +42,19 @@ from .training import (
     loss_curves,
     price_of_every_density,
     soft_answers,
+    sudden_step,
     what_each_part_is_worth,
 )
 
 __all__ = [
     "busiest_channels",
+    "by_density",
     "bytes_per_image",
     "choice_and_scale",
     "crossing",
     "cut_block",
     "density_staircase",
+    "donors_compared",
     "every_digit",
     "four_cuts",
     "gain_and_penalty",
@@ -82,6 +87,7 @@ __all__ = [
     "shared_by_class",
     "sleepers",
     "soft_answers",
+    "sudden_step",
     "surest_and_least",
     "the_dial",
     "the_layer",

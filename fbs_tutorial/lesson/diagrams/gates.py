@@ -10,7 +10,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from ..plots.style import BLACK, BLUE, DARK_GREY, GREY, ORANGE, PURPLE, ink, legend_below
+from ..plots.style import (
+    BLACK,
+    BLUE,
+    DARK_GREY,
+    GREY,
+    ORANGE,
+    PURPLE,
+    curve,
+    ink,
+    label_lines,
+    legend_below,
+)
 from .draw import arrow, bars, box, canvas, frame, label, note, title
 
 LIGHT_ORANGE = "#F0A878"
@@ -78,6 +89,66 @@ def _thumbnail(
     frame(axes, x, y, side, side, edgecolor=edge, linewidth=1.2)
 
 
+def by_density(
+    found: Mapping[float, Mapping[str, Sequence[float]]], title: str
+) -> tuple[Figure, str]:
+    """Percent correct against density, a line for each kind of gates, its name beside it.
+
+    Args:
+        found: ``{density: {a key of LINES: percent, or one for each draw}}``; a line is their
+            median, a band goes from the lowest to the highest.
+    """
+    figure, axes = plt.subplots(figsize=(7.5, 4), layout="constrained")
+    densities, said, lowest = list(found), [], 100.0
+    for name in next(iter(found.values())):
+        draws = np.array([np.atleast_1d(found[d][name]) for d in densities]).T  # [draws, densities]
+        middle = curve(axes, densities, draws / 100, name, LINES[name])
+        lowest = min(lowest, draws.min())
+        said.append(f"{name} {', '.join(f'{value:.1f}' for value in middle)} %")
+    axes.set(xlabel="density d", ylabel="test accuracy (%)", xticks=densities)
+    axes.set_ylim(0 if lowest < 60 else lowest - 4, 104 if lowest < 60 else 101)
+    axes.set_title(title, fontsize=11)
+    axes.grid(alpha=0.3)
+    label_lines(axes, 9)
+    at = ", ".join(f"{density:g}" for density in densities)
+    return figure, f"Correct at d = {at}:\n" + "\n".join(said)
+
+
+LINES = {  # colour, marker, line
+    "its own gates": (BLUE, "o", "-"),
+    "another image's gates": (PURPLE, "^", ":"),
+    "the mean gate": (ORANGE, "s", "--"),
+    "the mean gate's winners, own values": (LIGHT_ORANGE, "D", "-."),
+    "random gates": (DARK_GREY, "x", ":"),
+    "own": (BLUE, "o", "-"),
+    "choice fixed": (LIGHT_ORANGE, "D", "-."),
+    "values fixed": (BLACK, "v", ":"),
+    "both fixed": (ORANGE, "s", "--"),
+}
+
+
+def donors_compared(found: Mapping[str, Sequence[float]], title: str) -> tuple[Figure, str]:
+    """Percent correct with the gates of donors of each kind: a row a kind, a dot a donor.
+
+    A tick stands at the median. The first row is the network as it is.
+    """
+    figure, axes = plt.subplots(figsize=(8, 0.36 * len(found) + 0.9), layout="constrained")
+    said = []
+    for place, (name, percent) in enumerate(found.items()):
+        colour = PURPLE if place else BLUE
+        axes.plot(percent, [place] * len(percent), "o", color=colour, markersize=6, alpha=0.6)
+        low, middle, high = np.quantile(percent, (0, 0.5, 1))
+        axes.plot([middle], [place], "|", color=BLACK, markersize=15, markeredgewidth=1.5)
+        span = f", {low:.1f} to {high:.1f}" if len(percent) > 1 else ""
+        said.append(f"{name}: {middle:.1f} %{span}")
+    axes.set_yticks(range(len(found)), found)
+    axes.set_ylim(len(found) - 0.4, -0.6)
+    axes.set(xlabel="test images correct (%)")
+    axes.set_title(title, fontsize=11)
+    axes.grid(alpha=0.3, axis="x")
+    return figure, "\n".join(said)
+
+
 def shared_by_class(
     panels: Mapping[str, Tensor], labels: Tensor, heading: str = ""
 ) -> tuple[Figure, str]:
@@ -94,7 +165,8 @@ def shared_by_class(
     for axes, (name, chosen) in zip(np.atleast_1d(row), panels.items(), strict=True):
         chosen = chosen[order].double()
         common, k = chosen @ chosen.T, int(chosen[0].sum())
-        picture = axes.imshow(common.numpy(), cmap="cividis", vmin=0, vmax=k, rasterized=True)
+        look = {"cmap": "cividis", "vmin": 0, "vmax": k, "interpolation": "nearest"}  # few colours
+        picture = axes.imshow(common.numpy(), rasterized=True, **look)
         middles = (ends - labels.bincount() / 2).tolist()
         axes.set_xticks(middles, range(len(ends)))
         axes.set_yticks(middles, range(len(ends)))

@@ -20,6 +20,7 @@ from ..plots.style import (
     PURPLE,
     curve,
     ink,
+    label_lines,
     legend_below,
 )
 from . import draw
@@ -203,6 +204,32 @@ def loss_curves(
     return figure, ";\n".join(said) + "."
 
 
+def sudden_step(
+    right: Sequence[tuple[float, float]], densities: tuple[float, float] = (0.5, 1.0)
+) -> tuple[Figure, str]:
+    """Networks of several seeds whose density is lowered at once, a line for each.
+
+    Args:
+        right: percent correct at both densities, the lower one first, for each seed from 1.
+    """
+    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
+    looks, said = zip(("o-", "s--", "^:"), (BLUE, BLACK, DARK_GREY), strict=True), []
+    for seed, ((low, high), (look, colour)) in enumerate(zip(right, looks, strict=False), start=1):
+        axes.plot(densities, (low, high), look, color=colour)
+        axes.annotate(
+            f"seed {seed}: {low:.1f} %", (densities[0], low), (-9, 0), ha="right", va="center",
+            textcoords="offset points", fontsize=9, color=ink(colour),
+        )  # fmt: skip
+        said.append(f"seed {seed} {high:.1f} and {low:.1f} %")
+    fell = sum(high - low > 10 for low, high in right)
+    axes.set_title(f"{fell} of {len(right)} seeds lose more than ten points at once", fontsize=11)
+    axes.set(xlabel="density d", ylabel="correct (%)", ylim=(0, 104), xticks=densities)
+    axes.set_xlim(densities[0] - 0.3, densities[1] + 0.05)
+    axes.grid(alpha=0.3)
+    low, high = densities
+    return figure, f"Correct at d = {high:g} and, at once, at {low:g}: {'; '.join(said)}."
+
+
 def soft_answers(
     image: Tensor, logits: Tensor, temperatures: Sequence[float], label: int
 ) -> tuple[Figure, str]:
@@ -282,16 +309,16 @@ def price_of_every_density(
     """Test accuracy against density: one network for all, one for each, small plain ones.
 
     Args:
-        panels: ``{data: {name: runs}}``, the rows of one or more runs with one set of densities;
-            the names are those of `PRICE_LOOKS`.
+        panels: ``{data: {name: runs}}``, the rows of one or more runs with one set of densities,
+            as `lesson.results.every_density` gives them; the names are those of `PRICE_LOOKS`.
 
     Raises:
         KeyError: a name that has no look.
     """
-    figure, axes_of = plt.subplots(1, len(panels), figsize=(9, 4.1), layout="constrained")
-    handles, said = {}, []
+    figure, axes_of = plt.subplots(1, len(panels), figsize=(9, 3.8), layout="constrained")
+    said = []
     for axes, (data, lines) in zip(axes_of, panels.items(), strict=True):
-        for name, runs in lines.items():
+        for place, (name, runs) in enumerate(lines.items()):
             densities = [row["density"] for row in runs[0]]
             values = [[row["test_accuracy"] for row in run] for run in runs]
             middle = curve(axes, densities, values, name, PRICE_LOOKS[name])
@@ -301,30 +328,31 @@ def price_of_every_density(
                 if density in (0.3, 0.5)
             )
             said.append(f"{data}, {name}: {told}")
-            _named_below(axes, densities, middle, PRICE_LOOKS[name][0])
+            _named_below(axes, densities, middle, PRICE_LOOKS[name][0], place)
         axes.set(xlabel="density d", title=data, xlim=(0.05, 1.05), ylim=(FLOOR, 101))
+        axes.set_yticks(range(FLOOR, 101, 5))
         axes.grid(alpha=0.3)
-        found = zip(*axes.get_legend_handles_labels(), strict=True)
-        handles |= {label: handle for handle, label in found}
+        label_lines(axes)
     axes_of[0].set_ylabel("test accuracy (%)")
     if title:
         figure.suptitle(title, fontsize=11)
-    legend_below(figure, list(handles.values()), list(handles), ncols=2)
     return figure, ".\n".join(said) + "."
 
 
 PRICE_LOOKS = {
-    "one gated network for every density": (BLUE, "o", "-"),
-    "a gated network for each": (BLUE, "s", ":"),
-    "small plain networks": (BLACK, "x", "--"),
+    "one for every density": (BLUE, "o", "-"),
+    "gated, one for each": (BLUE, "s", ":"),
+    "small plain, one for each": (BLACK, "x", "--"),
 }
-FLOOR = 70  # percent; what lies below is written at the edge
+FLOOR = 80  # percent; what lies below is written at the edge
 
 
-def _named_below(axes: Axes, densities: Sequence[float], values: np.ndarray, colour: str) -> None:
+def _named_below(
+    axes: Axes, densities: Sequence[float], values: np.ndarray, colour: str, place: int
+) -> None:
     for density, value in zip(densities, values, strict=True):
         if value < FLOOR:
             axes.annotate(
-                f"{value:.0f} %", (density, FLOOR), (3, 4), textcoords="offset points",
+                f"{value:.0f} %", (density, FLOOR), (3, 4 + 11 * place), textcoords="offset points",
                 color=ink(colour), fontsize=8,
             )  # fmt: skip

@@ -215,7 +215,7 @@ class LiveLayer(LivePart):
         return run.named("own") | {"x": run.x, "live": run.x.flatten(1).any(dim=1)}
 
     def still(self) -> tuple[Figure, str]:
-        """s, the kernels, g."""
+        """s, the kernels, g, y."""
         from .still import still_layer
 
         return still_layer(self)

@@ -7,7 +7,7 @@ import ipywidgets as w
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -153,9 +153,9 @@ def still_selection(live: "LiveSelection") -> tuple[Figure, str]:
 
 
 def still_layer(live: "LiveLayer") -> tuple[Figure, str]:
-    """The image, s, every kernel, and g with the cut."""
+    """The image, s, every kernel, g with the cut, and the output maps."""
     figure, axes = plt.subplots(
-        1, 4, figsize=(9.5, 2.1), width_ratios=(2, 5, 2.2, 6), layout="constrained"
+        1, 5, figsize=(9.5, 2.1), width_ratios=(2, 4.2, 2.2, 5, 3.2), layout="constrained"
     )
     won, computed = live.winners.numpy(), (live.s > 0).numpy()
     _image(axes[0], live.image)
@@ -166,11 +166,22 @@ def still_layer(live: "LiveLayer") -> tuple[Figure, str]:
     axes[2].set_title(live.name, fontsize=9)
     _won_bars(axes[3], live.g, won, "g, predicted")
     axes[3].set_xlabel("output channel", fontsize=9)
-    share = 100 * won.mean() * computed.mean()
+    _output_maps(axes[4], live.y.numpy())
+    share, full = 100 * won.mean() * computed.mean(), int(live.y.flatten(1).any(dim=1).sum())
     return figure, (
         f"{won.sum()} of {len(won)} outputs win, from {computed.sum()} of {len(computed)} inputs: "
-        f"{share:.0f} % of the layer's MACs (blue)."
+        f"{share:.0f} % of the layer's MACs (blue). {full} output maps are not empty."
     )
+
+
+def _output_maps(axes: Axes, y: np.ndarray) -> None:
+    """All output maps ``[C, H, W]``, eight in a row, with a white line around each."""
+    framed = np.pad(y, ((0, -len(y) % 8), (0, 1), (0, 1)), constant_values=np.nan)
+    rows = framed.reshape(-1, 8, *framed.shape[1:]).swapaxes(1, 2)  # [rows, H + 1, 8, W + 1]
+    picture = rows.reshape(len(rows) * rows.shape[1], -1)
+    axes.imshow(picture, cmap="Blues", norm=PowerNorm(0.4, vmin=0))  # weak values are seen, too
+    axes.set_title("y, output maps", fontsize=9)
+    axes.set_axis_off()
 
 
 def still_donor(live: "LiveDonor") -> tuple[Figure, str]:

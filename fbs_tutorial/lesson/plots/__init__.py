@@ -38,15 +38,17 @@ from .gpu import (
     tiles_on_gpu,
 )
 from .simple import (
+    above_the_square,
     depth_lines,
     layer_bars,
     layer_lines,
+    published_and_counted,
     right_and_work,
     seed_dots,
     three_counts,
 )
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
-from .trials import growing_pool, losses_of_gates
+from .trials import ends_of_gates, growing_pool, losses_of_gates
 from .winners import class_heat_maps, winners_of_two
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "LOOKS",
     "ORANGE",
     "PURPLE",
+    "above_the_square",
     "accuracy_and_macs",
     "accuracy_lines",
     "accuracy_over_cost",
@@ -73,6 +76,7 @@ __all__ = [
     "contest",
     "count_and_clock",
     "depth_lines",
+    "ends_of_gates",
     "exchanged_gates",
     "filter_shapes",
     "growing_pool",
@@ -90,6 +94,7 @@ __all__ = [
     "one_kernel",
     "plt",
     "pruning_level",
+    "published_and_counted",
     "right_and_work",
     "seed_dots",
     "source",

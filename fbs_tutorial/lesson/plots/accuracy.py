@@ -162,14 +162,14 @@ def _mark_steps(axes: Sequence[Axes], steps: Sequence[str]) -> dict[str, int]:
 def accuracy_lines(
     densities: Sequence[float], lines: dict[str, Sequence[Sequence[float]]], title: str = ""
 ) -> tuple[Figure, str]:
-    """Accuracies 0..1 against density, one line for each of up to three names.
+    """Accuracies 0..1 against density, one line for each of up to four names.
 
     Args:
         lines: ``{name: runs}``, a run being one accuracy per density. With several runs (seeds) the
             line is their median and a band runs from the lowest to the highest.
     """
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    styles = [(BLUE, "o", "-"), (GREEN, "s", "--"), (DARK_GREEN, "^", "-.")]
+    styles = [(BLUE, "o", "-"), (GREEN, "s", "--"), (DARK_GREEN, "^", "-."), (DARK_GREY, "x", ":")]
     said = []
     near = min(range(len(densities)), key=lambda i: abs(densities[i] - 0.5))
     for (name, runs), look in zip(lines.items(), styles[: len(lines)], strict=True):
@@ -178,7 +178,7 @@ def accuracy_lines(
     axes.set(xlabel="density d (share of channels that win)", ylabel="accuracy (%)", title=title)
     axes.set(xlim=(min(densities) - 0.04, max(densities) + 0.04), ylim=(0, 104), xticks=densities)
     axes.grid(alpha=0.3)
-    legend_below(figure, ncols=2)
+    label_lines(axes, 9)
     return figure, f"Correct at density {densities[near]:g}: {'; '.join(said)}."
 
 

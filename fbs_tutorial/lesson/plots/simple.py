@@ -1,6 +1,6 @@
 """Pictures of plain numbers: bars in groups, lines over depth, images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,6 +11,7 @@ from .style import (
     BLUE,
     DARK_GREY,
     GREEN,
+    GREY,
     ORANGE,
     PALE_BLUE,
     PURPLE,
@@ -179,7 +180,7 @@ def depth_lines(panels: dict[str, dict[str, Sequence[float]]], ylabel: str) -> t
                 said.append(f"  {name}: {values[-1]:,.0f} at the end")
         axes.set(title=panel, xlabel="block", ylabel=ylabel)
         axes.grid(alpha=0.3)
-    legend_below(figure, *np.atleast_1d(row)[0].get_legend_handles_labels(), ncols=len(styles))
+        label_lines(axes, 9)
     return figure, "\n".join(said)
 
 
@@ -188,13 +189,14 @@ def three_counts(
     counts: dict[str, Sequence[float]],
     title: str = "Three counts of one network",
 ) -> tuple[Figure, str]:
-    """Shares of the dense MACs against density: by gates, by zeros, and executed.
+    """Shares of the dense MACs against density: by gates, by zeros in one or two ways, executed.
 
     Args:
-        counts: ``{name: one share 0..1 per density}``, up to three.
+        counts: ``{name: one share 0..1 per density}``, up to four, what is executed last.
     """
-    figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
-    looks, said = [(BLUE, "o", "-"), (PALE_BLUE, "s", "--"), (BLACK, "x", ":")], []
+    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    looks, said = [(BLUE, "o", "-"), (PALE_BLUE, "s", "--"), (PALE_BLUE, "v", ":")], []
+    looks[len(counts) - 1 :] = [(BLACK, "x", ":")]
     near = min(range(len(densities)), key=lambda i: abs(densities[i] - 0.5))
     for (name, shares), (colour, marker, line) in zip(counts.items(), looks, strict=False):
         percent = [100 * share for share in shares]
@@ -203,8 +205,68 @@ def three_counts(
     axes.set(xlabel="density d", ylabel="dense MACs (%)", ylim=(0, 108), xticks=densities)
     axes.set_title(title, fontsize=11)
     axes.grid(alpha=0.3)
-    legend_below(figure, ncols=3)
+    label_lines(axes, 9)
     return figure, f"At d = {densities[near]:g} and d = {densities[-1]:g}: {'; '.join(said)}."
+
+
+def above_the_square(
+    shares: Mapping[float, float], predictors: float, title: str = ""
+) -> tuple[Figure, str]:
+    """How far the MACs that are left lie above d², in percent of d², and the predictors on top.
+
+    Args:
+        shares: ``{density: share 0..1 of the dense MACs}``. predictors: their MACs, the same share.
+    """
+    figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    places = range(len(shares))
+    above = [100 * (share / d**2 - 1) for d, share in shares.items()]
+    extra = [100 * predictors / d**2 for d in shares]
+    axes.bar(places, above, 0.6, color=BLUE, label="rounding up, first layer, classifier")
+    bars = axes.bar(
+        places, extra, 0.6, bottom=above, color=ORANGE, hatch="///", edgecolor="white",
+        label="predictors",
+    )  # fmt: skip
+    both = [a + e for a, e in zip(above, extra, strict=True)]
+    axes.bar_label(bars, [f"{value:.1f} %" for value in both], fontsize=9, padding=2)
+    axes.set_xticks(places, [f"{d:g}" for d in shares])
+    axes.set(xlabel="density d", ylabel="above d² (% of d²)")
+    axes.set_title(title, fontsize=11)
+    axes.margins(y=0.12)
+    axes.legend(frameon=False, fontsize=9)
+    said = [
+        f"d = {d:g}: {a:.1f} % and {e:.1f} %" for d, a, e in zip(shares, above, extra, strict=True)
+    ]
+    return figure, f"Above d², and the predictors: {'; '.join(said)}."
+
+
+def published_and_counted(
+    published: Mapping[float, float], counted: Mapping[str, Mapping[float, float]], title: str = ""
+) -> tuple[Figure, str]:
+    """Published numbers of two decimals minus one's own, and the band in which they agree.
+
+    Args:
+        published: ``{density: number}``. counted: ``{name: the same}``, up to three.
+    """
+    figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    said = []
+    looks = zip((BLUE, ORANGE, GREEN), ("s", "o", "^"), (0.012, -0.012, 0), strict=True)
+    for (name, own), (colour, marker, beside) in zip(counted.items(), looks, strict=False):
+        apart = {d: published[d] - own[d] for d in published}
+        x = [d + beside for d in apart]
+        axes.plot(x, list(apart.values()), marker, color=colour, markersize=7, label=name)
+        agree = [d for d, value in apart.items() if abs(value) <= HALF_A_DIGIT]
+        at = ", ".join(f"{d:g}" for d in sorted(agree))
+        said.append(f"{name}: {len(agree)} of {len(apart)} rows agree, at d = {at}")
+    axes.axhspan(-HALF_A_DIGIT, HALF_A_DIGIT, color=GREY, alpha=0.5, linewidth=0)
+    axes.set(xlabel="density d", ylabel="published minus counted\n(hundred million MACs)")
+    axes.set_xticks(sorted(published))
+    axes.set_title(title, fontsize=11)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=9, loc="lower left")
+    return figure, f"Grey: half of the last published digit. {'; '.join(said)}."
+
+
+HALF_A_DIGIT = 0.005 + 1e-9  # of two decimals
 
 
 def right_and_work(

@@ -11,10 +11,14 @@ from matplotlib.figure import Figure
 
 from ...bench.choice import CHOOSES, SCALES, STATIC, WIDER, lines, verdict
 from ...bench.stability import FORMS, UPDATES
-from .style import BLACK, BLUE, GREEN, ORANGE, PURPLE, legend_below
+from .style import BLACK, BLUE, GREEN, ORANGE, PURPLE, ink, legend_below
 
 LOSS_LOOKS = dict(
-    zip(FORMS, ((BLACK, "-", "o"), (BLUE, "--", "s"), (ORANGE, "-", "^")), strict=True)
+    zip(
+        FORMS,
+        ((BLACK, "-", "o"), (BLUE, "--", "s"), (ORANGE, "-", "^"), (PURPLE, "-.", "D")),
+        strict=True,
+    )
 )
 
 
@@ -78,7 +82,7 @@ def losses_of_gates(results: dict, title: str = "") -> tuple[Figure, str]:
     _accuracies_at_the_end(panels[-1], results["rows"])
     handles, names = panels[0].get_legend_handles_labels()
     once = dict(zip(names, handles, strict=True))
-    legend_below(figure, list(once.values()), list(once), ncols=3)
+    legend_below(figure, list(once.values()), list(once), ncols=4)
     figure.suptitle(title, fontsize=10)
     return figure, said_of_gates(results)
 
@@ -90,13 +94,37 @@ def _accuracies_at_the_end(axes: Axes, rows: Sequence[dict]) -> None:
             here = [r for r in rows if (r["update"], r["form"]) == (update, form)]
             values = [100 * r["accuracy"] for r in here if r["accuracy"] is not None]
             colour, _, marker = LOSS_LOOKS[form]
-            axes.plot([i + 0.22 * (j - 1)] * len(values), values, marker, color=colour)
+            axes.plot([i + 0.2 * (j - 1.5)] * len(values), values, marker, color=colour)
             if len(values) < len(here):
-                axes.text(i + 0.22 * (j - 1), 2, "NaN", color=colour, ha="center", fontsize=8)
+                axes.text(i + 0.2 * (j - 1.5), 2, "NaN", color=colour, ha="center", fontsize=8)
     axes.set(title="after the last update", ylabel="validation accuracy (%)", ylim=(0, 104))
     axes.set_xticks(range(len(UPDATES)), [fill(name, 8) for name in UPDATES])
     axes.set_xlim(-0.5, len(UPDATES) - 0.5)
     axes.grid(alpha=0.3, axis="y")
+
+
+def ends_of_gates(results: dict, title: str = "") -> tuple[Figure, str]:
+    """Validation accuracy after the last update of `stability`, a row for each form, a dot for each
+    seed; words where a loss was no longer finite."""
+    figure, panels = plt.subplots(
+        1, len(UPDATES), figsize=(8.5, 2.7), layout="constrained", sharey=True
+    )
+    for axes, update in zip(panels, UPDATES, strict=True):
+        for place, (form, (colour, _, marker)) in enumerate(LOSS_LOOKS.items()):
+            rows = [r for r in results["rows"] if (r["update"], r["form"]) == (update, form)]
+            fine = [100 * row["accuracy"] for row in rows if row["accuracy"] is not None]
+            beside = place + np.linspace(-0.2, 0.2, len(fine))  # two seeds may be equal
+            axes.plot(fine, beside, marker, color=colour, markersize=7)
+            broken = [str(row["diverged"]) for row in rows if row["diverged"]]
+            if broken:
+                words = f"NaN at update {', '.join(broken)}"
+                axes.text(14, place, words, color=ink(colour), va="center", fontsize=9)
+        axes.set(title=update, xlabel="validation accuracy (%)", xlim=(0, 100))
+        axes.grid(alpha=0.3, axis="x")
+    panels[0].set_yticks(range(len(FORMS)), FORMS)
+    panels[0].set_ylim(len(FORMS) - 0.5, -0.5)
+    figure.suptitle(title, fontsize=11)
+    return figure, _said_of_the_end(results["rows"])
 
 
 def said_of_gates(results: dict) -> str:
