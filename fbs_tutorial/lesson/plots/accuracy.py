@@ -167,6 +167,9 @@ def accuracy_lines(
     Args:
         lines: ``{name: runs}``, a run being one accuracy per density. With several runs (seeds) the
             line is their median and a band runs from the lowest to the highest.
+
+    Raises:
+        ValueError: five names or more.
     """
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
     styles = [(BLUE, "o", "-"), (GREEN, "s", "--"), (DARK_GREEN, "^", "-."), (DARK_GREY, "x", ":")]
