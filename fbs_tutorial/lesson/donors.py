@@ -6,6 +6,7 @@ A donor is a tensor ``[N]``: for each image, the number of the one whose gates i
 import torch
 from torch import Tensor, nn
 
+from ..method.dynamics import derangement
 from ..method.gated import forced_gates, gated_layers, set_density
 from ..method.wta import winner_mask, winner_take_all
 from .checks.nb07 import values_fixed
@@ -14,11 +15,8 @@ FIXED = ("own", "choice fixed", "values fixed", "both fixed")
 
 
 def another_image(count: int, seed: int) -> Tensor:
-    """For each of ``count`` images the one before it in a random order, so never itself."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    donor = torch.empty_like(order)
-    donor[order] = order.roll(1)
-    return donor
+    """For each of ``count`` images another one, in `how_dynamic`'s way; ``seed`` says which."""
+    return derangement(count, seed)
 
 
 def same_class(labels: Tensor, shift: int) -> Tensor:

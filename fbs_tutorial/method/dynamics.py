@@ -92,7 +92,7 @@ def how_dynamic(
         gates, sets, own = _gates(model, images)
         _check_outputs(own, images, labels)
         means = gates if reference is None else _gates(model, reference)[0]
-        donor = _derangement(len(images)).to(images.device)
+        donor = derangement(len(images)).to(images.device)
         other = {name: gate[donor] for name, gate in gates.items()}
         static = {
             name: winner_take_all(gate.mean(dim=0, keepdim=True), layers[name].density)
@@ -183,7 +183,7 @@ def _outputs(model: nn.Module, images: Tensor, gates: Mapping[str, Tensor]) -> T
     return torch.cat(outputs)
 
 
-def _derangement(n: int) -> Tensor:
-    """A fixed random permutation of ``n`` indices that leaves none in its place."""
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+def derangement(n: int, seed: int = 0) -> Tensor:
+    """A random permutation of ``n`` indices, fixed by ``seed``, that leaves none in its place."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     return torch.empty_like(order).scatter(0, order, order.roll(1))
