@@ -129,17 +129,42 @@ def torchvision_network(name: str, num_classes: int = 10, width: float = 1.0) ->
     """torchvision's network of this name, untrained: ``[N, 3, H, W] -> [N, num_classes]``.
 
     Made for 224 x 224 pixels; smaller images work from 32 x 32 on. Images of one channel are taken
-    as grey ones, three equal channels. There is no narrow form: ``width`` must be 1.
+    as grey ones, three equal channels. With ``width`` below 1 ResNet-18 and -34 have that share of
+    the channels in every layer, as `digitsnet`, and MobileNetV2 is torchvision's own narrow form:
+    multiples of 8 channels, and 1280 before the classifier.
 
-    Raises TypeError or ValueError as `mcifarnet`, and ValueError for a ``width`` below 1.
+    Raises TypeError or ValueError as `mcifarnet`, and ValueError for a ``width`` below 1 of one
+    that has no narrow form here.
     """
     from torchvision.models import get_model  # here: it takes a second to import
 
     check_arguments(num_classes, width)
-    if width != 1:
+    if width == 1 or name in BASIC_RESNETS:
+        network = get_model(name, num_classes=num_classes)
+    elif name == "mobilenet_v2":
+        network = get_model(name, num_classes=num_classes, width_mult=width)
+    else:
         raise ValueError(f"width must be 1, as {name} has no narrow form here, got {width}")
-    network = get_model(name, num_classes=num_classes)
+    if width != 1 and name in BASIC_RESNETS:
+        _narrow_resnet(network, width)
     return nn.Sequential(OrderedDict(normalize=Normalize(*IMAGENET), network=network))
+
+
+def _narrow_resnet(network: nn.Module, width: float) -> None:
+    """Give a ResNet of basic blocks new layers with ``width`` of the channels, begun as its own."""
+    from torchvision.models.resnet import BasicBlock
+
+    counts = [active_channels(full, width) for full in (64, 128, 256, 512)]
+    network.inplanes = counts[0]
+    network.conv1 = nn.Conv2d(3, counts[0], 7, 2, 3, bias=False)
+    network.bn1 = nn.BatchNorm2d(counts[0])
+    for stage, count in enumerate(counts, start=1):
+        blocks, stride = len(getattr(network, f"layer{stage}")), 1 if stage == 1 else 2
+        setattr(network, f"layer{stage}", network._make_layer(BasicBlock, count, blocks, stride))
+    network.fc = nn.Linear(counts[-1], network.fc.out_features)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 
 def check_arguments(num_classes: int, width: float) -> None:
@@ -181,7 +206,8 @@ def wrap(model: nn.Module, density: float | Tensor = 1.0, *, normalize: bool = T
     return exchange_chains(model, block, "wrap")[0]
 
 
-TORCHVISION = ("resnet18", "resnet34", "resnet50", "vgg11_bn", "vgg16_bn", "mobilenet_v2")
+BASIC_RESNETS = ("resnet18", "resnet34")
+TORCHVISION = (*BASIC_RESNETS, "resnet50", "vgg11_bn", "vgg16_bn", "mobilenet_v2")
 TORCHVISION += ("shufflenet_v2_x1_0",)
 MODELS = {"digitsnet": digitsnet, "widenet": widenet, "mcifarnet": mcifarnet}
 MODELS |= {"vgg16_cifar": vgg16_cifar, "resnet56": resnet56}

@@ -27,7 +27,8 @@ from fbs_tutorial import (
 )
 from fbs_tutorial.checkpoints import load_network, save_network
 from fbs_tutorial.method.gated import forced_gates, gated_layers
-from fbs_tutorial.models import MODELS, TORCHVISION, wrap
+from fbs_tutorial.method.wta import active_channels
+from fbs_tutorial.models import BASIC_RESNETS, MODELS, TORCHVISION, wrap
 
 GATED_AND_DENSE = {  # convolutions followed by a norm; MACs of 224 x 224 pixels and 1000 classes
     "resnet18": (20, 1_814_073_344),
@@ -120,7 +121,6 @@ def test_images_are_normalised_inside():
 @pytest.mark.parametrize(
     ("arguments", "error", "says"),
     [
-        ((10, 0.5), ValueError, "width must be 1, as resnet18 has no narrow form here, got 0.5"),
         ((10, 1.5), ValueError, r"width must be a number in \(0, 1\], got 1.5"),
         ((10, True), TypeError, r"width must be a number in \(0, 1\], got True"),
         ((10, "1"), TypeError, r"width must be a number in \(0, 1\], got '1'"),
@@ -134,7 +134,46 @@ def test_bad_arguments_are_refused(arguments, error, says):
         MODELS["resnet18"](*arguments)
 
 
-@pytest.mark.parametrize("name", ["digitsnet", "mcifarnet", "resnet56"])
+@pytest.mark.parametrize("name", sorted(set(TORCHVISION) - {*BASIC_RESNETS, "mobilenet_v2"}))
+def test_what_has_no_narrow_form_says_so(name):
+    with pytest.raises(ValueError, match=f"width must be 1, as {name} has no narrow form here"):
+        MODELS[name](10, 0.5)
+
+
+@pytest.mark.parametrize("name", BASIC_RESNETS)
+def test_a_narrow_resnet_has_a_share_of_the_channels_everywhere(name):
+    with torch.device("meta"):
+        wide, narrow = (used(MODELS[name](10, width)) for width in (1.0, 0.3))
+    pairs = [(a, dict(narrow.named_modules())[n]) for n, a in wide.named_modules()]
+    for full, small in pairs:
+        assert type(full) is type(small)
+        if isinstance(full, nn.BatchNorm2d):
+            assert small.num_features == active_channels(full.num_features, 0.3)
+        if isinstance(full, nn.Conv2d):
+            assert small.out_channels == active_channels(full.out_channels, 0.3)
+            kept = ("kernel_size", "stride", "padding", "bias")
+            assert all(getattr(full, key) == getattr(small, key) for key in kept)
+
+
+@pytest.mark.parametrize("name", [*BASIC_RESNETS, "mobilenet_v2"])
+def test_a_narrow_network_begins_as_a_wide_one_and_comes_back_from_a_file(name, tmp_path):
+    torch.manual_seed(0)
+    wide, narrow = (MODELS[name](7, width).eval() for width in (1.0, 0.25))
+    for net in (wide, narrow):  # kaiming: He et al. 2015, with the outputs' count
+        for conv in net.modules():
+            if isinstance(conv, nn.Conv2d) and conv.weight.numel() > 2000:
+                fan_out = conv.weight.numel() // conv.in_channels * conv.groups
+                assert conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
+    x = torch.rand(2, 3, 48, 48)
+    costs = [count_macs(net, x).dense for net in (wide, narrow)]
+    assert costs[1] < costs[0] / 5
+    save_network(narrow, tmp_path / "net", name, 7, 0.25)
+    again, header = load_network(tmp_path / "net")
+    assert header["width"] == "0.25"
+    torch.testing.assert_close(again.eval()(x), narrow(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["digitsnet", "mcifarnet", "resnet56", "resnet18"])
 def test_a_width_that_is_none_is_called_a_width(name):
     with pytest.raises(ValueError, match=r"width must be a number in \(0, 1\], got 0"):
         MODELS[name](10, 0)

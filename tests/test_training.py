@@ -451,7 +451,7 @@ FROM = ["--from", PLAIN, "--density", "0.5"]
         (["--densities", ""], "densities.*''"),
         (["--densities", "0.5,0.5"], "densities.*differ"),
         (["--densities", "0.33333333,0.33333334"], "densities.*differ"),
-        (["--static", "--model", "resnet18"], "width"),
+        (["--static", "--model", "vgg11_bn"], "width"),
         (["--epochs", "0"], "epochs.*0"),
         (["--plain-epochs", "0"], "--plain-epochs.*0"),
         ([*FROM, "--plain-epochs", "2"], "--plain-epochs does not go with --from"),
