@@ -1,8 +1,8 @@
-"""Show the trials: python tools/ship_trials.py, after `choice`, `stability`, tools/any_density.py.
+"""Show the trials: python tools/ship_trials.py, after what makes them.
 
-What is stored in benchmarks/choice, stability and any-density goes to the page of results, between
-the marks of each, with a picture beside every file. The notebooks read copies, of
-stability that of the digits, in the package.
+Those are `choice`, `stability`, tools/any_density.py and tools/opponents.py. What is stored of each
+in benchmarks goes to the page of results, between its marks, with a picture beside the files of the
+first two. The notebooks read copies, of stability that of the digits, in the package.
 """
 
 import json
@@ -34,6 +34,7 @@ ANY_DENSITY = (
 def main() -> None:
     show("choice", "\n\n".join(map(pool_section, sorted(STORED.glob("choice/*.json")))))
     show("stability", "\n\n".join(map(loss_section, sorted(STORED.glob("stability/*.json")))))
+    show("opponents", (STORED / "opponents" / "table.md").read_text())
     candidates = STORED / "any-density" / "table.md"
     if candidates.exists():
         page = with_marks(RESULTS.read_text(), "any-density", "tools/ship_trials.py", "stability")
