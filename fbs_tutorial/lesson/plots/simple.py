@@ -164,7 +164,7 @@ def depth_lines(panels: dict[str, dict[str, Sequence[float]]], ylabel: str) -> t
     A line ends where its values are no longer finite; a cross marks the last finite one.
     """
     figure, row = plt.subplots(1, len(panels), figsize=(8, 3.3), layout="constrained", sharex=True)
-    styles = [(BLACK, ":"), (ORANGE, "--"), (BLUE, "-")]
+    styles = [(BLACK, ":"), (ORANGE, "--"), (BLUE, "-"), (YELLOW, "-.")]
     said = []
     for axes, (panel, lines) in zip(np.atleast_1d(row), panels.items(), strict=True):
         said.append(f"{panel}, {ylabel}:")
@@ -177,7 +177,7 @@ def depth_lines(panels: dict[str, dict[str, Sequence[float]]], ylabel: str) -> t
                 axes.plot(blocks[-1:], values[finite - 1 : finite], "x", color=colour)
                 said.append(f"  {name}: not finite from block {finite + 1} on")
             else:
-                said.append(f"  {name}: {values[-1]:,.0f} at the end")
+                said.append(f"  {name}: {three_digits(values[-1])} at the end")
         axes.set(title=panel, xlabel="block", ylabel=ylabel)
         axes.grid(alpha=0.3)
         label_lines(axes, 9)
