@@ -15,6 +15,7 @@ from fbs_tutorial.checkpoints import load_metrics
 from fbs_tutorial.lesson import diagrams
 from fbs_tutorial.lesson.diagrams import draw, gates
 from fbs_tutorial.lesson.diagrams.training import PRICE_LOOKS
+from fbs_tutorial.lesson.plots.style import BLUE, WHITE
 from fbs_tutorial.lesson.results import (
     FOLDER,
     cifar10_networks,
@@ -114,7 +115,7 @@ def test_whose_gates_has_a_row_for_each_kind_and_legible_words(channels):
     image, donor = torch.rand(2, 1, 16, 16)
     figure, sentence = diagrams.whose_gates(image, donor, given, right)
     assert not draw.collisions(figure)
-    assert "gates 81.0 % (median of 3 draws, 70.0 to 82.0); the mean gate 88.6 %;" in sentence
+    assert "gates 81.0 % (median of 3 draws, 70.0 to 82.0); both fixed 88.6 %;" in sentence
     assert len(figure.axes[0].images) == 2
 
 
@@ -144,6 +145,14 @@ def test_rank_dots_says_each_layer_and_the_range_of_those_that_know_nothing():
     measures = {"activity": ([-0.4, 0.1], [[0.2, 0.0], [0.1, -0.4], [0.1, -0.2]])}
     figure, sentence = diagrams.rank_dots(measures, ["conv1", "conv2"])
     assert sentence == ("activity: -0.40, 0.10; beyond all draws above in conv2; below in conv1.")
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert {dot.get_markerfacecolor() for dot in dots} == {BLUE}
+    measures["activity"][0][0] = 0.15  # within the draws
+    within = diagrams.rank_dots(measures, ["conv1", "conv2"])[0].axes[0].lines
+    assert [line.get_markerfacecolor() for line in within if line.get_marker() == "o"] == [
+        WHITE,
+        BLUE,
+    ]
     bands = [band[:, 0].tolist() for band in figure.axes[0].collections[0].get_segments()]
     assert bands == [[0.1, 0.2], [-0.4, 0.0]]
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]

@@ -19,7 +19,6 @@ from ..plots.style import (
     PALE,
     PURPLE,
     curve,
-    ink,
     label_lines,
     legend_below,
 )
@@ -298,7 +297,9 @@ def price_of_every_density(
             drawn = [[row for row in run if row["density"] >= LEAST_DRAWN] for run in runs]
             values = [[row["test_accuracy"] for row in run] for run in drawn]
             curve(axes, [row["density"] for row in drawn[0]], values, name, PRICE_LOOKS[name])
-            told = (f"{100 * accuracy:.1f} % at {density:g}" for density, accuracy in _medians(runs))
+            told = (
+                f"{100 * accuracy:.1f} % at {density:g}" for density, accuracy in _medians(runs)
+            )
             said.append(f"{data}, {name}: {', '.join(told)}")
         axes.set(xlabel="density d", title=data, xlim=(0.15, 1.05), ylim=(80, 101))
         axes.grid(alpha=0.3)

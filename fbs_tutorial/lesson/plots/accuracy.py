@@ -14,7 +14,6 @@ from ...method.dynamics import CONTROLS
 from .style import (
     BLACK,
     BLUE,
-    DARK_GREEN,
     DARK_GREY,
     GREEN,
     GREY,
