@@ -111,7 +111,9 @@ def by_density(
     axes.set_ylim(0 if lowest < 60 else lowest - 4, 104 if lowest < 60 else 101)
     axes.set_title(title, fontsize=11)
     axes.grid(alpha=0.3)
-    name_ends(axes, densities[-1] + 0.025, ends)
+    axes.margins(x=0.03)
+    low, high = axes.get_xlim()
+    name_ends(axes, high + 0.01 * (high - low), ends[::-1])
     at = ", ".join(f"{density:g}" for density in densities)
     return figure, f"Correct at d = {at}:\n" + "\n".join(said)
 

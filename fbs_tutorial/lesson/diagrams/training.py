@@ -302,6 +302,7 @@ def price_of_every_density(
             )
             said.append(f"{data}, {name}: {', '.join(told)}")
         axes.set(xlabel="density d", title=data, xlim=(0.15, 1.05), ylim=(80, 101))
+        axes.set_yticks(range(80, 101, 5))
         axes.grid(alpha=0.3)
         label_lines(axes)
     axes_of[0].set_ylabel("test accuracy (%)")
