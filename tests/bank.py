@@ -32,8 +32,8 @@ def of_cifar10(step):
     return rows[step]["test_accuracy"]
 
 
-def of_paper():
-    """The paper's plain network and its FBS at d = 0.5."""
+def of_authors():
+    """The plain network and the FBS at d = 0.5 of the authors' release."""
     published = json.loads((ASSETS / "cifar10" / "published.json").read_text())["tables"][0]
     return [row["test_accuracy"] for row in published["rows"]]
 
@@ -183,7 +183,7 @@ def answer_11_3():
 
 
 def answer_11_4():
-    (plain, gated), (theirs, their_gated) = map(of_cifar10, ("plain", "d0.5")), of_paper()
+    (plain, gated), (theirs, their_gated) = map(of_cifar10, ("plain", "d0.5")), of_authors()
     said = [percent(gated, 2), percent(plain, 2), percent(theirs, 2), percent(their_gated, 2)[:5]]
     return [
         *said,

@@ -393,12 +393,12 @@ def test_the_cifar10_numbers_go_with_one_another():
 
 
 def test_the_cifar10_network_for_a_half_keeps_the_promise():
-    """Above the paper's accuracy at its cost, and beside it the small network that equals it."""
+    """Above the authors' accuracy at its cost, and beside it the small network that equals it."""
     by_step = {row["step"]: row for row in CIFAR10_ROWS}
     tables = json.loads((ASSETS / "cifar10" / "published.json").read_text())["tables"]
-    paper = {row["density"]: row["test_accuracy"] for row in tables[0]["rows"]}
+    theirs = {row["density"]: row["test_accuracy"] for row in tables[0]["rows"]}
     own, plain = by_step["d0.5"], by_step["plain"]
-    assert own["test_accuracy"] - paper[0.5] > 0.015
+    assert own["test_accuracy"] - theirs[0.5] > 0.015
     assert plain["test_accuracy"] - own["test_accuracy"] < 0.01
     assert abs(by_step["static0.5-distilled"]["test_accuracy"] - own["test_accuracy"]) < 0.005
 

@@ -238,7 +238,7 @@ RIGHT = {
     ],
     "check_training_step": training_step,
     "check_my_recipe": lambda: {"gain": 2.0},
-    "check_uniform_in_macs": lambda u, low: ((1 - low**2) * u + low**2) ** 0.5,
+    "check_by_luck": lambda m, n: math.factorial(m) * math.factorial(n) / math.factorial(m + n),
     "check_unsure": lambda logits, t: ~(logits.softmax(1) >= t).any(dim=1),
     "check_choice_only": lambda own, ref: own.bool() * ref.sum(0) / ref.bool().sum(0).clamp(1),
     "check_my_dial": lambda: {
@@ -587,8 +587,9 @@ def test_numbers_that_print_equal_get_the_digits_that_differ():
 
 
 def test_places_have_names_where_the_check_knows_them_and_nothing_is_no_call():
-    draws = checks.check_uniform_in_macs(lambda u, lowest: u).message
-    assert "first wrong value: draw 0: expected" in draws
+    value = engine.Case((torch.zeros(3),), torch.arange(3.0), "no hint", axes=("draw",))
+    message = engine.Exercise("", lambda: iter([value]), "")(lambda x: torch.zeros(3)).message
+    assert "first wrong value: draw 1: expected 1, got 0" in message
     value = engine.Case((torch.zeros(3, 2),), torch.arange(3.0), "no hint")
     message = engine.Exercise("", lambda: iter([value]), "")(lambda x: torch.zeros(3)).message
     assert "first wrong value: place 1: expected 1, got 0" in message

@@ -15,6 +15,7 @@ from fbs_tutorial.checkpoints import load_metrics
 from fbs_tutorial.lesson import diagrams
 from fbs_tutorial.lesson.diagrams import draw, gates
 from fbs_tutorial.lesson.diagrams.training import PRICE_LOOKS
+from fbs_tutorial.lesson.plots.style import BLUE, WHITE
 from fbs_tutorial.lesson.results import (
     FOLDER,
     cifar10_networks,
@@ -114,7 +115,7 @@ def test_whose_gates_has_a_row_for_each_kind_and_legible_words(channels):
     image, donor = torch.rand(2, 1, 16, 16)
     figure, sentence = diagrams.whose_gates(image, donor, given, right)
     assert not draw.collisions(figure)
-    assert "gates 81.0 % (median of 3 draws, 70.0 to 82.0); the mean gate 88.6 %;" in sentence
+    assert "gates 81.0 % (median of 3 draws, 70.0 to 82.0); both fixed 88.6 %;" in sentence
     assert len(figure.axes[0].images) == 2
 
 
@@ -144,6 +145,14 @@ def test_rank_dots_says_each_layer_and_the_range_of_those_that_know_nothing():
     measures = {"activity": ([-0.4, 0.1], [[0.2, 0.0], [0.1, -0.4], [0.1, -0.2]])}
     figure, sentence = diagrams.rank_dots(measures, ["conv1", "conv2"])
     assert sentence == ("activity: -0.40, 0.10; beyond all draws above in conv2; below in conv1.")
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert {dot.get_markerfacecolor() for dot in dots} == {BLUE}
+    measures["activity"][0][0] = 0.15  # within the draws
+    within = diagrams.rank_dots(measures, ["conv1", "conv2"])[0].axes[0].lines
+    assert [line.get_markerfacecolor() for line in within if line.get_marker() == "o"] == [
+        WHITE,
+        BLUE,
+    ]
     bands = [band[:, 0].tolist() for band in figure.axes[0].collections[0].get_segments()]
     assert bands == [[0.1, 0.2], [-0.4, 0.0]]
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
@@ -235,14 +244,15 @@ def test_gain_and_penalty_shows_the_runs_of_one_penalty():
     assert figure.axes[0].lines[0].get_ydata().tolist() == [90, 80]
 
 
-def test_price_of_every_density_writes_what_lies_below_the_picture():
+def test_price_of_every_density_says_what_lies_below_the_picture():
     run = [{"density": d, "test_accuracy": a} for d, a in ((0.1, 0.12), (0.5, 0.9))]
     one, taught = "one for every density", "small plain, one for each"
     panels = {"a": {one: [run]}, "b": {one: [run], taught: [run[1:]]}}
     figure, sentence = diagrams.price_of_every_density(panels)
-    assert f"a, {one}: 90.0 % at 0.5" in sentence and f"b, {taught}: 90.0 % at 0.5" in sentence
-    assert [text.get_text() for text in figure.axes[0].texts] == ["12 %", one]
-    assert [text.get_text() for text in figure.axes[1].texts] == ["12 %", one, taught]
+    assert f"a, {one}: 90.0 % at 0.5, 12.0 % at 0.1" in sentence
+    assert f"b, {taught}: 90.0 % at 0.5." in sentence
+    assert list(figure.axes[0].lines[0].get_xdata()) == [0.5]
+    assert [text.get_text() for text in figure.axes[1].texts] == [one, taught]
     with pytest.raises(KeyError):
         diagrams.price_of_every_density({"a": {"another": [run]}, "b": {}})
 
@@ -254,13 +264,6 @@ def test_networks_for_every_density_stand_beside_untaught_rivals(data):
     assert all(rows and not any(row.get("distilled") for row in rows) for runs in found.values()
                for rows in runs)  # fmt: skip
     assert all(row["density"] for runs in found.values() for rows in runs for row in rows)
-
-
-def test_a_sudden_step_counts_the_seeds_that_fall():
-    figure, sentence = diagrams.sudden_step([(38.6, 96.4), (95.9, 95.9), (89.3, 93.9)])
-    assert figure.axes[0].get_title() == "1 of 3 seeds lose more than ten points at once"
-    assert figure.axes[0].texts[0].get_text() == "seed 1: 38.6 %"
-    assert "seed 3 93.9 and 89.3 %" in sentence and not draw.collisions(figure)
 
 
 def test_winners_of_the_control_are_drawn_as_the_mask_says():

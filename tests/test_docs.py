@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from bank import ANSWERS, of_cifar10, of_paper
+from bank import ANSWERS, of_authors, of_cifar10
 from test_notebooks import NOTEBOOKS, cells, minutes, parentheses, prose, source, text_outputs
 from test_packaging import headings
 
@@ -442,4 +442,4 @@ def test_the_changes_say_what_is_there():
     for name in re.search(r"static relatives: (.+?)\.\n", CHANGELOG)[1].split(", "):
         assert name.strip("`") in fbs_tutorial.__all__
     assert f"{100 * of_cifar10('d0.5'):.2f} %" in CHANGELOG
-    assert f"{100 * of_paper()[1]:.2f} %" in CHANGELOG
+    assert f"{100 * of_authors()[1]:.2f} %" in CHANGELOG

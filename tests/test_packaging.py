@@ -88,7 +88,7 @@ def test_the_first_picture_is_of_cifar10_with_the_small_plain_networks_in_it():
     assert re.search(r"!\[.*?\]\((.*?)\)", README)[1] == "benchmarks/cifar10.png"
     figure, sentence = picture()
     names = [text.get_text() for text in figure.axes[0].texts]
-    assert {"small plain", "small plain, distilled", "published: the paper"} < set(names)
+    assert {"small plain", "small plain, distilled", "published: the authors' release"} < set(names)
     assert all(name in sentence for name in names)
 
 

@@ -68,8 +68,9 @@ def test_layer_bars_says_every_value():
         "MACs, thousand for conv1, conv2:\n  dense: 4,000, 20\n  active: 1,000, 5\n"
         "more, thousand for conv1, conv2:\n  dense: 1, 2"
     )
-    assert [len(axes.patches) for axes in figure.axes] == [4, 2]
+    assert [len(axes.patches) for axes in figure.axes] == [2 + 4, 2 + 2]  # the level behind them
     bars = figure.axes[0].containers
+    assert [bar.get_height() for bar in bars[0]] == [1, 2] and bars[0].get_label() == "chance"
     assert len({(c[0].get_facecolor(), c[0].get_hatch()) for c in bars}) == len(bars)
     assert figure.axes[0].get_ylabel() == "thousand"
 

@@ -58,7 +58,7 @@ OTHER = {
     "check_density_schedule": "((90, 30, 30), (100, 20, 10), (70, 10, 20), (60, 5, 5),"
     " (95, 5, 10), (100, 40, 20))",
     "check_training_step": "({draw}, {draw} + 1)",
-    "check_uniform_in_macs": "(0.2, 0.7)",
+    "check_by_luck": "((4, 4), (2, 3), (6, 1), (3, 4))",
     "check_my_dial": "test=True, slack=0.01",
     "check_break_even": "(('layer A', 0.12, 1.0), ('layer B', 0.35, 1.1),"
     " ('layer C', 0.25, 1.3, 1.0), ('layer D', 1.2, 0.4), ('layer E', 0.2, 0.5))",

@@ -108,12 +108,13 @@ def _photographs() -> str:
 
 def _cifar10() -> str:
     rows = _networks()
-    paper = json.loads((ASSETS / "cifar10" / "published.json").read_text())["tables"][0]["rows"]
-    said = " and ".join(_percent(row) for row in paper)
+    theirs = json.loads((ASSETS / "cifar10" / "published.json").read_text())["tables"][0]["rows"]
+    said = " and ".join(_percent(row) for row in theirs)
     left = rows["d0.5"]["macs_gates"] / rows["plain"]["macs_dense"]
     return (
         f"CIFAR-10, one seed: plain {_percent(rows['plain'])}, FBS at *d* = 0.5 "
-        f"{_percent(rows['d0.5'])} with {100 * left:.0f} % of the MACs. The paper: {said}."
+        f"{_percent(rows['d0.5'])} with {100 * left:.0f} % of the MACs. "
+        f"The authors' release: {said}."
     )
 
 

@@ -16,10 +16,10 @@ from .nb03 import (
 from .nb04 import check_coarse_gate, check_gated_layer, check_mean_one_gate, check_neutral
 from .nb05 import check_agreeing, check_find_slip, check_grouped_macs, check_residual_macs
 from .nb06 import (
+    check_by_luck,
     check_density_schedule,
     check_my_recipe,
     check_training_step,
-    check_uniform_in_macs,
 )
 from .nb07 import check_choice_only, check_my_dial, check_threshold_for, check_unsure
 from .nb08 import (
@@ -50,6 +50,7 @@ __all__ = [
     "check_best_tile",
     "check_break_even",
     "check_by_hand",
+    "check_by_luck",
     "check_channel_scores",
     "check_cheapest",
     "check_choice_only",
@@ -97,7 +98,6 @@ __all__ = [
     "check_tile",
     "check_training_step",
     "check_unfair",
-    "check_uniform_in_macs",
     "check_unsure",
     "check_weight_addresses",
     "check_winner_take_all",

@@ -1,6 +1,7 @@
 """The exercises of notebook 06, Training."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -490,32 +491,53 @@ check_my_recipe = Experiment(
     judge=_how_far,
 )
 
-# Exercise 4: densities for every budget
+# Exercise 4: how often luck leads
 
 
-def _draws(lows: Sequence[float] = (0.1, 0.5)) -> Iterator[Case]:
-    share = "the share of MACs is d²: which of the two should be spread evenly?"
-    solve = "spread d² from lowest² to 1, and take the root"
-    for lowest in lows:
-        u = torch.rand(7, dtype=torch.float64)
-        expected = (lowest**2 + u * (1 - lowest**2)).sqrt()
-        yield Case((u, lowest), expected, share, solve, axes=("draw",))
-    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    expected = torch.tensor([0.2, 1.0], dtype=torch.float64)
-    both = "0 should give the lowest density, and 1 should give 1"
-    yield Case((ends, 0.2), expected, both, axes=("draw",))
+def _leads(
+    seeds: Sequence[tuple[int, int]] = ((3, 3), (2, 2), (1, 4), (4, 2), (3, 5)),
+) -> Iterator[Case]:
+    order = "write down all orders of two results and two others: in how many does one side lead?"
+    places = "only which places the first recipe has in the order counts, not who stands on which"
+    for first, second in seeds:
+        expected = _to_nine(_by_luck, first, second)
+        yield Case((first, second), expected, order, places, ask=_to_nine)
 
 
-check_uniform_in_macs = Exercise(
-    "uniform_in_macs(u, lowest): densities, u uniform in 0..1, whose d² is spread evenly",
-    _draws,
-    "every budget comes equally often.",
+def _by_luck(first: int, second: int) -> float:
+    return 1 / math.comb(first + second, first)
+
+
+def _to_nine(function: Callable, first: int, second: int) -> object:
+    """What the function returns; a number with nine digits after the point."""
+    luck = function(first, second)
+    return round(luck, 9) if isinstance(luck, float) else luck
+
+
+check_by_luck = Exercise(
+    "by_luck(first, second): how probable it is that all of the first lie above all of the second",
+    _leads,
+    "you know what a clear lead is worth.",
     (
-        Mistake(lambda u, low: low + u * (1 - low), "you spread the densities evenly, not d²"),
-        Mistake(lambda u, low: low ** (1 - u), "you spread the logarithm of the density evenly"),
-        Mistake(lambda u, low: u.sqrt(), "you forget the lowest density"),
-        Mistake(lambda u, low: u.sqrt().clamp(min=low), "you cut off what is below the lowest"),
-        Mistake(lambda u, low: low + u.sqrt() * (1 - low), "you take the root before the shift"),
-        Mistake(lambda u, low: low**2 + u * (1 - low**2), "you return d² and forget the root"),
+        Mistake(lambda m, n: 2 * _by_luck(m, n), "you count a lead of either side"),
+        Mistake(
+            lambda m, n: 0.5 ** (m * n),
+            "you take the pairs for coins that know nothing of"
+            " each other, but if a is above b and b above c, a is above c",
+        ),
+        Mistake(lambda m, n: 0.5**m, "you toss a coin for each seed of the first recipe"),
+        Mistake(lambda m, n: 0.5 ** (m + n), "you toss a coin for each seed"),
+        Mistake(lambda m, n: 0.5, "you ask which mean is higher, not whether all are"),
+        Mistake(lambda m, n: 1 / (m + n), "you ask who is best, not whether all are above"),
+        Mistake(lambda m, n: m / (m + n), "you ask whose seed is the best of all"),
+        Mistake(
+            lambda m, n: 1 / math.factorial(m + n),
+            "you count one order, but seeds of one recipe may stand in any order among themselves",
+        ),
+        Mistake(
+            lambda m, n: math.factorial(m) / math.factorial(m + n),
+            "you forget that the seeds of the second recipe may stand in any order, too",
+        ),
+        Mistake(lambda m, n: math.comb(m + n, m), "you return how many ways there are"),
     ),
 )

@@ -42,7 +42,6 @@ from .training import (
     loss_curves,
     price_of_every_density,
     soft_answers,
-    sudden_step,
     what_each_part_is_worth,
 )
 
@@ -87,7 +86,6 @@ __all__ = [
     "shared_by_class",
     "sleepers",
     "soft_answers",
-    "sudden_step",
     "surest_and_least",
     "the_dial",
     "the_layer",

@@ -17,10 +17,11 @@ from ..plots.style import (
     GREY,
     ORANGE,
     PURPLE,
+    WHITE,
     curve,
     ink,
-    label_lines,
     legend_below,
+    name_ends,
 )
 from .draw import arrow, bars, box, canvas, frame, label, note, title
 
@@ -28,8 +29,8 @@ LIGHT_ORANGE = "#F0A878"
 COLOURS = {  # of the course, whose gates a figure shows
     "its own gates": BLUE,
     "another image's gates": PURPLE,
-    "the mean gate": ORANGE,
-    "the mean gate's winners, own values": LIGHT_ORANGE,
+    "both fixed": ORANGE,  # the mean gate
+    "choice fixed": LIGHT_ORANGE,  # its winners, own values
     "random gates": DARK_GREY,
 }
 
@@ -99,17 +100,20 @@ def by_density(
             median, a band goes from the lowest to the highest.
     """
     figure, axes = plt.subplots(figsize=(7.5, 4), layout="constrained")
-    densities, said, lowest = list(found), [], 100.0
+    densities, said, ends, lowest = list(found), [], [], 100.0
     for name in next(iter(found.values())):
         draws = np.array([np.atleast_1d(found[d][name]) for d in densities]).T  # [draws, densities]
         middle = curve(axes, densities, draws / 100, name, LINES[name])
         lowest = min(lowest, draws.min())
+        ends.append((name, middle[-1], LINES[name][0]))
         said.append(f"{name} {', '.join(f'{value:.1f}' for value in middle)} %")
     axes.set(xlabel="density d", ylabel="test accuracy (%)", xticks=densities)
     axes.set_ylim(0 if lowest < 60 else lowest - 4, 104 if lowest < 60 else 101)
     axes.set_title(title, fontsize=11)
     axes.grid(alpha=0.3)
-    label_lines(axes, 9)
+    axes.margins(x=0.03)
+    low, high = axes.get_xlim()
+    name_ends(axes, high + 0.01 * (high - low), ends[::-1])
     at = ", ".join(f"{density:g}" for density in densities)
     return figure, f"Correct at d = {at}:\n" + "\n".join(said)
 
@@ -117,8 +121,6 @@ def by_density(
 LINES = {  # colour, marker, line
     "its own gates": (BLUE, "o", "-"),
     "another image's gates": (PURPLE, "^", ":"),
-    "the mean gate": (ORANGE, "s", "--"),
-    "the mean gate's winners, own values": (LIGHT_ORANGE, "D", "-."),
     "random gates": (DARK_GREY, "x", ":"),
     "own": (BLUE, "o", "-"),
     "choice fixed": (LIGHT_ORANGE, "D", "-."),
@@ -244,7 +246,7 @@ def rank_dots(
     nothing.
 
     A grey band goes, for each layer, from the lowest to the highest of these, with a tick at their
-    median.
+    median. A dot within the band is hollow.
 
     Args:
         measures: ``{name: (one value per layer, the same of each untrained predictor)}``.
@@ -260,7 +262,11 @@ def rank_dots(
         axes.text(-1, places[0] + 1, name, weight="bold", fontsize=10, va="center")
         axes.hlines(places, drawn.min(axis=0), drawn.max(axis=0), color=GREY, linewidth=6)
         axes.plot(np.median(drawn, axis=0), places, "|", color=BLACK, markersize=7)
-        axes.plot(trained, places, "o", color=BLUE, markersize=7)
+        within = (drawn.min(axis=0) <= trained) & (trained <= drawn.max(axis=0))
+        for x, y, inside in zip(trained, places, within, strict=True):
+            axes.plot(
+                x, y, "o", color=BLUE, markersize=6, markerfacecolor=WHITE if inside else BLUE
+            )
         ticks.extend(zip(places, layers, strict=True))
         values = ", ".join(f"{value:.2f}" for value in trained)
         said.append(f"{name}: {values}; beyond all draws {_beyond(trained, drawn, layers)}.")
@@ -272,14 +278,16 @@ def rank_dots(
     axes.set(xlim=(-1.02, 1.02), xlabel="rank correlation with g: 1 same order, −1 the reverse")
     axes.grid(alpha=0.3, axis="x")
     marks = [
-        Line2D([], [], marker="o", color=BLUE, linestyle=""),
+        Line2D([], [], marker="o", color=BLUE, linestyle="", markersize=6),
+        Line2D([], [], marker="o", color=BLUE, linestyle="", markersize=6, markerfacecolor=WHITE),
         Line2D([], [], marker="|", color=GREY, linewidth=5, markeredgecolor=BLACK),
     ]
     names = [
-        "trained network",
+        "trained network, beyond all draws",
+        "within them",
         f"{len(untrained)} random predictors: range and median",
     ]
-    legend_below(figure, marks, names, ncols=2)
+    legend_below(figure, marks, names, ncols=3)
     return figure, "\n".join(said)
 
 
@@ -425,7 +433,7 @@ def second_looks(lines: Mapping[str, Sequence[dict]], images: int) -> tuple[Figu
     axes.minorticks_off()
     axes.set(xlabel="mean MACs per image, predictors included", ylabel="test accuracy (%)")
     axes.set_xlim(15, 330)
-    axes.margins(y=0.1)
+    axes.margins(y=0.06)
     axes.set_title(_saving(axes, chosen, *list(lines.items())[-1]), fontsize=11)
     axes.grid(alpha=0.3)
     return figure, f"{'; '.join(said)}. Bars: a standard error of {images:,} test images."
@@ -447,10 +455,11 @@ def _saving(axes: Axes, pairs: Sequence[dict], name: str, single: Sequence[dict]
         arrowprops={"arrowstyle": "-|>", "color": BLUE, "linewidth": 2, "shrinkA": 7, "shrinkB": 6},
     )  # fmt: skip
     share, lead = end[0] / start[0], end[1] - start[1]
-    beside = start[0] ** 0.6 * end[0] ** 0.4, 0.6 * start[1] + 0.4 * end[1]
+    beside = start[0] ** 0.55 * end[0] ** 0.45, 0.55 * start[1] + 0.45 * end[1]
     axes.annotate(
-        f"{share:.0%} of its MACs, {lead:+.2f} points", beside, (0, 8),
-        textcoords="offset points", ha="center", fontsize=9, color=ink(BLUE), weight="bold",
+        f"{share:.0%} of its MACs, {lead:+.2f} points", beside, (0, -6),
+        textcoords="offset points", ha="center", va="top", fontsize=9, color=ink(BLUE),
+        weight="bold",
     )  # fmt: skip
     kept = "keep" if lead >= 0 else "come near to"
     return f"Two looks {kept} the accuracy of {name} with {share:.0%} of its MACs"

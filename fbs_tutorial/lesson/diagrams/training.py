@@ -19,7 +19,6 @@ from ..plots.style import (
     PALE,
     PURPLE,
     curve,
-    ink,
     label_lines,
     legend_below,
 )
@@ -204,32 +203,6 @@ def loss_curves(
     return figure, ";\n".join(said) + "."
 
 
-def sudden_step(
-    right: Sequence[tuple[float, float]], densities: tuple[float, float] = (0.5, 1.0)
-) -> tuple[Figure, str]:
-    """Networks of several seeds whose density is lowered at once, a line for each.
-
-    Args:
-        right: percent correct at both densities, the lower one first, for each seed from 1.
-    """
-    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
-    looks, said = zip(("o-", "s--", "^:"), (BLUE, BLACK, DARK_GREY), strict=True), []
-    for seed, ((low, high), (look, colour)) in enumerate(zip(right, looks, strict=False), start=1):
-        axes.plot(densities, (low, high), look, color=colour)
-        axes.annotate(
-            f"seed {seed}: {low:.1f} %", (densities[0], low), (-9, 0), ha="right", va="center",
-            textcoords="offset points", fontsize=9, color=ink(colour),
-        )  # fmt: skip
-        said.append(f"seed {seed} {high:.1f} and {low:.1f} %")
-    fell = sum(high - low > 10 for low, high in right)
-    axes.set_title(f"{fell} of {len(right)} seeds lose more than ten points at once", fontsize=11)
-    axes.set(xlabel="density d", ylabel="correct (%)", ylim=(0, 104), xticks=densities)
-    axes.set_xlim(densities[0] - 0.3, densities[1] + 0.05)
-    axes.grid(alpha=0.3)
-    low, high = densities
-    return figure, f"Correct at d = {high:g} and, at once, at {low:g}: {'; '.join(said)}."
-
-
 def soft_answers(
     image: Tensor, logits: Tensor, temperatures: Sequence[float], label: int
 ) -> tuple[Figure, str]:
@@ -308,6 +281,8 @@ def price_of_every_density(
 ) -> tuple[Figure, str]:
     """Test accuracy against density: one network for all, one for each, small plain ones.
 
+    Drawn from `LEAST_DRAWN` on; the sentence says what becomes of the accuracy below it.
+
     Args:
         panels: ``{data: {name: runs}}``, the rows of one or more runs with one set of densities,
             as `lesson.results.every_density` gives them; the names are those of `PRICE_LOOKS`.
@@ -318,19 +293,16 @@ def price_of_every_density(
     figure, axes_of = plt.subplots(1, len(panels), figsize=(9, 3.8), layout="constrained")
     said = []
     for axes, (data, lines) in zip(axes_of, panels.items(), strict=True):
-        for place, (name, runs) in enumerate(lines.items()):
-            densities = [row["density"] for row in runs[0]]
-            values = [[row["test_accuracy"] for row in run] for run in runs]
-            middle = curve(axes, densities, values, name, PRICE_LOOKS[name])
-            told = ", ".join(
-                f"{value:.1f} % at {density:g}"
-                for density, value in zip(densities, middle, strict=True)
-                if density in (0.3, 0.5)
+        for name, runs in lines.items():
+            drawn = [[row for row in run if row["density"] >= LEAST_DRAWN] for run in runs]
+            values = [[row["test_accuracy"] for row in run] for run in drawn]
+            curve(axes, [row["density"] for row in drawn[0]], values, name, PRICE_LOOKS[name])
+            told = (
+                f"{100 * accuracy:.1f} % at {density:g}" for density, accuracy in _medians(runs)
             )
-            said.append(f"{data}, {name}: {told}")
-            _named_below(axes, densities, middle, PRICE_LOOKS[name][0], place)
-        axes.set(xlabel="density d", title=data, xlim=(0.05, 1.05), ylim=(FLOOR, 101))
-        axes.set_yticks(range(FLOOR, 101, 5))
+            said.append(f"{data}, {name}: {', '.join(told)}")
+        axes.set(xlabel="density d", title=data, xlim=(0.15, 1.05), ylim=(80, 101))
+        axes.set_yticks(range(80, 101, 5))
         axes.grid(alpha=0.3)
         label_lines(axes)
     axes_of[0].set_ylabel("test accuracy (%)")
@@ -341,18 +313,14 @@ def price_of_every_density(
 
 PRICE_LOOKS = {
     "one for every density": (BLUE, "o", "-"),
-    "gated, one for each": (BLUE, "s", ":"),
+    "gated, one for each": (ORANGE, "s", ":"),
     "small plain, one for each": (BLACK, "x", "--"),
 }
-FLOOR = 80  # percent; what lies below is written at the edge
+LEAST_DRAWN = 0.2  # the density; below it accuracies leave the picture
 
 
-def _named_below(
-    axes: Axes, densities: Sequence[float], values: np.ndarray, colour: str, place: int
-) -> None:
-    for density, value in zip(densities, values, strict=True):
-        if value < FLOOR:
-            axes.annotate(
-                f"{value:.0f} %", (density, FLOOR), (3, 4 + 11 * place), textcoords="offset points",
-                color=ink(colour), fontsize=8,
-            )  # fmt: skip
+def _medians(runs: Sequence[Sequence[dict]]) -> list[tuple[float, float]]:
+    """(density, median accuracy) of those that the sentence says, from high to low."""
+    rows = [each for each in zip(*runs, strict=True) if each[0]["density"] in (0.1, 0.3, 0.5)]
+    found = [(e[0]["density"], float(np.median([r["test_accuracy"] for r in e]))) for e in rows]
+    return sorted(found, reverse=True)

@@ -14,7 +14,6 @@ from ...method.dynamics import CONTROLS
 from .style import (
     BLACK,
     BLUE,
-    DARK_GREEN,
     DARK_GREY,
     GREEN,
     GREY,
@@ -172,7 +171,7 @@ def accuracy_lines(
         ValueError: five names or more.
     """
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    styles = [(BLUE, "o", "-"), (GREEN, "s", "--"), (DARK_GREEN, "^", "-."), (DARK_GREY, "x", ":")]
+    styles = [(BLUE, "o", "-"), (GREEN, "s", "--"), (PURPLE, "^", "-."), (DARK_GREY, "x", ":")]
     said = []
     near = min(range(len(densities)), key=lambda i: abs(densities[i] - 0.5))
     for (name, runs), look in zip(lines.items(), styles[: len(lines)], strict=True):

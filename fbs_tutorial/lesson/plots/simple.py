@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from ...bench.timing import three_digits
 from .style import (
     BLACK,
     BLUE,
@@ -13,6 +14,7 @@ from .style import (
     GREEN,
     GREY,
     ORANGE,
+    PALE,
     PALE_BLUE,
     PURPLE,
     YELLOW,
@@ -39,7 +41,7 @@ def layer_bars(
     Args:
         panels: ``{title: {series: one value per layer}}``, up to four series in all; one that is in
             several panels looks the same there.
-        level: a dashed line across each group, one value per layer.
+        level: a pale bar behind each group, one value per layer.
         top: upper end of the axis. digits: after the point, in the sentence.
         shared: whether the panels have one scale; else each has its own, and its title the unit.
         colours: one for each series.
@@ -52,6 +54,8 @@ def layer_bars(
     looks = dict(zip(names, zip(colours, ("", "///", "...", "xx"), strict=False), strict=False))
     for axes, (title, series) in zip(row[0], panels.items(), strict=True):
         width, said = 0.8 / len(series), []
+        if level is not None:
+            axes.bar(middle, level, 0.9, color=PALE, label=level_name)
         for i, (name, values) in enumerate(series.items()):
             colour, hatch = looks[name]
             left = middle - 0.4 + (i + 0.5) * width
@@ -63,8 +67,6 @@ def layer_bars(
             if len(series) == 1:
                 axes.bar_label(bars, numbers, fontsize=9, padding=2)
                 axes.margins(y=0.1)
-        if level is not None:
-            axes.hlines(level, middle - 0.45, middle + 0.45, BLACK, "--", label=level_name)
         unit = f", {ylabel}" if ylabel else ""
         sentences += [f"{title}{unit} for {', '.join(layers)}:".replace("\n", " "), *said]
         axes.axhline(0, color=BLACK, linewidth=0.8)
@@ -164,7 +166,7 @@ def depth_lines(panels: dict[str, dict[str, Sequence[float]]], ylabel: str) -> t
     A line ends where its values are no longer finite; a cross marks the last finite one.
     """
     figure, row = plt.subplots(1, len(panels), figsize=(8, 3.3), layout="constrained", sharex=True)
-    styles = [(BLACK, ":"), (ORANGE, "--"), (BLUE, "-")]
+    styles = [(BLACK, ":"), (ORANGE, "--"), (BLUE, "-"), (YELLOW, "-.")]
     said = []
     for axes, (panel, lines) in zip(np.atleast_1d(row), panels.items(), strict=True):
         said.append(f"{panel}, {ylabel}:")
@@ -177,7 +179,7 @@ def depth_lines(panels: dict[str, dict[str, Sequence[float]]], ylabel: str) -> t
                 axes.plot(blocks[-1:], values[finite - 1 : finite], "x", color=colour)
                 said.append(f"  {name}: not finite from block {finite + 1} on")
             else:
-                said.append(f"  {name}: {values[-1]:,.0f} at the end")
+                said.append(f"  {name}: {three_digits(values[-1])} at the end")
         axes.set(title=panel, xlabel="block", ylabel=ylabel)
         axes.grid(alpha=0.3)
         label_lines(axes, 9)
@@ -189,7 +191,7 @@ def three_counts(
     counts: dict[str, Sequence[float]],
     title: str = "Three counts of one network",
 ) -> tuple[Figure, str]:
-    """Shares of the dense MACs against density: by gates, by zeros in one or two ways, executed.
+    """Shares of the dense MACs against density: by gates, by zeros, executed.
 
     Args:
         counts: ``{name: one share 0..1 per density}``, up to four, what is executed last.
@@ -257,7 +259,8 @@ def published_and_counted(
         agree = [d for d, value in apart.items() if abs(value) <= HALF_A_DIGIT]
         at = ", ".join(f"{d:g}" for d in sorted(agree))
         said.append(f"{name}: {len(agree)} of {len(apart)} rows agree, at d = {at}")
-    axes.axhspan(-HALF_A_DIGIT, HALF_A_DIGIT, color=GREY, alpha=0.5, linewidth=0)
+    look = {"color": GREY, "alpha": 0.5, "linewidth": 0}
+    axes.axhspan(-HALF_A_DIGIT, HALF_A_DIGIT, label="agrees to the last published digit", **look)
     axes.set(xlabel="density d", ylabel="published minus counted\n(hundred million MACs)")
     axes.set_xticks(sorted(published))
     axes.set_title(title, fontsize=11)

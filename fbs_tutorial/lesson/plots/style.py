@@ -107,7 +107,8 @@ def label_lines(axes: Axes, fontsize: float = 8.5) -> None:
         bad = []
         for place in places:
             box = _beside(words, *place)
-            hidden = 10 * _within(others, box, 5) + _within(others, box, 16) + _within(own, box, 2)
+            struck = _within(others, box, 5) + _within(own, box, 2)
+            hidden = 10 * struck + _within(others, box, 16)
             alone = axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max)
             bad.append(hidden + 1000 * (not alone or box.count_overlaps(boxes)))
         boxes.append(_beside(words, *places[int(np.argmin(bad))]))
