@@ -1,5 +1,6 @@
 """Where dynamic pruning wins: stored results at equal MACs, bytes and milliseconds."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -20,7 +21,18 @@ from ...bench.answer import (
 from ...bench.budget import DIAL, FIXED, PLAIN, SINGLE, curves, label
 from ...bench.timing import three_digits
 from .accuracy import budget_curves
-from .style import BLACK, BLUE, FAINT, GREEN, GREY, ORANGE, label_lines, legend_below, plain_ticks
+from .style import (
+    BLACK,
+    BLUE,
+    FAINT,
+    GREEN,
+    GREY,
+    ORANGE,
+    ink,
+    label_lines,
+    legend_below,
+    plain_ticks,
+)
 
 OUTCOMES = {  # colour, marker, words
     "wins": (BLUE, "o", "ahead by more than two standard errors"),
@@ -62,9 +74,16 @@ def accuracy_over_cost(results: Mapping, title: str = "") -> tuple[Figure, str]:
                       markersize=size, **style)  # fmt: skip
             if cost == "ms":
                 for p in found:
-                    axes.hlines(p["accuracy"], *p["quartiles"], color=colour, linewidth=0.8)
+                    axes.hlines(p["accuracy"], *p["quartiles"], color=colour, linewidth=0.8,
+                                alpha=0.4)  # fmt: skip
+            elif name in DENSITY_BESIDE:
+                for p in found:
+                    place, sides = DENSITY_BESIDE[name]
+                    axes.annotate(f"{p['density']:g}", (p[cost], p["accuracy"]), place, **sides,
+                                  textcoords="offset points", fontsize=8,
+                                  color=ink(colour))  # fmt: skip
     labels = (
-        "million MACs per image, predictors included",
+        "million MACs per image, predictors included; a number is a density",
         "milliseconds per image, with quartiles",
     )
     for axes, words, ticks in zip(panels, labels, COST_TICKS, strict=True):
@@ -91,6 +110,11 @@ COST_LOOKS = {  # colour, marker, line, fill
     TWICE_PLAIN: (GREEN, "*", "", "white"),
 }
 BESIDE = {SMALL: "small plain networks", ONE: "FBS, one density", SLIDER: "FBS, all densities"}
+DENSITY_BESIDE = {  # where the density of a point stands, in points from it
+    SMALL: ((-6, 4), {"ha": "right"}),
+    ONE: ((8, 0), {"va": "center"}),
+    SLIDER: ((0, -14), {"ha": "center"}),
+}
 COST_TICKS = ([17, 25, 44, 87, 174], [0.3, 0.5, 0.7, 1, 1.4, 2])
 
 
@@ -124,6 +148,7 @@ def _timed(results: Mapping) -> Iterator[tuple[str, dict]]:
                     "quartiles": results["clock"]["ms"][who][1:],
                     "accuracy": 100 * point["test"]["accuracy"],
                     "validation": point["validation"]["accuracy"],
+                    "density": max(map(float, re.findall(r"\d\.\d", who)), default=1.0),
                 },
             )
 
@@ -235,7 +260,7 @@ def _panel(axes: Axes, found: Sequence[Match], rows: Sequence[tuple[str, str]]) 
         if not mine:
             axes.text(0, y, "not measured", ha="center", va="center", fontsize=8,
                       bbox={"color": "white"})  # fmt: skip
-    axes.xaxis.set_major_locator(MultipleLocator(4))
+    axes.xaxis.set_major_locator(MultipleLocator(1))
     axes.grid(alpha=0.3, axis="x")
 
 
