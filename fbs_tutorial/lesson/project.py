@@ -135,22 +135,18 @@ def verdict(report: Mapping) -> str:
 def in_words(report: Mapping) -> str:
     """The contest with the narrow network in two sentences, the second of which is its verdict."""
     lead, seeds, images = _yardsticks(report)
-    side = "ahead of" if lead > 0 else "behind"
-    said = f"It is {abs(lead):.1f} points {side} a narrow plain network of equal cost: "
-    trainings = _trainings(report)
+    side, winner = ("ahead of", "gated") if lead > 0 else ("behind", "narrow")
+    said = f"The gates are {abs(lead):.1f} points {side} a narrow network of equal cost: "
+    luck = f"the luck of {_trainings(report)}"
     if abs(lead) > max(seeds, images):
-        winner = "gated" if lead > 0 else "narrow"
-        return (
-            f"{said}more than chance explains, in {trainings} and in the test images. So the "
-            f"{winner} network is ahead."
-        )
+        return f"{said}more than luck explains. So the {winner} network is ahead."
     if abs(lead) > images:
-        said += f"more than the choice of test images explains, but not more than {trainings} do"
+        why = f"more than the test images explain, but not more than {luck}"
     elif abs(lead) > seeds:
-        said += f"more than {trainings} explain, but not more than the choice of test images does"
+        why = f"more than {luck} explains, but not more than that of the test images"
     else:
-        said += f"no more than {trainings}, or the choice of test images, explain"
-    return f"{said}. So this contest is undecided."
+        why = f"no more than {luck}, or that of the test images, explains"
+    return f"{said}{why}. So the contest is undecided."
 
 
 def _trainings(report: Mapping) -> str:

@@ -104,9 +104,9 @@ def _who_wins(widths: Sequence[float], gated: Times, narrow: Times) -> str:
     where = f"at width {wins[0]:g}" if len(wins) == 1 else f"from width {wins[0]:g} on"
     said = f"Skipping beats the plain network {where}"
     if slower and gated[slower[-1]][1] < 1:
-        said += f", at {widths[slower[-1]]:g} the clock has not decided"
+        said += f"; at {widths[slower[-1]]:g} the clock has not decided"
     if all(n[2] < g[1] for n, g in zip(narrow, gated, strict=True)):
-        said += ";\nthe narrow network is faster at each"
+        said += ",\nand the narrow one is faster at each"
     return said
 
 

@@ -76,14 +76,8 @@ def accuracy_over_cost(results: Mapping, title: str = "") -> tuple[Figure, str]:
                 for p in found:
                     axes.hlines(p["accuracy"], *p["quartiles"], color=colour, linewidth=0.8,
                                 alpha=0.4)  # fmt: skip
-            elif name in DENSITY_BESIDE:
-                for p in found:
-                    place, sides = DENSITY_BESIDE[name]
-                    axes.annotate(f"{p['density']:g}", (p[cost], p["accuracy"]), place, **sides,
-                                  textcoords="offset points", fontsize=8,
-                                  color=ink(colour))  # fmt: skip
     labels = (
-        "million MACs per image, predictors included; a number is a density",
+        "million MACs per image, with predictors (numbers: d)",
         "milliseconds per image, with quartiles",
     )
     for axes, words, ticks in zip(panels, labels, COST_TICKS, strict=True):
@@ -92,10 +86,25 @@ def accuracy_over_cost(results: Mapping, title: str = "") -> tuple[Figure, str]:
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("test accuracy (%)")
     low, high = panels[0].get_ylim()
-    panels[0].set_ylim(low, high + 0.12 * (high - low))  # room for names
+    panels[0].set_ylim(low - 0.03 * (high - low), high + 0.12 * (high - low))  # room for names
+    panels[0].set_xlim(0.93 * panels[0].get_xlim()[0])
+    _name_densities(panels[0], groups)
     figure.suptitle(title, fontsize=11)
     label_lines(panels[0], fontsize=9)
     return figure, _said_cost(groups)
+
+
+def _name_densities(axes: Axes, groups: Mapping[str, Sequence[dict]]) -> None:
+    """Beside each single network its density; of two in one place, once."""
+    named = set()
+    for name, (offset, sides) in DENSITY_BESIDE.items():
+        colour = ink(COST_LOOKS[name][0])
+        for p in groups.get(name, ()):
+            place = round(p["macs"]), round(p["accuracy"])
+            if place not in named:
+                axes.annotate(f"{p['density']:g}", (p["macs"], p["accuracy"]), offset, **sides,
+                              textcoords="offset points", fontsize=8, color=colour)  # fmt: skip
+            named.add(place)
 
 
 ONE, SLIDER = "FBS, trained for one density", "FBS, one network for all densities"
@@ -111,8 +120,8 @@ COST_LOOKS = {  # colour, marker, line, fill
 }
 BESIDE = {SMALL: "small plain networks", ONE: "FBS, one density", SLIDER: "FBS, all densities"}
 DENSITY_BESIDE = {  # where the density of a point stands, in points from it
-    SMALL: ((-6, 4), {"ha": "right"}),
-    ONE: ((8, 0), {"va": "center"}),
+    ONE: ((-8, 0), {"ha": "right", "va": "center"}),
+    SMALL: ((7, -11), {}),
     SLIDER: ((0, -14), {"ha": "center"}),
 }
 COST_TICKS = ([17, 25, 44, 87, 174], [0.3, 0.5, 0.7, 1, 1.4, 2])
