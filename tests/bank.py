@@ -205,9 +205,10 @@ def answer_13_1():
 def answer_13_2():
     accuracy = {"gated": [0.97, 0.96, 0.98], "narrow": [0.965, 0.955, 0.96]}
     networks = {name: {"accuracy": values} for name, values in accuracy.items()}
-    said = project.margin({"networks": networks})
-    lead, apart = said.removeprefix("gated minus narrow: ").removesuffix(")").split(" (")
-    return [lead, f"{apart} apart"]
+    report = {"networks": networks}
+    lead = project.margin(report).split("; ")[0].removeprefix("gated minus narrow: ")
+    off = f"{100 * project.seed_error(*accuracy.values()):.1f} points"
+    return [lead, off, project.verdict(report)]
 
 
 ANSWERS = {

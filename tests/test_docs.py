@@ -329,13 +329,14 @@ def a_fair_report():
     return {
         "data": "digits", "seeds": [0, 1], "chosen_on": "validation", "test_looks": 1,
         "networks": dict.fromkeys(project.NETWORKS, network), "controls": controls,
-        "machine": {"device": "x"}, "batch": 1, "finding": "Level.", "paired_error": 0.01,
+        "machine": {"device": "x"}, "batch": 1, "claim": "undecided", "finding": "Level.",
+        "paired_error": 0.01,
     }  # fmt: skip
 
 
 def test_the_rubric_names_what_the_report_must_hold():
     assert f"{project.SLACK:.0%}".replace("%", " %") in RUBRIC
-    for key in ("test_looks", "chosen_on", "macs", "machine", "batch"):
+    for key in ("test_looks", "chosen_on", "macs", "machine", "batch", "claim"):
         assert f"`{key}`" in RUBRIC and key in project.CRITERIA
     for network in project.NETWORKS:
         assert network in RUBRIC

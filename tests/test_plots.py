@@ -725,6 +725,9 @@ def test_accuracy_over_cost_draws_the_same_networks_twice_and_says_the_best():
     assert f"the plain network: {100 * plain['test']['accuracy']:.2f} %" in sentence
     small = next(line for line in counted.lines if line.get_label().startswith("small plain"))
     assert len(small.get_xdata()) == 3  # of two networks of one size the better on validation
+    named = [text.get_text() for text in counted.texts if text.get_text()[0].isdigit()]
+    assert sorted(named) == ["0.3", "0.3", "0.5", "0.5", "0.7", "0.7"]  # two in one place, once
+    assert not [text for text in timed.texts if text.get_text()[0].isdigit()]
 
 
 def test_accuracy_over_cost_wants_times():

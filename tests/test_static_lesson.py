@@ -91,6 +91,8 @@ def test_a_leak_frames_what_is_back():
     figure, sentence = legible(diagrams.leak(mask, weight, held, shown=2))
     assert "zeros written once: 3 of 3 masked kernels are back" in sentence
     assert "a mask in the layer: 0 of 3" in sentence
+    most = (weight * ~mask[:, :, None, None]).abs().max()
+    assert f"largest weight that is back is {most:.1g}, the largest of all" in sentence
     orange = matplotlib.colors.to_rgba(ORANGE)
     frames = [patch for patch in figure.axes[0].patches if patch.get_edgecolor() == orange]
     assert len(frames) == 3 + 1  # and the legend
@@ -114,7 +116,24 @@ def test_filter_shapes_show_what_is_kept():
     drawn = [(axes.collections[0].get_array() >= 0).sum() for axes in figure.axes]
     assert drawn == [4 * 9, 12 * 9]
     kept["conv2"][:3, 0, 1] = 1
-    assert "Filters with a single tap: 3 of 44." in plots.filter_shapes(kept)[1]
+    sentence = plots.filter_shapes(kept)[1]
+    assert "Filters with a single tap: 3 of 44." in sentence
+    assert "Of all filters 9% keep the middle tap, and 9% to 9% each corner." in sentence
+
+
+def test_scales_that_faded_stand_layer_by_layer_under_a_cut_of_the_second_network():
+    layers = [torch.tensor([-0.02, 0.01]), torch.tensor([0.3, -0.4])]
+    scales = {"none": [torch.ones(2), torch.ones(2)], "penalty": layers}
+    figure, sentence = plots.faded_scales(scales, 50, "title")
+    assert sentence.endswith("penalty: 0.01 to 0.02, 0.30 to 0.40")
+    *drawn, cut = figure.axes[0].lines
+    assert [line.get_ydata().tolist() for line in drawn[2:]] == [
+        pytest.approx([0.01, 0.02]), pytest.approx([0.3, 0.4])
+    ]  # fmt: skip
+    assert cut.get_ydata()[0] == pytest.approx(0.16)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["none", "penalty", "50 % of the squares are below"]
+    plt.close(figure)
 
 
 def test_the_slider_shows_the_nearest_level_of_a_method():

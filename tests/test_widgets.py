@@ -54,6 +54,8 @@ def test_slider_reaches_every_density_and_no_other():
     slider, _ = widgets.density_slider(lambda density: picture(), step=0.05)
     assert (slider.min, slider.max, slider.step) == (0.05, 1.0, 0.05)
     assert slider.description == "density d"
+    slider, _ = widgets.density_slider(lambda density: picture(), label="share left")
+    assert slider.description == "share left"
 
 
 def test_an_error_in_the_function_reaches_whoever_moves_the_slider():

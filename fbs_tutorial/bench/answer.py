@@ -317,13 +317,14 @@ def headline(found: Sequence[Match]) -> str:
     """The answer in one line, for a title; it claims no more than ``found`` shows."""
     if not tally(found, AMOUNT, "macs")["wins"]:
         return "Dynamic pruning wins nowhere yet"
-    gates = tally(found, GATES)
+    gates, at_macs = tally(found, GATES), tally(found, GATES, "macs")
     if not sum(gates.values()):
         return "At equal MACs a second look wins"
     if gates["wins"]:
         return f"At equal MACs a second look wins; with gates it is {_standing(gates)}"
-    rivals = "cascades of small plain networks do not have"
-    return f"At equal MACs a second look wins; gates add nothing to it that {rivals}"
+    if at_macs["level"] and not at_macs["loses"]:
+        return "At equal MACs a second look wins, with gates or without"
+    return "At equal MACs a second look wins; gates add nothing to it"
 
 
 def sentence(found: Sequence[Match]) -> str:

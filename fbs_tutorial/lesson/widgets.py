@@ -76,6 +76,7 @@ def density_slider(
     density: float = 0.5,
     step: float = 0.1,
     height: int = 0,
+    label: str = "density d",
     **controls: w.Widget,
 ) -> tuple[w.FloatSlider, w.VBox]:
     """A slider over the density whose picture is drawn anew when it moves.
@@ -88,6 +89,7 @@ def density_slider(
         density: where the slider starts. step: it runs from ``step`` to 1.
         height: the least height in pixels. The view is as high as the highest picture so far, so
             that the page does not jump and nothing is cut off.
+        label: what stands before the slider, where the share is not one of winners.
         controls: more widgets, under the names that ``draw`` takes.
 
     Returns:
@@ -98,7 +100,7 @@ def density_slider(
         min=step,
         max=1.0,
         step=step,
-        description="density d",
+        description=label,
         readout_format=".2f",
         continuous_update=False,
     )

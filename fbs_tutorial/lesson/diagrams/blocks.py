@@ -53,7 +53,7 @@ def inverted_residual(
     ]
     _chain(axes, x, stages)
     draw.frame(axes, 2, 30.6, 1.4, 1.4, facecolor=YELLOW)
-    words = "wins, but its only input is empty: nothing of the image is in it"
+    words = "wins, but its only input is empty: it puts out a constant, scaled by its gate"
     draw.note(axes, 4.4, 31.3, words, ha="left")
     sentence = (
         f"{int(expansion.sum())} of {len(expansion)} channels win in the expansion and {won} in "

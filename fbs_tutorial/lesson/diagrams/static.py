@@ -101,8 +101,13 @@ def leak(mask: Tensor, leaky: Tensor, held: Tensor, shown: int = 8) -> Picture:
         _kernels(axes, x, 8.4, weight[:shown, :shown], mask, back, 28 / shown)
         said.append(f"{name}: {int(back.sum())} of {int((~mask).sum())} masked kernels are back")
     draw.frame(axes, 38, 20, 1.6, 1.6, edgecolor=ORANGE, linewidth=2)
-    draw.note(axes, 40.4, 20.8, "masked, and\nalive again", ha="left", va="top")
-    return figure, "; ".join(said) + f". The first {shown} outputs and inputs are drawn."
+    draw.note(axes, 40.4, 20.8, "masked, and\nalive again,\neach on a scale\nof its own", ha="left",
+              va="top")  # fmt: skip
+    revived = (leaky.abs() * ~mask[:, :, None, None]).max().item()
+    return figure, (
+        "; ".join(said) + f". The largest weight that is back is {revived:.1g}, the largest of all "
+        f"{leaky.abs().max().item():.1g}. The first {shown} outputs and inputs are drawn."
+    )
 
 
 def _kernels(

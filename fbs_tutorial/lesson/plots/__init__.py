@@ -12,7 +12,14 @@ from .accuracy import (
     learning_curve,
 )
 from .answer import accuracy_over_cost, affordable, answer_picture, budget_picture
-from .compared import compared, contest, exchanged_gates, filter_shapes, pruning_level
+from .compared import (
+    compared,
+    contest,
+    exchanged_gates,
+    faded_scales,
+    filter_shapes,
+    pruning_level,
+)
 from .cost import (
     layer_shares,
     networks_on_cpu,
@@ -78,6 +85,7 @@ __all__ = [
     "depth_lines",
     "ends_of_gates",
     "exchanged_gates",
+    "faded_scales",
     "filter_shapes",
     "growing_pool",
     "layer_bars",

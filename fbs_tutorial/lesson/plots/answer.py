@@ -1,5 +1,6 @@
 """Where dynamic pruning wins: stored results at equal MACs, bytes and milliseconds."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -20,7 +21,18 @@ from ...bench.answer import (
 from ...bench.budget import DIAL, FIXED, PLAIN, SINGLE, curves, label
 from ...bench.timing import three_digits
 from .accuracy import budget_curves
-from .style import BLACK, BLUE, FAINT, GREEN, GREY, ORANGE, label_lines, legend_below, plain_ticks
+from .style import (
+    BLACK,
+    BLUE,
+    FAINT,
+    GREEN,
+    GREY,
+    ORANGE,
+    ink,
+    label_lines,
+    legend_below,
+    plain_ticks,
+)
 
 OUTCOMES = {  # colour, marker, words
     "wins": (BLUE, "o", "ahead by more than two standard errors"),
@@ -62,9 +74,10 @@ def accuracy_over_cost(results: Mapping, title: str = "") -> tuple[Figure, str]:
                       markersize=size, **style)  # fmt: skip
             if cost == "ms":
                 for p in found:
-                    axes.hlines(p["accuracy"], *p["quartiles"], color=colour, linewidth=0.8)
+                    axes.hlines(p["accuracy"], *p["quartiles"], color=colour, linewidth=0.8,
+                                alpha=0.4)  # fmt: skip
     labels = (
-        "million MACs per image, predictors included",
+        "million MACs per image, with predictors (numbers: d)",
         "milliseconds per image, with quartiles",
     )
     for axes, words, ticks in zip(panels, labels, COST_TICKS, strict=True):
@@ -73,10 +86,25 @@ def accuracy_over_cost(results: Mapping, title: str = "") -> tuple[Figure, str]:
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("test accuracy (%)")
     low, high = panels[0].get_ylim()
-    panels[0].set_ylim(low, high + 0.12 * (high - low))  # room for names
+    panels[0].set_ylim(low - 0.03 * (high - low), high + 0.12 * (high - low))  # room for names
+    panels[0].set_xlim(0.93 * panels[0].get_xlim()[0])
+    _name_densities(panels[0], groups)
     figure.suptitle(title, fontsize=11)
     label_lines(panels[0], fontsize=9)
     return figure, _said_cost(groups)
+
+
+def _name_densities(axes: Axes, groups: Mapping[str, Sequence[dict]]) -> None:
+    """Beside each single network its density; of two in one place, once."""
+    named = set()
+    for name, (offset, sides) in DENSITY_BESIDE.items():
+        colour = ink(COST_LOOKS[name][0])
+        for p in groups.get(name, ()):
+            place = round(p["macs"]), round(p["accuracy"])
+            if place not in named:
+                axes.annotate(f"{p['density']:g}", (p["macs"], p["accuracy"]), offset, **sides,
+                              textcoords="offset points", fontsize=8, color=colour)  # fmt: skip
+            named.add(place)
 
 
 ONE, SLIDER = "FBS, trained for one density", "FBS, one network for all densities"
@@ -91,6 +119,11 @@ COST_LOOKS = {  # colour, marker, line, fill
     TWICE_PLAIN: (GREEN, "*", "", "white"),
 }
 BESIDE = {SMALL: "small plain networks", ONE: "FBS, one density", SLIDER: "FBS, all densities"}
+DENSITY_BESIDE = {  # where the density of a point stands, in points from it
+    ONE: ((-8, 0), {"ha": "right", "va": "center"}),
+    SMALL: ((7, -11), {}),
+    SLIDER: ((0, -14), {"ha": "center"}),
+}
 COST_TICKS = ([17, 25, 44, 87, 174], [0.3, 0.5, 0.7, 1, 1.4, 2])
 
 
@@ -124,6 +157,7 @@ def _timed(results: Mapping) -> Iterator[tuple[str, dict]]:
                     "quartiles": results["clock"]["ms"][who][1:],
                     "accuracy": 100 * point["test"]["accuracy"],
                     "validation": point["validation"]["accuracy"],
+                    "density": max(map(float, re.findall(r"\d\.\d", who)), default=1.0),
                 },
             )
 
@@ -235,7 +269,7 @@ def _panel(axes: Axes, found: Sequence[Match], rows: Sequence[tuple[str, str]]) 
         if not mine:
             axes.text(0, y, "not measured", ha="center", va="center", fontsize=8,
                       bbox={"color": "white"})  # fmt: skip
-    axes.xaxis.set_major_locator(MultipleLocator(4))
+    axes.xaxis.set_major_locator(MultipleLocator(1))
     axes.grid(alpha=0.3, axis="x")
 
 

@@ -259,11 +259,50 @@ def filter_shapes(kept: Mapping[str, Tensor], shown: int = 12) -> tuple[Figure, 
         axes.set_title(name, fontsize=9, loc="left")
         axes.set_axis_off()
         said.append(f"{name} keeps {shapes.float().mean():.0%} of its stripes")
-    taps = torch.cat([shapes.flatten(1).sum(dim=1) for shapes in kept.values()])
+    every = torch.cat([shapes.float() for shapes in kept.values()])
+    taps, shares = every.sum(dim=(1, 2)), every.mean(dim=0)
+    corners = shares[::2, ::2]
     return figure, (
         f"{'; '.join(said)}. Green taps are kept; the first {shown} filters of each layer are "
-        f"drawn. Filters with a single tap: {int((taps == 1).sum())} of {len(taps)}."
+        f"drawn. Of all filters {shares[1, 1]:.0%} keep the middle tap, and {corners.min():.0%} to "
+        f"{corners.max():.0%} each corner. Filters with a single tap: {int((taps == 1).sum())} of "
+        f"{len(taps)}."
     )
+
+
+def faded_scales(
+    scales: Mapping[str, Sequence[Tensor]], percent: float, title: str = ""
+) -> tuple[Figure, str]:
+    """The size |gamma| of every channel's scale, sorted within each layer, for two networks.
+
+    Args:
+        scales: ``{network: [[C] of each layer]}``, the same layers in both.
+        percent: below the dashed line lie so many of the second network's scales.
+    """
+    figure, axes = plt.subplots(figsize=(8, 3.8), layout="constrained")
+    said, middles = [], []
+    for (name, layers), colour, marker in zip(
+        scales.items(), (DARK_GREY, GREEN), "os", strict=True
+    ):
+        sizes = [layer.detach().abs().sort().values for layer in layers]
+        start, middles = 0, []
+        for i, size in enumerate(sizes):
+            places = range(start, start + len(size))
+            axes.plot(
+                places, size, marker, color=colour, markersize=3.5, label="_" * (i > 0) + name
+            )
+            middles.append(start + len(size) / 2)
+            start += len(size) + 5
+        ends = ", ".join(f"{size.min():.2f} to {size.max():.2f}" for size in sizes)
+        said.append(f"  {name}: {ends}")
+    cut = torch.cat(sizes).quantile(percent / 100).item()
+    axes.axhline(cut, color=ORANGE, linestyle="--", label=f"{percent:g} % of the squares are below")
+    axes.set_xticks(middles, [f"conv{i + 1}" for i in range(len(middles))])
+    axes.set(yscale="log", title=title, ylabel="|γ| of a channel")
+    plain_ticks(axes.yaxis, [0.01, 0.03, 0.1, 0.3, 1])
+    axes.grid(axis="y", alpha=0.3)
+    legend_below(figure, *axes.get_legend_handles_labels(), ncols=3, fontsize=9)
+    return figure, "\n".join(["Scales of conv1 and on, the smallest to the largest:", *said])
 
 
 def pruning_level(
