@@ -191,11 +191,14 @@ def fewest_shared(sets, size, channels):
 
 
 def in_common(chosen, labels):
-    found = {True: [], False: []}
+    classes = int(labels.max()) + 1
+    sums, pairs = torch.zeros(classes, classes), torch.zeros(classes, classes)
     for i in range(len(labels)):
-        for j in range(i):
-            found[bool(labels[i] == labels[j])].append(float((chosen[i] & chosen[j]).sum()))
-    return torch.tensor([sum(v) / len(v) for v in (found[True], found[False])])
+        for j in range(len(labels)):
+            if i != j:
+                sums[labels[i], labels[j]] += (chosen[i] & chosen[j]).sum()
+                pairs[labels[i], labels[j]] += 1
+    return sums / pairs
 
 
 def one_after_the_other(activity, labels, weight):
