@@ -695,6 +695,7 @@ def test_points_on_each_other_are_moved_apart_in_the_picture_alone():
     drawn = {line.get_label(): list(line.get_xdata()) for line in figure.axes[0].lines}
     assert drawn == {"one": pytest.approx([42.68e6, 80e6]), "other": pytest.approx([45.423e6])}
     assert "one 92.3 % at 44 M" in sentence and lines["one"][0]["macs"] == 44e6
+    assert sentence.endswith("Two that lie on each other are drawn a little apart.")
 
 
 def test_words_at_lines_hide_no_marker_and_no_other_words():

@@ -225,16 +225,22 @@ def accuracy_over_macs(
     axes.grid(alpha=0.3)
     axes.margins(x=0.15, y=0.08)
     label_lines(axes)
-    quarter = max(row["macs"] for rows in lines.values() for row in rows) / 4
+    quarter = max(_all_macs(lines)) / 4
     named = {**lines, **{f"published: {name}": rows for name, rows in (published or {}).items()}}
     said = [_nearest(rows, name, quarter) for name, rows in named.items()]
-    return figure, f"Nearest to a quarter of the MACs: {'; '.join(said)}."
+    moved = _all_macs(drawn) != _all_macs(lines)
+    apart = " Two that lie on each other are drawn a little apart." if moved else ""
+    return figure, f"Nearest to a quarter of the MACs: {'; '.join(said)}.{apart}"
+
+
+def _all_macs(lines: Mapping[str, Sequence[dict]]) -> list[float]:
+    return [row["macs"] for rows in lines.values() for row in rows]
 
 
 def _macs_of_ticks(lines: Mapping[str, Sequence[dict]]) -> list[float]:
     """Of all points, those that leave room for their numbers."""
     ticks: list[float] = []
-    for tick in sorted(row["macs"] for rows in lines.values() for row in rows):
+    for tick in sorted(_all_macs(lines)):
         if not ticks or tick > 1.2 * ticks[-1]:
             ticks.append(tick)
     return ticks
