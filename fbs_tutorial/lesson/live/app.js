@@ -18,6 +18,8 @@ import {
 const PAD = 184;
 const PEN_STEP = 0.04; // of the pad, that an arrow key moves the pen
 
+const OWN = "right with their own gates";
+
 /** The page's parts, once. */
 function skeleton(payload) {
   const digits = [...Array(payload.classes).keys()];
@@ -57,7 +59,7 @@ function skeleton(payload) {
       <p class="fbs-note">Accuracies are those of the test digits; drawings differ from them, and may be read
         less well.</p>
       <ul class="fbs-legend">
-        <li><i class="fbs-line-own"></i>right with their own gates</li>
+        <li><i class="fbs-line-own"></i><span class="fbs-right">${payload.few ? "read correctly" : OWN}</span></li>
         <li${more}><i class="fbs-line-mean"></i>with the mean gate for all</li>
         <li${more}><i class="fbs-line-other"></i>with another image’s gates</li>
         <li><i class="fbs-line-macs"></i>MACs (multiplications with additions) that are left</li>
@@ -472,6 +474,7 @@ export function mount(root, payload, options = {}) {
   function showAll() {
     for (const part of root.querySelectorAll("[data-more]")) part.hidden = false;
     $(".fbs-all").hidden = true;
+    text($(".fbs-right"), OWN);
     change({ few: false });
     $(".fbs-compare").focus();
   }
