@@ -191,11 +191,14 @@ def fewest_shared(sets, size, channels):
 
 
 def in_common(chosen, labels):
-    found = {True: [], False: []}
+    classes = int(labels.max()) + 1
+    sums, pairs = torch.zeros(classes, classes), torch.zeros(classes, classes)
     for i in range(len(labels)):
-        for j in range(i):
-            found[bool(labels[i] == labels[j])].append(float((chosen[i] & chosen[j]).sum()))
-    return torch.tensor([sum(v) / len(v) for v in (found[True], found[False])])
+        for j in range(len(labels)):
+            if i != j:
+                sums[labels[i], labels[j]] += (chosen[i] & chosen[j]).sum()
+                pairs[labels[i], labels[j]] += 1
+    return sums / pairs
 
 
 def one_after_the_other(activity, labels, weight):
@@ -501,7 +504,7 @@ def test_environment_says_what_to_do_about_a_missing_package(monkeypatch):
 @pytest.mark.parametrize(
     ("check", "function", "message"),
     [
-        (checks.check_frugal, lambda x: x.mean((2, 3)), "reading 256 of 256 .* more than 64"),
+        (checks.check_frugal, lambda x: x.mean((2, 3)), "reading 256 of 256 .* more than 25"),
         (checks.check_frugal, lambda x: x[:, :, 0, 0], "reading 1 of 256 .* At least 80%"),
         (checks.check_frugal, lambda x: (x > 0).float().mean((2, 3)), "reading 256 of 256"),
         (checks.check_frugal, lambda x: x.clamp(max=0.4).mean((2, 3)), "reading 256 of 256"),
@@ -523,7 +526,11 @@ def test_environment_says_what_to_do_about_a_missing_package(monkeypatch):
         ),
         (checks.check_agreeing, nb05._mixed(0.25), "93% of the work .* The branches hardly agree"),
         (checks.check_agreeing, nb05._mixed(2.5), "93.2% of the saliency .* agree too much"),
-        (checks.check_my_schedule, lambda progress: 1, "36 of 36 .* Now with a mean below 0.2"),
+        (
+            checks.check_my_schedule,
+            lambda progress: 1,
+            "36 of 36 .* 500% more work than two .* Now with a mean below 0.2",
+        ),
         (checks.check_my_schedule, lambda progress: 1 / 6, "23 of 36 .* Who never got a chance"),
         (
             checks.check_my_schedule,
@@ -603,6 +610,23 @@ def test_places_have_names_where_the_check_knows_them_and_nothing_is_no_call():
 def test_a_predictor_of_the_wrong_shape_is_told():
     result = checks.check_by_hand(lambda: (torch.ones(2, 4), torch.ones(4)))
     assert "shapes [2, 4] and [4] instead of [4, 2] and [4]" in repr(result)
+
+
+def test_a_predictor_that_is_wrong_is_drawn_with_capitals_where_it_is():
+    weight = [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [1.0, 1.0]]
+    result = checks.check_by_hand(lambda: (weight, [0.0, 0.0, 0.5, -0.5]))
+    *_, top, bottom = [repr(result).splitlines()[row].split() for row in (-12, -1)]
+    assert top == [*"uuuu", *"BBBB", *"bbbb"] and bottom == [*"qqqq", *"ffff", *"ffff"]
+    silent = checks.check_by_hand(lambda: (weight, [-9.0, -9.0, 0.0, -9.0]))
+    assert repr(silent).splitlines()[-1].split() == ["-"] * 12
+    right = checks.check_by_hand(lambda: (weight, [0.0, 0.0, 0.5, -1.0]))
+    assert right and "plane" not in repr(right)
+
+
+def test_whoever_counts_right_hears_which_two_digits_share_most():
+    said = repr(checks.check_in_common(in_common))
+    assert re.search(r"\d and \d share most, \d\.\d on average, and \d and \d least, \d\.\d", said)
+    assert "share most" not in repr(checks.check_in_common(lambda chosen, labels: None))
 
 
 def test_maps_that_are_copied_by_a_list_are_right_but_refused():

@@ -26,36 +26,32 @@ def test_busiest_channels_are_dark_and_their_overlap_is_counted():
     assert draw.collisions(figure) == []
 
 
-def test_what_a_cut_keeps_marks_where_the_slider_stands():
-    by_class = [[98, 99, 97], [100, 40, 0], [96, 95, 94]]
-    curves = {"own": [98, 99], "busiest": [60, 99], "chosen": [95, 99]}
-    figure, sentence = diagrams.what_a_cut_keeps([0.5, 1.0], curves, 0.5, by_class)
-    lines = figure.axes[0].lines
-    assert [line.get_ydata().tolist() for line in lines[:3]] == list(curves.values())
-    assert list(lines[-1].get_xdata()) == [0.5, 0.5]
-    marks = [line for line in figure.axes[1].lines if line.get_marker() != "None"]
-    assert [line.get_ydata().tolist() for line in marks] == by_class
-    assert [line.get_marker() for line in marks] == [line.get_marker() for line in lines[:3]]
+def test_a_cut_by_hand_names_the_digits_that_are_lost_and_the_channels_that_are_kept():
+    kept, labels = torch.tensor([True, False, True, False]), torch.tensor([0, 0, 1, 1, 2, 2])
+    hits = torch.tensor([True, True, True, False, False, False])
+    excited = torch.rand(3, 4)
+    figure, sentence = diagrams.cut_by_hand(kept, hits, labels, excited)
     assert sentence == (
-        "Correct at d = 0.50: own 98.0 %; busiest 60.0 %, fewer than half of the 1s and 2s; "
-        "chosen 95.0 %."
+        "With 2 of 4 channels 50.0 % of the digits are correct. Fewer than half are left of the 2s."
     )
-    _, sentence = diagrams.what_a_cut_keeps([0.5, 1.0], curves, 1.0, [[99] * 3] * 3)
-    assert sentence.endswith("busiest 99.0 %; chosen 99.0 %.")
+    top, bottom = figure.axes[:2]
+    assert [bar.get_height() for bar in top.patches] == [100, 50, 0]
+    assert [bool(bar.get_hatch()) for bar in top.patches] == [False, False, True]
+    bold = [label.get_text() for label in bottom.get_xticklabels() if label.get_weight() == "bold"]
+    assert bold == ["0", "2"] and bottom.lines[0].get_xdata().tolist() == [0, 2]
+    assert bottom.images[0].get_array().tolist() == excited.tolist()
+    _, sentence = diagrams.cut_by_hand(~kept & False, hits | True, labels, excited)
+    assert sentence.startswith("With 0 of 4") and sentence.endswith("No digit is lost.")
 
 
-def test_every_digit_has_a_row_and_the_first_to_fall_is_named():
-    kept = {
-        "own": [[90, 90], [99, 99], [99, 99]],
-        "fixed": [[10, 20], [40, 80], [99, 99]],
-        "chosen": [[40, 60], [90, 90], [99, 99]],
-    }
+def test_every_digit_has_a_row_and_a_quarter_is_said():
+    kept = {"own": [[90, 90], [99, 99], [99, 99]], "fixed": [[10, 20], [40, 80], [99, 99]]}
     figure, sentence = diagrams.every_digit([0.25, 0.5, 0.75], kept)
     assert sentence == (
-        "The first digit to fall below half, from the right. own: no digit; fixed: the 0s, at "
-        "d = 0.5; chosen: the 0s, at d = 0.25."
+        "Dark: lost. Percent correct of each digit, from 0 on, at d = 0.25: own 90, 90; "
+        "fixed 10, 20."
     )
-    panels = figure.axes[:3]
+    panels = figure.axes[:2]
     shown = [axes.images[0].get_array().tolist() for axes in panels]
     assert shown[1] == [[10, 40, 99], [20, 80, 99]]
     assert [axes.get_title() for axes in panels] == list(kept)
@@ -78,6 +74,8 @@ def test_lost_without_choice_draws_medians_with_error_bars_on_one_axis():
     few, many = (box[0].get_ydata() for box in axes.containers)
     assert few == pytest.approx([2, 0]) and many == pytest.approx([20, 10])
     assert all(box.has_yerr for box in axes.containers)
+    words = [text.get_text().split("\n")[1] for text in axes.texts]
+    assert words == ["bars: at most 1 standard error", "bars: 1 standard error"]
 
 
 def test_the_map_of_related_work_is_legible_and_fbs_stands_out():

@@ -283,6 +283,27 @@ def test_untouched_it_already_tells_the_story(opened):
     )
 
 
+def test_what_compares_waits_until_it_is_asked_for(browser):
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.set_content("<style>" + text_of("style.css") + "</style><div id=root></div>")
+    page.add_script_tag(content=script())
+    few = live_network(beside=False).payload
+    page.evaluate("payload => { mount(document.getElementById('root'), payload); }", few)
+    compare, button = page.locator(".fbs-compare"), page.locator(".fbs-all")
+    marks, before = page.locator("[data-more]"), page.locator(".fbs-curves")
+    expect(page.locator(".fbs-dynamic")).to_have_text("A different image would pick other winners.")
+    expect(compare).to_be_hidden()
+    assert not any(mark.is_visible() for mark in marks.all())
+    drawn = before.evaluate("c => c.toDataURL()")
+    button.click()
+    expect(compare).to_be_visible()
+    expect(button).to_be_hidden()
+    page.wait_for_timeout(60)
+    assert all(mark.is_visible() for mark in marks.all())
+    assert before.evaluate("c => c.toDataURL()") != drawn
+    page.close()
+
+
 def test_the_answer_moves_while_a_digit_is_drawn(opened):
     page = opened()
     page.locator(".fbs-clear").click()
@@ -398,13 +419,13 @@ def test_the_winners_move_together_and_back(opened):
 
 
 @pytest.mark.parametrize(
-    ("layer", "sentence"), [(1, "always chooses the same"), (4, "also win for")]
+    ("layer", "sentence"), [("conv1", "always chooses the same"), ("conv4", "also win for")]
 )
 def test_each_layer_says_how_far_it_chooses(opened, layer, sentence):
     page = opened()
     page.locator(".fbs-compare").select_option("other")
-    page.get_by_role("button", name=f"Layer {layer}").click()
-    expect(page.locator(".fbs-title")).to_have_text(f"Look inside layer {layer}")
+    page.get_by_role("button", name=layer).click()
+    expect(page.locator(".fbs-title")).to_have_text(f"Look inside {layer}")
     expect(page.locator(".fbs-dynamic")).to_contain_text(sentence)
 
 

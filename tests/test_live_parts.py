@@ -105,6 +105,14 @@ def test_saliency_follows_its_own_values(network):
     torch.testing.assert_close(live.g, network.conv2.predict(live.s[None])[0])
 
 
+def test_the_largest_outputs_are_marked():
+    live = live_saliency("conv4", winners=16)
+    _, sentence = live.still()
+    zeros = int((live.g == 0).sum())
+    assert sentence.startswith(f"From 32 measured values conv4 predicts 64: {zeros} of the 64 are")
+    assert "The 16 largest" in sentence and "largest" not in live_saliency("conv4").still()[1]
+
+
 def test_the_selection_is_winner_take_all():
     live = live_selection([0.2, 0.5, 0.5, 0.1], density=0.5)
     assert live.gate.tolist() == pytest.approx([0, 0.5, 0.5, 0])
@@ -247,6 +255,7 @@ def test_a_network_with_layers_of_its_own_kind_is_computed_in_python(network):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: live_saliency("conv4", winners=65), "winners must be 1 to 64, got 65"),
         (lambda: live_saliency("conv9"), "layer must be one of conv1, conv2, conv3, conv4"),
         (lambda: live_layer(digit=10), "a digit is an int from 0 to 9, got 10"),
         (lambda: live_layer(density=0), "density must be a number in"),
@@ -472,6 +481,22 @@ class TestInABrowser:
             "aria-pressed", "true"
         )
 
+    def test_the_largest_win_and_new_winners_are_named(self, mounted):
+        live = live_saliency("conv4", winners=16)
+        page = mounted(live.payload)
+        expect(page.locator(".fbs-sub")).to_contain_text("The 16 largest win.")
+        strongest = int(live.s.argmax())
+        before = winner_mask(live.g[None], 0.25)[0]
+        live.own = {strongest: 0.0}
+        now = winner_mask(live.g[None], 0.25)[0]
+        found = result(page, f"{{ hand: new Map([[{strongest}, 0]]), channel: {strongest} }}")
+        close(found["winners"], now)
+        fresh = (now & ~before).nonzero().flatten().tolist()
+        assert found["fresh"] == fresh and len(fresh) > 1
+        expect(page.locator(".fbs-headline")).to_have_text(
+            f"{len(fresh)} of 16 winners are new: outputs {', '.join(map(str, fresh))}."
+        )
+
     def test_the_selection_from_the_keyboard(self, opened):
         page = opened("selection")
         expect(page.locator(".fbs-sub")).to_contain_text("There is a tie at the cut")
@@ -510,7 +535,7 @@ class TestInABrowser:
         title = page.locator('[data-whose="other"] h3')
         expect(title).to_have_text("With the gates of a 4: a 4")  # its own
         page.locator(".fbs-where").select_option("4")
-        expect(page.locator('[data-whose="own"] p')).to_contain_text("Gate of layer 4: 20 of 64")
+        expect(page.locator('[data-whose="own"] p')).to_contain_text("Gate of conv4: 20 of 64")
 
     def test_what_python_says_is_wrong_stands_in_the_picture(self, mounted):
         payload = live_selection([0.2, 0.9]).payload | {"python": True}

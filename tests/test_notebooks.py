@@ -252,6 +252,12 @@ def test_closes_with_recap_questions_answers_sources_and_links(name):
 
 
 @every_notebook
+def test_sections_are_numbered_without_a_gap(name):
+    numbers = [int(number) for number in re.findall(r"^## (\d+)\. ", prose(NOTEBOOKS[name]), re.M)]
+    assert numbers == list(range(1, len(numbers) + 1)) and numbers
+
+
+@every_notebook
 def test_set_up_cell_is_the_same_everywhere_and_folded(name):
     first = cells(NOTEBOOKS[name], "code")[0]
     assert source(first) == run_notebooks.SETUP

@@ -92,7 +92,10 @@ def test_layer_bars_of_one_series_carry_their_values_and_need_no_legend():
 
 def test_layer_lines_have_their_names_at_their_ends_and_bars_of_one_standard_error():
     panels = {"plain": {"all": [84.0, 93.0], "eight": [69.0, 77.0]}, "gated": {"all": [71, 82]}}
-    figure, sentence = plots.layer_lines(["conv2", "conv3"], panels, images=100, chance=10)
+    figure, sentence = plots.layer_lines(
+        ["conv2", "conv3"], panels, images=100, chance=10, xlabel="of"
+    )
+    assert figure.axes[0].get_xlabel() == "of"
     assert sentence == (
         "plain, recognised correctly (%) for conv2, conv3:\n  all: 84, 93\n  eight: 69, 77\n"
         "gated, recognised correctly (%) for conv2, conv3:\n  all: 71, 82"
@@ -121,19 +124,28 @@ def test_seed_dots_draw_every_network():
     )
     assert {text.get_text() for text in axes.texts} == set(kinds)
     assert plots.seed_dots(["a\nb"], {"": [[1.0]]})[1] == "Percent correct. a b: 1.0 to 1.0."
+    figure, _ = plots.seed_dots(["a", "b"], {"": [[1.0, 2.0], [3.0, 4.0]]}, paired=True)
+    (axes,) = figure.axes
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[1, 2], [3, 4]]
+    assert {line.get_linestyle() for line in axes.lines} == {"-"} and not axes.collections
 
 
 def test_one_image_times_are_those_of_the_fastest_ways():
-    figure, sentence = plots.one_image_times(cpu_times(), ("mcifarnet",), (0.5,))
+    figure, sentence = plots.one_image_times(cpu_times(), ("mcifarnet",), "title")
     rows = [r for r in cpu_times()["rows"] if r["name"] == "mcifarnet" and r["batch"] == 1]
     (row,) = (r for r in rows if r["kind"] == "network")
     time = {(v["variant"], v["density"]): v["median_ms"] for v in row["variants"]}
     dense = min(ms for (_, density), ms in time.items() if density is None)
     gated = min(time["native", 0.5], time["accelerated", 0.5])
-    assert f"plain {dense:.2f}; gated {gated:.2f} at 0.5, {gated / dense:.0%} of" in sentence
+    assert f"plain {dense:.2f}; gated " in sentence
+    assert f"{gated:.2f} at 0.5, {gated / dense:.0%} of" in sentence
     assert f"(small plain {time['oracle', 0.5]:.2f})" in sentence
-    drawn = [line.get_ydata().tolist() for line in figure.axes[0].lines]
-    assert drawn == [[dense], [gated, dense], [time["oracle", 0.5], dense]]
+    plain, gates, small = figure.axes[0].lines
+    densities = sorted(density for variant, density in time if variant == "oracle")
+    assert set(plain.get_ydata()) == {dense}
+    assert gates.get_xdata().tolist() == small.get_xdata().tolist() == densities  # measured only
+    assert gates.get_ydata()[densities.index(0.5)] == gated
+    assert small.get_ydata()[densities.index(0.5)] == time["oracle", 0.5]
 
 
 def test_time_bars_say_medians_shares_and_the_ideal():
@@ -673,6 +685,18 @@ def test_accuracy_over_macs_has_a_look_for_each_kind_and_marks_what_is_published
     figure, _ = plots.accuracy_over_macs(lines, images=100)
     low, high = figure.axes[0].collections[0].get_segments()[0][:, 1]
     assert (low, high) == pytest.approx((93 - 2.551, 93 + 2.551), abs=1e-3)
+
+
+def test_points_on_each_other_are_moved_apart_in_the_picture_alone():
+    lines = {
+        "one": [{"macs": 44e6, "test_accuracy": 0.9227}, {"macs": 80e6, "test_accuracy": 0.93}],
+        "other": [{"macs": 44.1e6, "test_accuracy": 0.9228}],
+    }
+    figure, sentence = plots.accuracy_over_macs(lines)
+    drawn = {line.get_label(): list(line.get_xdata()) for line in figure.axes[0].lines}
+    assert drawn == {"one": pytest.approx([42.68e6, 80e6]), "other": pytest.approx([45.423e6])}
+    assert "one 92.3 % at 44 M" in sentence and lines["one"][0]["macs"] == 44e6
+    assert sentence.endswith("Two that lie on each other are drawn a little apart.")
 
 
 def test_words_at_lines_hide_no_marker_and_no_other_words():

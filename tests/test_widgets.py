@@ -50,6 +50,20 @@ def test_a_picture_may_depend_on_other_widgets_alone():
     assert view.children[1].layout.min_height == "700px"
 
 
+def test_a_button_for_each_channel_keeps_it_or_drops_it():
+    drawn = []
+
+    def draw(kept):
+        drawn.append(kept.tolist())
+        return plt.figure(), "said"
+
+    buttons, _ = widgets.live_channels(draw, [True, False, False]).children
+    assert [button.description for button in buttons.children[:3]] == ["0", "1", "2"]
+    buttons.children[2].value = True
+    buttons.children[0].value = False
+    assert drawn == [[True, False, False], [True, False, True], [False, False, True]]
+
+
 def test_slider_reaches_every_density_and_no_other():
     slider, _ = widgets.density_slider(lambda density: picture(), step=0.05)
     assert (slider.min, slider.max, slider.step) == (0.05, 1.0, 0.05)

@@ -14,8 +14,10 @@ import ipywidgets as w
 import matplotlib.pyplot as plt
 import numpy as np
 import PIL.Image
+import torch
 from IPython.display import Image, display
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from .guesses import Prediction, predict, show_guesses
 from .live import live_donor, live_layer, live_network, live_saliency, live_selection
@@ -23,6 +25,7 @@ from .live import live_donor, live_layer, live_network, live_saliency, live_sele
 __all__ = [
     "Prediction",
     "density_slider",
+    "live_channels",
     "live_donor",
     "live_layer",
     "live_network",
@@ -137,6 +140,26 @@ def with_controls(draw: Callable[..., Picture], *, height: int = 0, **controls: 
     redraw.make_room()
     row = w.HBox([*controls.values(), redraw.sign], layout=w.Layout(flex_flow="row wrap"))
     return w.VBox([row, redraw.output])
+
+
+def live_channels(
+    draw: Callable[[Tensor], Picture], kept: Sequence[bool] | Tensor, *, height: int = 0
+) -> w.VBox:
+    """A picture under a button for each channel: those that are pressed are kept.
+
+    Args:
+        draw: ``draw(mask)`` with a bool tensor ``[C]`` returns a figure and a sentence.
+        kept: the channels that are pressed at first. height: as in `density_slider`.
+    """
+    buttons = {
+        str(c): w.ToggleButton(value=bool(on), description=str(c), layout=w.Layout(width="42px"))
+        for c, on in enumerate(kept)
+    }
+
+    def of_pressed(**pressed: bool) -> Picture:
+        return draw(torch.tensor([pressed[name] for name in buttons]))
+
+    return with_controls(of_pressed, height=height, **buttons)
 
 
 class _Redraw:

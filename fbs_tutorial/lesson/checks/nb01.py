@@ -1,17 +1,19 @@
 """The exercises of notebook 01, Static or dynamic."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from math import comb
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.functional import one_hot as one_hot_of
 
 from ...checkpoints import load_pretrained
 from ...data import load_data, stratified_split
 from ...method.wta import winner_mask
-from .engine import Case, Exercise, Experiment, Mistake
+from .engine import Case, CheckResult, Exercise, Experiment, Mistake
 
 # Exercise 1: how few channels can be in common
 
@@ -71,35 +73,33 @@ check_fewest_shared = Exercise(
     ),
 )
 
-# Exercise 2: channels in common, within a class and between classes
+# Exercise 2: channels in common, of every two classes
 
 
 def in_common(chosen: Tensor, labels: Tensor) -> Tensor:
-    """Mean number of common channels of two images of one class, and of two classes: ``[2]``."""
+    """Mean number of common channels of two images, one of each of two classes: ``[K, K]``."""
     return _means(_shared(chosen), labels)
 
 
 def _choices() -> Iterator[Case]:
-    pairs = "which pairs of images belong to which mean?"
-    itself = "no image is a pair with itself, and all pairs count alike, whatever their class"
+    pairs = "which pairs of images belong to which place of [K, K]?"
+    itself = "no image is a pair with itself: n images of a class make n * (n - 1) ordered pairs"
     for n, c in [(9, 8), (14, 12)]:
         labels = torch.randint(0, 3, (n,))
-        labels[:4] = torch.tensor([0, 0, 1, 2])
+        labels[:6] = torch.tensor([0, 0, 1, 2, 1, 2])
         chosen = winner_mask(torch.rand(n, c), 0.5)
         chosen[: n // 3] = winner_mask(torch.rand(n // 3, c), 0.25)  # sets of two sizes
         expected = in_common(chosen, labels)
-        yield Case((chosen, labels), expected, pairs, itself, axes=("entry",), ask=_as_doubles)
+        yield Case((chosen, labels), expected, pairs, itself, axes=("class", "class"), ask=_doubles)
 
 
-def _as_doubles(function: Callable, *arguments: Tensor) -> object:
+def _doubles(function: Callable, *arguments: Tensor) -> object:
     try:
         found = function(*arguments)
     except RuntimeError as error:
         if "'Bool'" not in str(error):
             raise
         raise TypeError("PyTorch multiplies no matrices of True and False: .double()") from error
-    if isinstance(found, (tuple, list)):
-        found = torch.stack([torch.as_tensor(part) for part in found])
     return found.double() if isinstance(found, Tensor) else found
 
 
@@ -107,19 +107,34 @@ def _shared(chosen: Tensor) -> Tensor:
     return chosen.double() @ chosen.double().T
 
 
+def _sums(shared: Tensor, labels: Tensor) -> Tensor:
+    one_hot = one_hot_of(labels).double()  # [N, K]
+    return one_hot.T @ shared @ one_hot
+
+
+def _pairs(labels: Tensor) -> Tensor:
+    """How many ordered pairs of two different images there are of every two classes."""
+    return _sums(1.0 - torch.eye(len(labels), dtype=torch.float64), labels)
+
+
 def _means(shared: Tensor, labels: Tensor) -> Tensor:
-    same, itself = _same(labels), torch.eye(len(labels), dtype=torch.bool)
-    return torch.stack([shared[same & ~itself].mean(), shared[~same].mean()])
+    others = 1.0 - torch.eye(len(labels), dtype=torch.float64)
+    return _sums(shared * others, labels) / _pairs(labels)
 
 
-def _by_class(chosen: Tensor, labels: Tensor) -> Tensor:
-    shared, itself = _shared(chosen), torch.eye(len(labels), dtype=torch.bool)
-    means = []
-    for label in labels.unique():
-        mine = labels == label
-        block = shared[mine][:, mine][~itself[mine][:, mine]]
-        means += [block.mean()] if len(block) else []
-    return torch.stack([torch.stack(means).mean(), in_common(chosen, labels)[1]])
+def _with_itself(chosen: Tensor, labels: Tensor) -> Tensor:
+    return _sums(_shared(chosen), labels) / _sums(torch.ones_like(_shared(chosen)), labels)
+
+
+def _by_squares(chosen: Tensor, labels: Tensor) -> Tensor:
+    return (
+        in_common(chosen, labels) * _pairs(labels) / _sums(torch.ones_like(_shared(chosen)), labels)
+    )
+
+
+def _doubled(chosen: Tensor, labels: Tensor) -> Tensor:
+    means = in_common(chosen, labels)
+    return means + torch.diag(means.diagonal())
 
 
 def _shared_as_masks(chosen: Tensor, labels: Tensor) -> Tensor:
@@ -127,21 +142,44 @@ def _shared_as_masks(chosen: Tensor, labels: Tensor) -> Tensor:
     return _means((_shared(chosen) > 0).double(), labels)
 
 
-def _same(labels: Tensor) -> Tensor:
-    return labels[:, None] == labels[None]
+class _InCommon(Exercise):
+    """The exercise, which tells in the end what the digits have in common."""
+
+    def __call__(self, function: Callable, hint: int = 1) -> CheckResult:
+        found = super().__call__(function, hint)
+        return replace(found, message=f"{found.message}\n{_of_the_digits()}") if found else found
 
 
-check_in_common = Exercise(
-    "in_common(chosen, labels): [2], mean number of common channels, same class and different",
+@cache
+def _of_the_digits() -> str:
+    """Which two digits share most of their 16 busiest channels, and which share least."""
+    activity, labels, _ = _everything()
+    shared = in_common(winner_mask(activity, 0.25), labels)
+    pairs = sorted((shared[i, j].item(), i, j) for i in range(10) for j in range(i))
+    (least, a, b), (most, c, d) = pairs[0], pairs[-1]
+    return (
+        f"  Of their 16 busiest channels {d} and {c} share most, {most:.1f} on average, and "
+        f"{b} and {a} least, {least:.1f} (training digits)."
+    )
+
+
+check_in_common = _InCommon(
+    "in_common(chosen, labels): [K, K], mean number of common channels of every two classes",
     _choices,
-    "pairs of one class, pairs of two, and no image paired with itself.",
+    "every pair of two images once, and none of an image with itself.",
     (
+        Mistake(_with_itself, "you pair every image with itself: it shares all of its channels"),
         Mistake(
-            lambda c, y: torch.stack([_shared(c)[_same(y)].mean(), _shared(c)[~_same(y)].mean()]),
-            "you pair every image with itself: it shares all of its channels",
+            _by_squares,
+            "you divide a class's own pairs by n² instead of n(n − 1): none is with itself",
         ),
-        Mistake(lambda c, y: in_common(c, y).flip(0), "the two means are swapped"),
-        Mistake(_by_class, "you average within each class first: small classes count too much"),
+        Mistake(
+            _doubled, "you count a class's own pairs in both orders, and divide by them in one"
+        ),
+        Mistake(
+            lambda c, y: in_common(c, y) * _pairs(y),
+            "you add up, and do not divide by the number of pairs",
+        ),
         Mistake(
             lambda c, y: in_common(c, y) / c.shape[1],
             "you return a share of all channels, not a number of channels",

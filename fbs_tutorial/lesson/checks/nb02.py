@@ -1,6 +1,7 @@
 """The exercises of notebook 02, Saliency."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -11,7 +12,15 @@ from ...checkpoints import load_pretrained
 from ...data import as_tensors, load_data, stratified_split
 from ...method.saliency import channel_saliency
 from ...method.wta import winner_take_all
-from .engine import Case, Exercise, Experiment, Mistake, Operators, digits_to_judge
+from .engine import (
+    Case,
+    CheckResult,
+    Exercise,
+    Experiment,
+    Mistake,
+    Operators,
+    digits_to_judge,
+)
 
 
 def _gradient(function: Callable, x: Tensor) -> Tensor:
@@ -144,7 +153,9 @@ POINTS = (
     (0.2, 0.3, "quiet"), (0.45, 0.1, "quiet"), (0.05, 0.4, "quiet"), (0.8, 0.3, "flat"),
     (0.3, 0.8, "upright"), (0.6, 0.4, "flat"), (0.9, 0.7, "flat"), (0.7, 0.9, "upright"),
     (1.3, 0.9, "flat"), (0.9, 1.3, "upright"), (1.2, 1.4, "busy"), (1.4, 1.1, "busy"),
-    (0.1, 1.4, "upright"), (1.4, 0.1, "flat"),
+    (0.1, 1.4, "upright"), (1.4, 0.1, "flat"), (0.96, 0.94, "flat"), (0.94, 0.96, "upright"),
+    (1.3, 0.98, "flat"), (0.98, 1.3, "upright"), (1.3, 1.03, "busy"), (1.03, 1.3, "busy"),
+    (0.53, 0.2, "flat"), (0.48, 0.47, "quiet"),
 )  # fmt: skip
 
 
@@ -183,7 +194,51 @@ def _by_hand(quiet: float = 0.5, busy: tuple[float, float] = (1.0, -1.0), swap: 
     return lambda: (torch.tensor(rows)[order], bias)
 
 
-check_by_hand = Exercise(
+SIDE, WIDTH = 12, 1.5  # the plane that is shown: places along a side, and how far s goes
+
+
+@dataclass(frozen=True)
+class _Plane(Exercise):
+    """An exercise about who wins where: an answer that is wrong is drawn, in letters."""
+
+    def __call__(self, function: Callable, hint: int = 1) -> CheckResult:
+        found = super().__call__(function, hint)
+        try:
+            drawn = "" if found else f"\n{_plane(function)}"
+        except Exception:  # of no predictor there is no plane; the message has said why
+            drawn = ""
+        return replace(found, message=found.message + drawn)
+
+
+def _plane(function: Callable) -> str:
+    """Who wins with the reader's weights and bias: first letters, capitals where it is wrong."""
+    weight, bias = (torch.as_tensor(part).float() for part in function())
+    line = (torch.arange(SIDE) + 0.5) * WIDTH / SIDE
+    s = torch.cartesian_prod(line.flip(0), line).flip(1)  # rows from the top, then columns
+    g = (s @ weight.T + bias).relu()  # [144, 4]
+    rows = ["".join(map(_letter, s, g))[i * SIDE : (i + 1) * SIDE] for i in range(SIDE)]
+    head = "your plane, s0 to the right and s1 upwards, 0 to 1.5; capital letters are wrong:"
+    return "\n".join([f"  {head}", *(f"    {' '.join(row)}" for row in rows)])
+
+
+def _letter(s: Tensor, g: Tensor) -> str:
+    if not g.any():
+        return "-"  # nobody wins
+    winner = OUTPUTS[int(g.argmax())]
+    right = winner in _wanted(*s.tolist())
+    return winner[0] if right else winner[0].upper()
+
+
+def _wanted(a: float, b: float) -> tuple[str, ...]:
+    """Who may win there; on the diagonal flat or upright."""
+    if max(a, b) < 0.5:
+        return ("quiet",)
+    if min(a, b) > 1:
+        return ("busy",)
+    return tuple(name for name, more in (("flat", a >= b), ("upright", b >= a)) if more)
+
+
+check_by_hand = _Plane(
     "by_hand(): weight [4, 2] and bias [4] that send every s to the right one of four outputs",
     _pairs,
     "the right output wins in each of the four areas.",
@@ -193,6 +248,10 @@ check_by_hand = Exercise(
         Mistake(_by_hand(busy=(1.0, 0.0)), "nothing holds busy back: s0 + s1 is above both"),
         Mistake(_by_hand(busy=(0.5, 0.0)), "busy is a mean, which is never above both"),
         Mistake(_by_hand(busy=(1.0, -0.5)), "busy is not held back enough"),
+        Mistake(
+            _by_hand(busy=(0.65, -0.15)),
+            "busy grows too slowly, and is held back too little: it wins below 1",
+        ),
         Mistake(_by_hand(swap=True), "flat and upright are swapped"),
     ),
 )
@@ -200,7 +259,7 @@ check_by_hand = Exercise(
 
 # An experiment: how little of a map has to be read?
 
-GOAL, MANY = 0.80, 64  # of the validation images; positions of 256
+GOAL, MANY = 0.80, 25  # of the validation images; positions of 256
 DRAWS = 10  # of random positions, to compare with
 
 
@@ -262,7 +321,7 @@ def _is_reduction(function: Callable, x: Tensor) -> str | None:
 
 def _reductions() -> Iterator[Case]:
     hint = "one number per image and channel: [N, C, H, W] -> [N, C]"
-    more = "for example x[:, :, ::2, ::2].mean(dim=(2, 3))"
+    more = "for example x[:, :, 8:9, 8:9].mean(dim=(2, 3)), one position"
     yield Case((torch.rand(3, 2, 16, 16),), "a reduction", hint, more, ask=_is_reduction)
 
 

@@ -311,9 +311,11 @@ def _how_many_found(function: Callable, first: int = 0, missing: int = 0) -> tup
         return False, f"{said} In the end {WINNERS} may win, and you let {last}."
     if found < total - missing:
         return False, f"{said} Who never got a chance?"
+    least = WINNERS / CHANNELS
+    more = f"That is {(cost - least) / least:.0%} more work than two winners all along."
     if cost > CHEAP:
-        return False, f"{said} All found. Now with a mean below {CHEAP}!"
-    return True, f"{said} How low can you go?"
+        return False, f"{said} All found. {more} Now with a mean below {CHEAP}!"
+    return True, f"{said} {more} How low can you go?"
 
 
 check_my_schedule = Experiment(

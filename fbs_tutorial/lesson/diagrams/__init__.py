@@ -3,10 +3,10 @@
 from .blocks import inverted_residual, residual_block
 from .choice import (
     busiest_channels,
+    cut_by_hand,
     every_digit,
     lost_without_choice,
     related_work,
-    what_a_cut_keeps,
 )
 from .counting import kernel_grid, live_sum
 from .gates import (
@@ -52,6 +52,7 @@ __all__ = [
     "choice_and_scale",
     "crossing",
     "cut_block",
+    "cut_by_hand",
     "density_staircase",
     "donors_compared",
     "every_digit",
@@ -92,7 +93,6 @@ __all__ = [
     "three_clocks",
     "timeline",
     "two_looks",
-    "what_a_cut_keeps",
     "what_each_part_is_worth",
     "whose_gates",
     "winner_plane",

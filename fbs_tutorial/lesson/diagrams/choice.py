@@ -11,13 +11,11 @@ from ...method.wta import winner_mask
 from ..plots.style import (
     BLACK,
     BLUE,
-    DARK_GREEN,
     DARK_GREY,
     GREEN,
     GREY,
     TEXT,
     ink,
-    legend_below,
 )
 from .draw import bars, box, canvas, frame, label, note, title
 
@@ -65,51 +63,40 @@ def busiest_channels(
     return figure, f"Channels in common, of the {k} busiest: {'; '.join(said)}."
 
 
-TENTHS = (0.05, 0.1, 0.2, 0.5, 1)  # ticks where the scarce densities have room
-CUTS = ((BLUE, "o-"), (GREEN, "s--"), (DARK_GREEN, "^:"))  # the choice per image, static ones
-
-
-def what_a_cut_keeps(
-    densities: Sequence[float],
-    curves: Mapping[str, Sequence[float]],
-    density: float,
-    by_class: Sequence[Sequence[float]],
-) -> tuple[Figure, str]:
-    """Accuracy after cuts of one layer, a choice per image and static ones, and of each class.
+def cut_by_hand(kept: Tensor, hits: Tensor, labels: Tensor, excited: Tensor) -> tuple[Figure, str]:
+    """What a cut of the reader's leaves of each digit, and which digits excite which channel.
 
     Args:
-        curves: ``{name: percent, one per density}``, the choice per image first, at most three.
-        density: one of them, at which the classes are shown.
-        by_class: percent of each class there, for each curve.
+        kept: bool ``[C]``. hits: which images are correct after the cut, bool ``[N]``.
+        labels: ``[N]``. excited: how strongly each class excites each channel, ``[classes, C]``.
     """
-    at = int(np.argmin(abs(np.array(densities) - density)))
-    figure, (axes, classes) = plt.subplots(
-        1, 2, figsize=(9, 3.4), layout="constrained", sharey=True
+    figure, (top, bottom) = plt.subplots(
+        2, 1, figsize=(9, 4.4), height_ratios=(1, 1.5), layout="constrained"
     )
-    places, said = np.arange(len(by_class[0])), []
-    for i, (name, values) in enumerate(curves.items()):
-        colour, look = CUTS[i]
-        axes.plot(densities, values, look, color=colour, markersize=4, label=name)
-        shift = 0.24 * (i - (len(curves) - 1) / 2)
-        classes.plot(places + shift, by_class[i], look[0], color=colour, markersize=6)
-        lost = [str(c) for c, right in enumerate(by_class[i]) if right < 50]
-        less = f", fewer than half of the {_listed(lost)}s" if lost else ""
-        said.append(f"{name} {values[at]:.1f} %{less}")
-    axes.axvline(density, color=BLACK, linewidth=0.8)
-    axes.set(xlabel="density of the last layer", ylabel="test accuracy (%)", ylim=(-4, 106))
-    axes.set_xscale("log")
-    axes.set_xticks(TENTHS, [f"{tick:g}" for tick in TENTHS], minor=False)
-    axes.set_xticks([], minor=True)
-    axes.set_title("all digits", fontsize=10)
-    classes.set(xlabel="digit", xticks=places)
-    for place in places[1:]:
-        classes.axvline(place - 0.5, color=GREY, linewidth=0.5)
-    classes.set_title(f"each digit, at d = {density:.2f}", fontsize=10)
-    for one in (axes, classes):
-        one.grid(alpha=0.3, axis="y")
-    figure.suptitle("A well-chosen static cut keeps up until channels are scarce", fontsize=11)
-    legend_below(figure, *axes.get_legend_handles_labels(), ncols=len(curves))
-    return figure, f"Correct at d = {density:.2f}: {'; '.join(said)}."
+    classes, channels = excited.shape
+    right = [100 * hits[labels == c].double().mean().item() for c in range(classes)]
+    lost = [c for c in range(classes) if right[c] < 50]
+    bars = top.bar(range(classes), right, 0.8, color=BLUE, edgecolor=BLACK)
+    for c in lost:
+        bars[c].set(facecolor=GREY, hatch="//")
+    top.bar_label(bars, [f"{share:.0f}" for share in right], fontsize=8, padding=1)
+    top.set(ylabel="correct (%)", ylim=(0, 118), xticks=range(classes), xlabel="digit")
+    whole = 100 * hits.double().mean().item()
+    top.set_title(f"{int(kept.sum())} of {channels} channels: {whole:.1f} % correct", fontsize=11)
+    shown = bottom.imshow(
+        excited.numpy(), cmap="Blues", aspect="auto", vmin=0, vmax=float(excited.quantile(0.98))
+    )
+    at = kept.nonzero()[:, 0].tolist()
+    bottom.set(ylabel="digit", yticks=range(classes), xlabel="channel; those with a mark are kept")
+    bottom.set_xticks(range(channels), [str(channel) for channel in range(channels)], fontsize=6)
+    for channel in at:
+        bottom.get_xticklabels()[channel].set(weight="bold", color=BLUE)
+    bottom.plot(at, [-0.9] * len(at), "v", color=BLACK, markersize=4, clip_on=False)
+    figure.colorbar(shown, ax=bottom, label="mean activity", pad=0.01)
+    none = "No digit is lost" if not lost else f"Fewer than half are left of the {_listed(lost)}s"
+    return figure, (
+        f"With {len(at)} of {channels} channels {whole:.1f} % of the digits are correct. {none}."
+    )
 
 
 def every_digit(
@@ -124,33 +111,29 @@ def every_digit(
         1, len(kept), figsize=(9, 3.3), sharey=True, squeeze=False, layout="constrained"
     )
     half, said = (densities[1] - densities[0]) / 2, []
-    for axes, (name, percent), (colour, _) in zip(row[0], kept.items(), CUTS, strict=False):
+    quarter = min(range(len(densities)), key=lambda i: abs(densities[i] - 0.25))
+    for axes, (name, percent) in zip(row[0], kept.items(), strict=True):
         values = np.array(percent).T  # [digits, densities]
         extent = (densities[0] - half, densities[-1] + half, len(values) - 0.5, -0.5)
         shown = axes.imshow(
             values, cmap="cividis", vmin=0, vmax=100, extent=extent, aspect="auto",
             interpolation="nearest",
         )  # fmt: skip
-        axes.set_title(name, fontsize=10, color=ink(colour), weight="bold")
+        axes.set_title(name, fontsize=10, weight="bold")
         axes.set(xlabel="density", yticks=range(len(values)), xticks=(0.05, 0.25, 0.5, 0.75, 1))
         axes.set_xticklabels(["0.05", "0.25", "0.5", "0.75", "1"], fontsize=8)
-        lost = {
-            digit: max(d for d, right in zip(densities, of_digit, strict=True) if right < 50)
-            for digit, of_digit in enumerate(values)
-            if of_digit.min() < 50
-        }
-        first = max(lost.values(), default=0.0)
-        digits = [str(digit) for digit, at in lost.items() if at == first]
-        said.append(
-            f"{name}: the {_listed(digits)}s, at d = {first:g}" if lost else f"{name}: no digit"
-        )
+        said.append(f"{name} {', '.join(f'{share:.0f}' for share in percent[quarter])}")
     row[0][0].set_ylabel("digit")
     figure.suptitle(title, fontsize=11)
     figure.colorbar(shown, ax=row[0].tolist(), label="correct (%)", pad=0.01)
-    return figure, f"The first digit to fall below half, from the right. {'; '.join(said)}."
+    return figure, (
+        f"Dark: lost. Percent correct of each digit, from 0 on, at d = {densities[quarter]:g}: "
+        f"{'; '.join(said)}."
+    )
 
 
-def _listed(words: Sequence[str]) -> str:
+def _listed(digits: Sequence[int]) -> str:
+    words = [str(digit) for digit in digits]
     return "s, ".join(words[:-1]) + "s and " * (len(words) > 1) + words[-1]
 
 
@@ -183,9 +166,9 @@ def lost_without_choice(
                 error[i] = _paired(known[density], images)
         error[np.array(densities) == 1] = 0
         axes.errorbar(densities, lost, error, fmt=look, color=colour, capsize=3, markersize=6)
-        told, sign = ("of the pairs", "±") if known else ("at most", "± at most")
+        most, sign = ("", "±") if known else ("at most ", "± at most")
         axes.annotate(
-            f"{name}\nbars: 1 standard error, {told}",
+            f"{name}\nbars: {most}1 standard error",
             (densities[1], lost[1] + side * error[1]), (0, 8 * side), textcoords="offset points",
             va="bottom" if side > 0 else "top", color=ink(colour), fontsize=9,
         )  # fmt: skip

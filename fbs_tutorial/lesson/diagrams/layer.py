@@ -110,7 +110,7 @@ def the_layer(
     figure, axes = draw.canvas(max(place.bottom + 4.5, 40))
     draw.title(axes, 2, 2.4, _title(name, whole))
     if image is not None:
-        draw.feature_map(axes, 2, 5, 7.4, image[0], cmap="gray_r", top=1)
+        draw.feature_map(axes, 2, 4.2, 6.6, image[0], cmap="gray_r", top=1)
     _inputs(axes, part, place)
     _predictor(axes, place)
     _gates(axes, part, place)

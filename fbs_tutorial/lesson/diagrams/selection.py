@@ -136,10 +136,10 @@ def _competitors(
         return [(f"channel {c}", float(history[-1, c]), DARK_GREY) for c in (*first, *others)]
     low, high = history[:, others].aminmax(dim=1)
     axes.fill_between(range(len(history)), low, high, color=FAINT, zorder=0)
-    axes.text(0.01, 0.95, "grey area: the other channels", transform=axes.transAxes, fontsize=9,
-              va="top", color=ink(DARK_GREY))  # fmt: skip
-    top = max(float(history[-1, c]) for c in first)
-    return [("dash-dotted:\nfirst winners", top, DARK_GREY)]
+    words = "grey area: the other channels\ndash-dotted: the first winners"
+    axes.text(0.01, 0.97, words, transform=axes.transAxes, fontsize=9, va="top",
+              color=ink(DARK_GREY))  # fmt: skip
+    return []
 
 
 def lifted(

@@ -18,15 +18,18 @@ import {
 const PAD = 184;
 const PEN_STEP = 0.04; // of the pad, that an arrow key moves the pen
 
+const OWN = "right with their own gates";
+
 /** The page's parts, once. */
 function skeleton(payload) {
   const digits = [...Array(payload.classes).keys()];
   const options = digits.map((d) => `<option value="${d}">${article(d)} ${d}</option>`).join("");
+  const more = payload.few ? " data-more hidden" : ""; // what compares with other gates
   const layers = payload.layers.map((layer, i) => `
     <div class="fbs-layer" data-layer="${i}">
       <button type="button" class="fbs-open" aria-pressed="false">
-        <span class="fbs-name">Layer ${i + 1}</span>
-        <canvas role="img" aria-label="Kernels of layer ${i + 1}: rows are outputs, columns inputs"></canvas>
+        <span class="fbs-name">${layer.name}</span>
+        <canvas role="img" aria-label="Kernels of ${layer.name}: rows are outputs, columns inputs"></canvas>
       </button>
       <label><span class="fbs-k"></span>
         <input type="range" min="1" max="${layer.outputs}" step="1"></label>
@@ -56,9 +59,9 @@ function skeleton(payload) {
       <p class="fbs-note">Accuracies are those of the test digits; drawings differ from them, and may be read
         less well.</p>
       <ul class="fbs-legend">
-        <li><i class="fbs-line-own"></i>right with their own gates</li>
-        <li><i class="fbs-line-mean"></i>with the mean gate for all</li>
-        <li><i class="fbs-line-other"></i>with another image’s gates</li>
+        <li><i class="fbs-line-own"></i><span class="fbs-right">${payload.few ? "read correctly" : OWN}</span></li>
+        <li${more}><i class="fbs-line-mean"></i>with the mean gate for all</li>
+        <li${more}><i class="fbs-line-other"></i>with another image’s gates</li>
         <li><i class="fbs-line-macs"></i>MACs (multiplications with additions) that are left</li>
       </ul>
     </section>
@@ -66,7 +69,8 @@ function skeleton(payload) {
       <h2>Read the answer</h2>
       <ol class="fbs-bars">${digits.map((d) => `
         <li><span>${d}</span><div><i class="fbs-own"></i><i class="fbs-other"></i></div><b></b></li>`).join("")}</ol>
-      <p class="fbs-beside"><i class="fbs-key"></i><label>beside it, the same with
+      <button type="button" class="fbs-all"${payload.few ? "" : " hidden"}>Compare with other gates</button>
+      <p class="fbs-beside"${more}><i class="fbs-key"></i><label>beside it, the same with
         <select class="fbs-compare">
           <option value="other">the gates of</option><option value="mean">the mean gate</option>
           <option value="dense">all channels</option><option value="none">nothing else</option>
@@ -86,10 +90,10 @@ function skeleton(payload) {
         <li><i class="fbs-blue"></i>computed</li>
         <li><i class="fbs-pale"></i>skipped: its row or its column has lost</li>
         <li><i class="fbs-hatched"></i>a channel that lost, so it has no map</li>
-        <li><i class="fbs-diamond"></i>wins here, but not in the one beside it</li>
-        <li><i class="fbs-diamond fbs-hollow"></i>wins only in the one beside it</li>
+        <li${more}><i class="fbs-diamond"></i>wins here, but not in the one beside it</li>
+        <li${more}><i class="fbs-diamond fbs-hollow"></i>wins only in the one beside it</li>
         <li><i class="fbs-before"></i>g as predicted, before you set it</li>
-        <li><i class="fbs-triangle"></i>wins with g = 0: computed for nothing</li>
+        <li${more}><i class="fbs-triangle"></i>wins with g = 0: computed for nothing</li>
         <li><i class="fbs-forced">on</i>forced by you</li>
       </ul>
     </section>
@@ -125,6 +129,7 @@ function untouched(payload, samples) {
     layer: payload.layers.length - 1,
     channel: null, // the strongest winner
     compare: "none", donor: 9,
+    few: Boolean(payload.few), // without what compares with other gates
     gathered: 0,
     cursor: null,
   };
@@ -217,7 +222,7 @@ export function mount(root, payload, options = {}) {
     const width = widthOf(".fbs-density");
     const macs = blank() ? costOf(payload.layers, state.k, payload.classes) : result.macs / result.dense;
     const measured = isOneDensity(payload, state) && !isForced();
-    drawCurves($(".fbs-curves"), width, payload, state.density, { measured, macs }, brush);
+    drawCurves($(".fbs-curves"), width, payload, state.density, { measured, macs, few: state.few }, brush);
     value($(".fbs-d"), state.density);
     const right = percent(interpolate(payload.densities, payload.accuracy.own, state.density));
     const known = measured
@@ -260,8 +265,8 @@ export function mount(root, payload, options = {}) {
     const highest = Math.max(...here.g, 0.01);
     if (!blank() && (highest > top[i] || highest < 0.6 * top[i])) top[i] = 1.12 * highest;
     const grid = channelGrid(layer.outputs, widthOf(".fbs-inside"), coarse);
-    lane.lay(`Channels of layer ${i + 1}; arrow keys move, enter forces, plus and minus change g`, layer.outputs, grid, state.channel);
-    text($(".fbs-title"), `Look inside layer ${i + 1}`);
+    lane.lay(`Channels of ${layer.name}; arrow keys move, enter forces, plus and minus change g`, layer.outputs, grid, state.channel);
+    text($(".fbs-title"), `Look inside ${layer.name}`);
     const inputs = layer.inputs === 1 ? "its one input" : `each of its ${layer.inputs} inputs`;
     const parts = `; below, what each <em class="fbs-adds">adds</em> to g of channel ${state.channel}
       or <em class="fbs-takes">takes away</em> from it`;
@@ -269,7 +274,7 @@ export function mount(root, payload, options = {}) {
     html($(".fbs-says-g"), `predicted from s: ${winWords(here)} Click one to force it on or off, drag its bar to change it.`);
     drawInputs($(".fbs-s"), widthOf(".fbs-inside"), network.layers[i], here, state.channel, brush);
     attribute($(".fbs-s"), "aria-label", `Measured saliency of ${layer.inputs} inputs, ${count(here.live)} of them computed`);
-    const look = { top: top[i], chosen: state.channel, beside: besideColour(), before: predicted };
+    const look = { few: state.few, top: top[i], chosen: state.channel, beside: besideColour(), before: predicted };
     drawChannels(lane.canvas, layer, here, marks(i), state.forced[i], look, grid, brush);
     attribute(lane.canvas, "aria-label", `Predicted saliency and map of ${layer.outputs} channels, ${count(here.winners)} of them computed`);
     drawOne(here);
@@ -325,7 +330,8 @@ export function mount(root, payload, options = {}) {
     if (k === own.length) return `All ${k} channels win, for any image: what the image decides is how strong each g is.`;
     const only = state.layer === 0 ? "This layer has one input, hence one number to decide by: it always chooses the same." : "";
     if (other === null || state.compare === "dense") {
-      return only || "A different image would pick other winners: choose “the gates of” another digit to compare.";
+      const how = state.few ? "." : ": choose “the gates of” another digit to compare.";
+      return only || `A different image would pick other winners${how}`;
     }
     const theirs = other.layers[state.layer].winners;
     const shared = own.reduce((sum, win, c) => sum + (win && theirs[c]), 0);
@@ -443,6 +449,7 @@ export function mount(root, payload, options = {}) {
     on($(".fbs-d"), "change", commit);
     on($(".fbs-compare"), "change", (event) => change({ compare: event.target.value }));
     on($(".fbs-donor"), "change", (event) => change({ donor: Number(event.target.value) }));
+    on($(".fbs-all"), "click", showAll);
     on($(".fbs-gather"), "click", gather);
     on($(".fbs-reset"), "click", reset);
     for (const button of root.querySelectorAll(".fbs-thumbs button")) {
@@ -461,6 +468,15 @@ export function mount(root, payload, options = {}) {
   function change(values) {
     Object.assign(state, values);
     update();
+  }
+
+  /** From now on with what compares with other gates. */
+  function showAll() {
+    for (const part of root.querySelectorAll("[data-more]")) part.hidden = false;
+    $(".fbs-all").hidden = true;
+    text($(".fbs-right"), OWN);
+    change({ few: false });
+    $(".fbs-compare").focus();
   }
 
   function gather() {

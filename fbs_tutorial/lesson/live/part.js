@@ -197,10 +197,12 @@ const planes = (maps, size) => (c) => maps.subarray(c * size * size, (c + 1) * s
 
 // 1. What the predictor makes of s.
 
-/** Drag an s bar: which outputs follow? */
+const MARKED = `. Blue bars above the cut win. <i class="fbs-diamond" style="--beside: var(--orange)"></i>a new winner`;
+
+/** Drag an s bar: which outputs follow, and which of them win? */
 function saliency(host) {
   const { payload, state, $, on, change, rest, brush, width } = host;
-  const layer = host.network.layers.at(-1), name = layer.name.replace("conv", "");
+  const layer = host.network.layers.at(-1), k = payload.winners ?? 0;
   let inputs = null, result = null, tops = { s: 0, g: 0 }, lanes = null;
 
   function compute(measured = null) {
@@ -210,7 +212,9 @@ function saliency(host) {
 
   function finish(measured) {
     const s = measured.map((value, i) => state.hand.get(i) ?? value);
-    result = { measured, s, g: predict(layer, s), before: predict(layer, measured) };
+    const g = predict(layer, s), before = predict(layer, measured), now = select(g, k);
+    const fresh = [...g.keys()].filter((o) => now.winners[o] && !select(before, k).winners[o]);
+    result = { measured, s, g, before, ...now, fresh };
   }
 
   function set(channel, wanted) {
@@ -231,7 +235,7 @@ function saliency(host) {
     showPicked(host);
     tops = { s: steady(Math.max(...result.s), tops.s), g: steady(Math.max(...result.g, ...result.before), tops.g) };
     const plane = planes(inputs.maps, layer.sizeIn), grid = gridOf(layer.inputs, width(), 60, true);
-    lanes.s.lay(`Inputs of layer ${name}; arrow keys move, plus and minus change s`, layer.inputs, grid, state.channel);
+    lanes.s.lay(`Inputs of ${layer.name}; arrow keys move, plus and minus change s`, layer.inputs, grid, state.channel);
     const items = [...result.s].map((s, i) => ({
       value: s, look: inputs.live[i] ? "input" : "skipped", map: inputs.live[i] ? plane(i) : undefined,
       before: state.hand.has(i) ? result.measured[i] : undefined,
@@ -245,24 +249,38 @@ function saliency(host) {
 
   function drawOutputs(grid) {
     const moved = (o) => Math.abs(result.g[o] - result.before[o]) > 1e-6;
-    const items = [...result.g].map((g, o) => ({ value: g, look: "won", before: moved(o) ? result.before[o] : undefined }));
-    lanes.g.lay(`Outputs of layer ${name}; arrow keys read them`, layer.outputs, grid, 0);
-    drawLane(lanes.g.canvas, grid, items, { top: tops.g }, brush);
+    const items = [...result.g].map((g, o) => ({
+      value: g, look: k === 0 || result.winners[o] ? "won" : "lost",
+      before: moved(o) ? result.before[o] : undefined, only: result.fresh.includes(o) ? "own" : undefined,
+    }));
+    lanes.g.lay(`Outputs of ${layer.name}; arrow keys read them`, layer.outputs, grid, 0);
+    const cut = (k && cutOf(result, state.forced)) || undefined;
+    drawLane(lanes.g.canvas, grid, items, { top: tops.g, cut, beside: brush.colours.orange }, brush);
     const context = lanes.g.canvas.getContext("2d");
     for (let row = 0; row < grid.rows; row++) {
       const part = [...Array(grid.columns).keys()].map((c) => weight(row * grid.columns + c));
       drawSigned(context, part, grid.cell, row * grid.height + grid.bar + 2, 20, brush);
     }
-    attribute(lanes.g.canvas, "aria-label", `Predicted saliency of ${layer.outputs} outputs`);
+    const won = k ? `, of which ${k} win, ${result.fresh.length} of them new` : "";
+    attribute(lanes.g.canvas, "aria-label", `Predicted saliency of ${layer.outputs} outputs${won}`);
+  }
+
+  function freshWords() {
+    const { fresh } = result, several = fresh.length > 1;
+    if (fresh.length === 0) return `The same ${k} outputs win as before.`;
+    return `<b>${fresh.length}</b> of ${k} winners ${several ? "are" : "is"} new: output${several ? "s" : ""} ${fresh.join(", ")}.`;
   }
 
   function said() {
     const changed = [...result.g].map((g, o) => g - result.before[o]);
     const ups = changed.filter((d) => d > 1e-6).length, downs = changed.filter((d) => d < -1e-6).length;
-    if (state.hand.size === 0) return [payload.question, `Each g is a weighted sum of all ${layer.inputs} values of s, and never below 0.`];
+    const sums = `Each g is a weighted sum of all ${layer.inputs} values of s, and never below 0.`;
+    if (state.hand.size === 0) return [payload.question, k ? `${sums} The ${k} largest win.` : sums];
+    const which = `${inputWords(state.channel)}. The outlines are g before the change.`;
+    if (k) return [freshWords(), which];
     return [
       `${ups === 1 ? "1 output rises" : `${ups} outputs rise`}, ${downs} fall${downs === 1 ? "s" : ""}, the other ${changed.length - ups - downs} stay.`,
-      `${inputWords(state.channel)}. The outlines are g before the change.`,
+      which,
     ];
   }
 
@@ -270,7 +288,7 @@ function saliency(host) {
     markup: `<div class="fbs-controls">${thumbs("digit", "Image")}</div>
       <p class="fbs-step"><b>s</b> measured: the mean of |x| over each input map. Drag a bar up or down.</p>
       <div class="fbs-channels" data-lane="s">${LANE}</div>
-      <p class="fbs-step"><b>g</b> predicted: one bar for each output, and under it the weight that the chosen input has in its sum (up adds, down takes away)</p>
+      <p class="fbs-step"><b>g</b> predicted: one bar for each output, and under it the weight that the chosen input has in its sum (up adds, down takes away)${k ? MARKED : ""}</p>
       <div class="fbs-channels" data-lane="g">${LANE}</div>${one("s")}`,
     listen() {
       lanes = {
@@ -410,7 +428,7 @@ function channelList(channels) {
 /** Everything that one layer does with one image. */
 function oneLayer(host) {
   const { payload, state, $, on, change, rest, brush, width } = host;
-  const layer = host.network.layers.at(-1), name = layer.name.replace("conv", "");
+  const layer = host.network.layers.at(-1);
   let inputs = null, result = null, tops = { s: 0, g: 0 }, lanes = null;
   const choice = () => ({ k: activeChannels(layer.outputs, state.density), forced: state.forced, g: state.hand });
 
@@ -464,7 +482,7 @@ function oneLayer(host) {
     const room = width() - (wide ? $(".fbs-kernels").offsetWidth + 18 : 0);
     drawInputLane(gridOf(layer.inputs, room, 40, true));
     const grid = gridOf(layer.outputs, room, 48, true);
-    lanes.g.lay(`Outputs of layer ${name}; arrow keys move, enter forces, plus and minus change g`, layer.outputs, grid, state.channel);
+    lanes.g.lay(`Outputs of ${layer.name}; arrow keys move, enter forces, plus and minus change g`, layer.outputs, grid, state.channel);
     drawChannels(lanes.g.canvas, layer, result, null, state.forced, { top: tops.g, chosen: state.channel, before: predicted }, grid, brush);
     attribute(lanes.g.canvas, "aria-label", `Predicted saliency and map of ${layer.outputs} outputs`);
     attribute($(".fbs-kernel"), "aria-label", `Kernels: ${count(result.winners)} of ${layer.outputs} rows and ${count(inputs.live)} of ${layer.inputs} columns are computed`);
@@ -476,7 +494,7 @@ function oneLayer(host) {
   function drawInputLane(grid) {
     const plane = planes(inputs.maps, layer.sizeIn);
     const items = [...result.s].map((s, i) => ({ value: s, look: inputs.live[i] ? "input" : "skipped", map: inputs.live[i] ? plane(i) : undefined }));
-    lanes.s.lay(`Inputs of layer ${name}; arrow keys read them`, layer.inputs, grid, 0);
+    lanes.s.lay(`Inputs of ${layer.name}; arrow keys read them`, layer.inputs, grid, 0);
     drawLane(lanes.s.canvas, grid, items, { top: tops.s, size: layer.sizeIn, brightest: Math.max(...inputs.maps) }, brush);
     attribute(lanes.s.canvas, "aria-label", `Measured saliency and map of ${layer.inputs} inputs, ${count(inputs.live)} of them computed`);
   }
@@ -570,7 +588,7 @@ function donors(host) {
   function gateWords(whose, run) {
     const own = result.own.layers[shown()].winners, here = run.layers[shown()].winners;
     const shared = own.reduce((sum, win, c) => sum + (win && here[c]), 0);
-    const name = `Gate of layer ${shown() + 1}`;
+    const name = `Gate of ${layers[shown()].name}`;
     return whose === "own" ? `${name}: ${count(own)} of ${own.length} channels win.` : `${name}: ${shared} of the ${count(own)} own winners win here, too.`;
   }
 
@@ -582,7 +600,7 @@ function donors(host) {
     context.fillRect(0, height - 1, width, 1);
     context.fillStyle = brush.colours[tones[whose]];
     pi.forEach((gate, c) => context.fillRect(c * step, height - (gate / top) * (height - 2), Math.max(1, step - 1), (gate / top) * (height - 2)));
-    attribute(canvas, "aria-label", `Gates of layer ${shown() + 1} with ${titles()[whose]}`);
+    attribute(canvas, "aria-label", `Gates of ${layers[shown()].name} with ${titles()[whose]}`);
   }
 
   function said() {
@@ -597,7 +615,7 @@ function donors(host) {
   const column = (whose) => `<div data-whose="${whose}" style="--tone: var(--${tones[whose]})"><h3></h3>
     <ol class="fbs-bars">${[...Array(payload.classes).keys()].map((d) => `<li><span>${d}</span><div><i class="fbs-own"></i></div><b></b></li>`).join("")}</ol>
     <p></p><canvas role="img"></canvas></div>`;
-  const places = layers.map((layer, i) => `<option value="${i + 1}">layer ${i + 1} only</option>`).join("");
+  const places = layers.map((layer, i) => `<option value="${i + 1}">${layer.name} only</option>`).join("");
   return {
     markup: `<div class="fbs-controls">${thumbs("digit", "Image")}${thumbs("donor", "Donor of the gates")}${DENSITY}
       <label>gates replaced in <select class="fbs-where"><option value="0">all layers</option>${places}</select></label></div>

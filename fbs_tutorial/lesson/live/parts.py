@@ -67,8 +67,15 @@ class LiveSaliency(LivePart):
     s, g = Any(), Any()
     moves = ("image", "density", "own")
 
-    def __init__(self, network: nn.Module, layer: str, reduce: Reduction | None, **options):
-        self.reduce = reduce or channel_saliency
+    def __init__(
+        self,
+        network: nn.Module,
+        layer: str,
+        reduce: Reduction | None,
+        winners: int | None = None,
+        **options,
+    ):
+        self.reduce, self.winners = reduce or channel_saliency, winners
         super().__init__(network, layer, **options)
 
     @property
@@ -343,6 +350,7 @@ def live_saliency(
     digit: int = 4,
     density: float = 1.0,
     reduce: Reduction | None = None,
+    winners: int | None = None,
     question: str = "Drag a bar of s: which outputs follow?",
     network: nn.Module | None = None,
 ) -> LiveSaliency:
@@ -352,6 +360,7 @@ def live_saliency(
         layer: "conv1" to "conv4" of the digits network. digit: whose first test image is shown.
         density: of the layers before it.
         reduce: a reduction of your own, ``[1, C, H, W] -> [1, C]``, which Python then computes.
+        winners: so many outputs with the largest g are marked, and which of them are new.
         question: what the reader is asked above the picture.
         network: of the form ``convert(digitsnet())``; the shipped any-density network when None.
 
@@ -360,10 +369,14 @@ def live_saliency(
     """
     network = load_pretrained("digits") if network is None else network
     data = part_payload(network, "saliency", layer, LiveSaliency.moves)
+    outputs = data["layers"][-1]["outputs"]
+    if winners is not None and not 1 <= winners <= outputs:
+        raise ValueError(f"winners must be 1 to {outputs}, got {winners!r}")
     start = {"digit": digit, "density": density}
+    data |= {"question": question, "start": start, "winners": winners}
     return alive(
-        LiveSaliency, data | {"question": question, "start": start}, network=network, layer=layer,
-        reduce=reduce, python=reduce is not None, image=_image_of(digit), density=density,
+        LiveSaliency, data, network=network, layer=layer, reduce=reduce, winners=winners,
+        python=reduce is not None, image=_image_of(digit), density=density,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...data import as_tensors, load_data
 from ...method.macs import count_macs
-from ...method.wta import active_channels
+from ...method.wta import active_channels, winner_mask
 from ..plots.style import BLACK, BLUE, DARK_GREY, FAINT, GREY, ORANGE, PALE, PURPLE
 from .base import Live
 
@@ -121,13 +121,18 @@ def still_saliency(live: "LiveSaliency") -> tuple[Figure, str]:
     _image(axes[0], live.image)
     _bars(axes[1], live.s, DARK_GREY, "s, measured")
     axes[1].set_xlabel("input channel", fontsize=9)
-    _bars(axes[2], live.g, BLUE, "g, predicted")
+    if live.winners is None:
+        _bars(axes[2], live.g, BLUE, "g, predicted")
+    else:
+        won = winner_mask(live.g[None], live.winners / len(live.g))[0].numpy()
+        _won_bars(axes[2], live.g, won, "g, predicted")
     axes[2].set_xlabel("output channel", fontsize=9)
     zeros = int((live.g == 0).sum())
-    return figure, (
-        f"From {len(live.s)} measured values {live.name} predicts {len(live.g)}; "
-        f"{zeros} of them are 0."
-    )
+    said = f"From {len(live.s)} measured values {live.name} predicts {len(live.g)}: "
+    said += f"{zeros} of the {len(live.g)} are 0."
+    if live.winners is not None:
+        said += f" The {live.winners} largest, above the cut, are blue."
+    return figure, said
 
 
 def still_selection(live: "LiveSelection") -> tuple[Figure, str]:

@@ -86,7 +86,8 @@ function drawStrokes(context, strokes, brush, side) {
 
 /**
  * Accuracy and MACs against density, above the slider that shares its axis.
- * @param {{measured: boolean, macs: number}} setting  whether its accuracy is known, and its cost
+ * @param {{measured: boolean, macs: number, few: boolean}} setting  whether its accuracy is known,
+ *   its cost, and whether the curve of the images' own gates stands alone
  */
 export function drawCurves(canvas, width, payload, density, setting, brush) {
   const height = 150, edge = 9, top = 14, base = height - 4;
@@ -98,7 +99,7 @@ export function drawCurves(canvas, width, payload, density, setting, brush) {
   const macs = payload.densities.map((d) => macShare(payload.layers, d, payload.classes));
   line(context, payload.densities.map(x), macs.map(y), brush.colours.grey, [], 0, base);
   const looks = [["mean", "orange", [1, 3]], ["shuffled", "purple", [6, 3]], ["own", "blue", []]];
-  for (const [name, colour, dash] of looks) {
+  for (const [name, colour, dash] of setting.few ? looks.slice(-1) : looks) {
     line(context, payload.densities.map(x), payload.accuracy[name].map(y), brush.colours[colour], dash, 2.2);
   }
   context.strokeStyle = setting.measured ? brush.colours.black : brush.colours.grey;
@@ -301,7 +302,7 @@ export function drawChannels(canvas, layer, result, other, forced, lane, grid, b
     value,
     look: result.winners[o] ? "won" : "lost",
     map: result.winners[o] ? result.maps.subarray(o * size * size, (o + 1) * size * size) : undefined,
-    empty: result.winners[o] && result.pi[o] === 0,
+    empty: !lane.few && result.winners[o] && result.pi[o] === 0,
     only: !other || other.winners[o] === result.winners[o] ? undefined : result.winners[o] ? "own" : "other",
     before: lane.before?.(o),
     note: { 1: "on", "-1": "off" }[forced[o]],

@@ -141,7 +141,9 @@ def first_image(digit: int) -> Tensor:
     return images[labels == digit][0]
 
 
-def live_network(network: nn.Module | None = None, *, python: bool = False) -> LiveNetwork:
+def live_network(
+    network: nn.Module | None = None, *, python: bool = False, beside: bool = True
+) -> LiveNetwork:
     """The living picture of a digits network; ``.show()`` displays it.
 
     With anywidget the browser computes while the hand moves, and Python has the same state when it
@@ -152,10 +154,12 @@ def live_network(network: nn.Module | None = None, *, python: bool = False) -> L
         python: whether Python computes instead of the browser, with ``network`` itself. Then its
             gated layers may be of classes of your own: with another reduction, predictor,
             selection or norm. What they raise is shown in the picture.
+        beside: whether what compares with other gates is there from the start; else a button
+            shows it.
 
     Raises:
         TypeError, ValueError: a network of another form.
     """
-    data = payload(network, python=python)
+    data = payload(network, python=python) | ({} if beside else {"few": True})
     network = load_pretrained("digits") if network is None else network
     return alive(LiveNetwork, data, network=network, python=python)

@@ -320,35 +320,27 @@ def networks_on_cpu(
     return figure, "\n".join(said)
 
 
-def one_image_times(
-    results: Mapping, names: Sequence[str], densities: Sequence[float] = (0.25, 0.5)
-) -> tuple[Figure, str]:
+def one_image_times(results: Mapping, names: Sequence[str], title: str = "") -> tuple[Figure, str]:
     """Milliseconds of one image: the plain network, the gated one, and a small plain one.
+
+    Drawn at all densities at which both were measured; the small plain network has as many
+    channels.
 
     Args:
         results: what `bench` returns, of a CPU, with whole networks. names: of these, a panel each.
-        densities: ascending; the small plain network has as many channels.
     """
-    size = 4 + 2.6 * len(names), 3.4
+    size = 4 + 2.6 * len(names), 3.5
     figure, row = plt.subplots(1, len(names), figsize=size, squeeze=False, layout="constrained")
-    said, at = [], [*densities, 1.0]
+    said = []
     for axes, name in zip(row[0], names, strict=True):
         kinds = (r for r in results["rows"] if r["kind"] == "network" and r["batch"] == 1)
         network = next(r for r in kinds if r["name"] == name)
         dense = find(network, network["dense_best"])["median_ms"]
-        ways = [[find(network, way, d) for way in ("native", "accelerated")] for d in densities]
-        gated = [min((v for v in two if v), key=lambda v: v["median_ms"]) for two in ways]
-        small = [find(network, "oracle", d)["median_ms"] for d in densities]
-        axes.plot([1], [dense], "s", color=BLACK, markersize=8)
-        axes.plot(at, [*(v["median_ms"] for v in gated), dense], "o-", color=BLUE, markevery=[0, 1])
-        axes.plot(at, [*small, dense], "x--", color=BLACK, markevery=[0, 1])
-        axes.annotate("plain", (1, dense), (-8, 0), textcoords="offset points", ha="right",
-                      va="center", fontsize=9)  # fmt: skip
-        axes.annotate("gated", (0.5, gated[-1]["median_ms"]), (-6, 6), ha="right",
-                      textcoords="offset points", fontsize=9, color=BLUE)  # fmt: skip
-        axes.annotate("small plain", (0.5, small[-1]), (8, -6), va="top",
-                      textcoords="offset points", fontsize=9)  # fmt: skip
-        axes.set(xlabel="density", ylim=(0, 1.12 * dense), xlim=(0.15, 1.06), xticks=at)
+        densities, gated, small = _one_image(network)
+        axes.axhline(dense, color=BLACK, linewidth=1, label="plain")
+        axes.plot(densities, [v["median_ms"] for v in gated], "o-", color=BLUE, label="gated")
+        axes.plot(densities, small, "x--", color=BLACK, label="small plain")
+        axes.set(xlabel="density", ylim=(0, 1.12 * dense), xlim=(0.15, 0.9), xticks=densities)
         axes.set_title(NAMES.get(name, name), fontsize=10)
         axes.grid(alpha=0.3)
         each = [
@@ -358,9 +350,19 @@ def one_image_times(
         ]
         said.append(f"  {NAMES.get(name, name)}: plain {dense:.2f}; gated {'; '.join(each)}")
     row[0][0].set_ylabel("milliseconds")
+    figure.suptitle(title, fontsize=11)
+    legend_below(figure, *row[0][0].get_legend_handles_labels(), ncols=3)
     facts = results["machine"]
     machine = f"{facts['device']}, {facts['threads']} threads"
     return figure, "\n".join([f"Milliseconds for one image, {machine}:", *said])
+
+
+def _one_image(network: Mapping) -> tuple[list[float], list[dict], list[float]]:
+    """Densities, ascending; the fastest gated execution at each; the small network's time."""
+    densities = sorted({v["density"] for v in network["variants"] if v["variant"] == "oracle"})
+    ways = [[find(network, way, d) for way in ("native", "accelerated")] for d in densities]
+    gated = [min((v for v in two if v), key=lambda v: v["median_ms"]) for two in ways]
+    return densities, gated, [find(network, "oracle", d)["median_ms"] for d in densities]
 
 
 def _percent(row: Mapping, kind: str, density: float) -> float:

@@ -90,6 +90,7 @@ def layer_lines(
     images: int,
     chance: float,
     ylabel: str = "recognised correctly (%)",
+    xlabel: str = "",
 ) -> tuple[Figure, str]:
     """A share at each layer, in percent: a line per series, its name where it ends.
 
@@ -97,7 +98,7 @@ def layer_lines(
 
     Args:
         panels: ``{title: {series: one value per layer}}``, up to three series.
-        chance: a dotted line.
+        chance: a dotted line. xlabel: what the layers' names stand for.
     """
     size = 3.2 + 2.7 * len(panels), 3.2
     figure, row = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False,
@@ -115,6 +116,7 @@ def layer_lines(
             said.append(f"  {name}: {', '.join(f'{value:.0f}' for value in values)}")
         axes.set(ylim=(0, 104), xlim=(-0.2, len(layers) - 0.8))
         axes.set_xticks(places, layers)
+        axes.set_xlabel(xlabel)
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3, axis="y")
         name_ends(axes, len(layers) - 0.75, ends)
@@ -130,12 +132,16 @@ def seed_dots(
     kinds: dict[str, Sequence[Sequence[float]]],
     title: str = "",
     xlabel: str = "",
+    *,
+    paired: bool = False,
 ) -> tuple[Figure, str]:
     """Accuracies, in percent, of networks that differ in their seed: a dot each, by kind.
 
     Args:
         places: along the axis, from left to right. kinds: ``{name: runs}``, up to two, a run being
             one accuracy for each place; a single kind needs no name.
+        paired: whether a thin line joins the dots of a run, in place of one from the lowest to the
+            highest of a place.
     """
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
     middle, ends = np.arange(len(places)), []
@@ -145,8 +151,10 @@ def seed_dots(
         values = np.array(runs)  # [runs, places]
         low, high = values.min(axis=0), values.max(axis=0)
         at = middle + 0.22 * (i - (len(kinds) - 1) / 2)
-        axes.vlines(at, low, high, color=colour, alpha=0.3)
-        axes.plot(at, values.T, marker, color=colour, markersize=7)
+        if not paired:
+            axes.vlines(at, low, high, color=colour, alpha=0.3)
+        line = f"{marker}-" if paired else marker
+        axes.plot(at, values.T, line, color=colour, markersize=7, linewidth=0.8)
         ends.append((name, values[:, -1].mean(), colour))
         for there, a, b in zip(said, low, high, strict=True):
             there.append(f"{name} {a:.1f} to {b:.1f}".strip())
