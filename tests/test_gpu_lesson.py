@@ -72,7 +72,8 @@ PICTURES = {
     "nine_taps": (),
     "program_tiles": (64, 12, (32, 16)),
     "rows_of_a_copy": (5, 11, 12, (8, 16)),
-    "own_weights": (CHANNELS, WINNERS, (16, 24), (64, 32, 8)),
+    "own_weights": (CHANNELS, WINNERS, (16, 24), (64, 32, 16)),
+    "loads_of_a_row": ([0, 3, 4, 6, 9, 10, 13, 15], 16),
     "bytes_per_image": (0.5, 128, 56, {"dense": 600.0, "scattered": 1500.0, "copied": 1.0}),
 }
 
@@ -129,8 +130,21 @@ def test_programs_are_counted_and_so_are_the_times_that_weights_travel():
     sentence = diagrams.own_weights(CHANNELS, WINNERS, (16, 24), (64, 32, 8))[1]
     assert sentence == (
         "Of 24 × 16 kernels (rows are outputs) one image needs 12 × 8, 25 %. They are copied once, "
-        "and 4 programs read the copy from end to end."
+        "and each of 4 programs reads its columns of the copy."
     )
+    sentence = diagrams.own_weights(CHANNELS, WINNERS, (16, 24), (64, 32, 16))[1]
+    assert sentence.endswith("and each of 2 programs reads all of the copy.")
+
+
+def test_a_load_for_each_weight_of_a_list_and_one_for_its_neighbours():
+    winners = [0, 3, 4, 6, 9, 10, 13, 15]
+    figure, sentence = diagrams.loads_of_a_row(winners, 16)
+    boxes = figure.axes[0].patches
+    shades = [plt.matplotlib.colors.to_hex(box.get_facecolor()) for box in boxes]
+    assert shades.count(BLUE.lower()) == 8 and "a single load of 16 bytes" in sentence
+    row = [box for box in boxes if isinstance(box, plt.Rectangle) and box.get_y() == 18][:16]
+    found = [plt.matplotlib.colors.to_hex(box.get_facecolor()) for box in row]
+    assert [i for i, shade in enumerate(found) if shade != PALE.lower()] == winners
 
 
 def test_the_share_of_sectors_is_that_of_random_winners():

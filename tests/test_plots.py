@@ -466,6 +466,16 @@ def test_bytes_name_the_faster_way_where_the_clock_agrees():
         assert {"by bytes", "by clock"} <= {text.get_text() for text in figure.axes[0].texts}
 
 
+def test_bytes_are_counted_again_in_smaller_tiles():
+    def count(density, channels, side, pixels):
+        return {"scattered": (2.0,), "copied": (1.0 if pixels == 64 else 4.0,)}
+
+    figure, sentence = plots.count_and_clock(*one_layer(total=100.0, dense_pytorch=50.0), count)
+    assert sentence.splitlines()[0].endswith("in tiles of 64 pixels instead of 128: 2.0.")
+    assert "in 0 of 1 layers, or in 1 with smaller tiles" in figure.axes[0].get_title()
+    assert "in tiles of 64 pixels" in {text.get_text() for text in figure.axes[0].texts}
+
+
 def test_the_one_kernel_is_compared_with_itself_where_it_has_no_lists():
     figure, sentence = plots.one_kernel(*one_layer(total=40.0, dense_pytorch=100.0))
     (axes,) = figure.axes
@@ -504,6 +514,10 @@ def test_stages_add_up_to_the_three_launches():
     figure, sentence = plots.stages_on_gpu(layers)
     assert "in 9 of 12: TF32, d = 0.5" in figure.axes[0].get_title()
     assert "30 to 256 % of the plain layer's time." in sentence
+    labels = figure.axes[0].get_yticklabels()
+    bold = [label.get_text() for label in labels if label.get_weight() == "bold"]
+    assert bold == [f"ResNet-18: {size}, 64 images" for size in
+                    ("64 ch, 56×56", "128 ch, 28×28", "256 ch, 14×14", "512 ch, 7×7")]  # fmt: skip
     select, gather, convolve = figure.axes[0].containers
     row = next(r for r in layers["rows"] if (r["products"], r["side"]) == ("tf32", 7))
     last = select[-1], gather[-1], convolve[-1]

@@ -23,6 +23,7 @@ from .gates import (
 )
 from .gpu import (
     bytes_per_image,
+    loads_of_a_row,
     nine_taps,
     own_weights,
     program_tiles,
@@ -64,6 +65,7 @@ __all__ = [
     "leak",
     "lifted",
     "live_sum",
+    "loads_of_a_row",
     "losers",
     "loss_curves",
     "lost_without_choice",

@@ -256,8 +256,41 @@ def own_weights(
     share = len(winners) * len(channels) / c_in / c_out
     return figure, (
         f"Of {c_out} × {c_in} kernels (rows are outputs) one image needs {len(winners)} × "
-        f"{len(channels)}, {100 * share:.0f} %. They are copied once, and "
-        f"{rows * columns} programs read the copy from end to end."
+        f"{len(channels)}, {100 * share:.0f} %. They are copied once, and each of "
+        f"{rows * columns} programs reads {'all' if columns == 1 else 'its columns'} of the copy."
+    )
+
+
+def loads_of_a_row(winners: Sequence[int], total: int) -> tuple[Figure, str]:
+    """Weights of two bytes, one per load where a list says, or eight at a time where they adjoin.
+
+    Args:
+        winners: eight places in a row of ``total`` weights, ascending.
+    """
+    figure, axes = draw.canvas(27)
+    cell, copy = min(2.8, 48 / total), 2.8
+    draw.title(axes, 2, 2.4, f"with lists: {len(winners)} loads of 2 bytes")
+    draw.label(axes, 14, 8.4, "the winners' list", ha="right", fontsize=8)
+    draw.label(axes, 14, 19.4, "a row of weights", ha="right", fontsize=8)
+    for i, place in enumerate(winners):
+        draw.frame(axes, 16 + i * copy, 7, copy, 2.8, facecolor="white", edgecolor=GREY)
+        draw.label(axes, 16 + (i + 0.5) * copy, 8.4, str(place), fontsize=8)
+        ends = (16 + (i + 0.5) * copy, 10.2), (16 + (place + 0.5) * cell, 17.6)
+        draw.arrow(axes, *ends, colour=ORANGE, size=7)
+    for j in range(total):
+        shade = ORANGE if j in winners else PALE
+        draw.frame(axes, 16 + j * cell, 18, cell, 2.8, facecolor=shade, edgecolor="white")
+    draw.note(axes, 16, 24, "each load waits for its number in the list", ha="left")
+    left = 72
+    draw.title(axes, left, 2.4, "without: 1 load of 16 bytes")
+    for i in range(len(winners)):
+        draw.frame(axes, left + i * copy, 18, copy, 2.8, facecolor=BLUE, edgecolor="white")
+    draw.bracket(axes, (left, 17.2), (left + len(winners) * copy, 17.2), "neighbours", depth=-1)
+    draw.note(axes, left, 24, "the address is known beforehand", ha="left")
+    return figure, (
+        f"In bfloat16 a weight has 2 bytes. {len(winners)} winners take {len(winners)} loads, each "
+        "at an address that depends on a number of the list, which has to arrive first. "
+        f"{len(winners)} neighbours take a single load of 16 bytes, whose address is known."
     )
 
 

@@ -33,6 +33,7 @@ BARS = {  # others are blue
     "dense": GREY,
     "masked": ORANGE,
     "gather": PALE_BLUE,
+    "by number": PALE_BLUE,
     "loops": PURPLE,
     "oracle": GREEN,
     "narrow": GREEN,
@@ -153,7 +154,7 @@ def time_by_density(
     faster, said = dict.fromkeys(ways, 0), []
     for axes, (layer, found) in zip(panels.flat, races.items(), strict=True):
         axes.plot(densities, 100 * np.square(densities), "--", color=BLACK, label="ideal: d²")
-        for way, look in zip(ways, ((DARK_GREY, "^"), (BLUE, "o")), strict=False):
+        for way, look in zip(ways, ((PALE_BLUE, "^"), (BLUE, "o")), strict=False):
             shares = np.array([_over_dense(times, way) for times in found])  # [densities, 3]
             _with_bars(axes, densities, 100 * shares, way, look)
             ends = (crossing(densities, shares[:, i]) for i in (2, 0))
@@ -268,7 +269,7 @@ def stage_bars(
 
 WAYS = {  # as a benchmark names them, and how they look
     "masked": ("masked", ORANGE, "s"),
-    "accelerated": ("gather", DARK_GREY, "^"),
+    "accelerated": ("gather", PALE_BLUE, "^"),
     "native": ("native", BLUE, "o"),
 }
 

@@ -41,14 +41,16 @@ NAMES = {
 }
 LOOKS = ((0.25, BLUE, "D", "white"), (0.5, BLUE, "o", BLUE), (1.0, GREY, "s", GREY))
 LIGHT = "#8FBFDC"
+ITSELF = "the gated network at d = 1"
 PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # beneath words over lines
 
 
 def networks_on_gpu(results: Mapping) -> tuple[Figure, str]:
     """Whole networks over the best dense network; and beside it over themselves at d = 1.
 
-    Rows of one network stand together. At d = 1 nothing is skipped: what is gained there already
-    comes from other kernels. The second panel is left out where d = 1 was not measured.
+    Rows of one network stand together. At d = 1 nothing is skipped, and a rule may take cuDNN's
+    convolution in every layer: what is gained there already does not come from skipping. The second
+    panel is left out where d = 1 was not measured.
 
     Args:
         results: what ``stored("networks")`` or `as_stored` returns.
@@ -60,7 +62,7 @@ def networks_on_gpu(results: Mapping) -> tuple[Figure, str]:
     shares = {d: found for d, found in shares.items() if len(found) == len(rows)}
     panels = {"the best dense network": shares}
     if 1.0 in shares:
-        panels["the same kernels at d = 1"] = {
+        panels[ITSELF] = {
             d: [a / b for a, b in zip(found, shares[1.0], strict=True)]
             for d, found in shares.items()
             if d < 1
@@ -77,7 +79,7 @@ def networks_on_gpu(results: Mapping) -> tuple[Figure, str]:
     ]
     sentence = f"Percent of the best dense time at d = {_listed(shares)}: " + "; ".join(said)
     if len(panels) == 2:
-        own = panels["the same kernels at d = 1"]
+        own = panels[ITSELF]
         sentence += ".\nPercent of the time at d = 1: " + "; ".join(
             f"d = {d:g}: {100 * min(found):.0f} to {100 * max(found):.0f}"
             for d, found in own.items()
@@ -191,19 +193,17 @@ def count_and_clock(
 
     Args:
         single, layers: what ``stored("single_kernel")`` and ``stored("layers")`` return.
-        count: ``count(density, channels, side)`` returns megabytes of both ways, under
-            ``"scattered"`` and ``"copied"``, each in parts.
+        count: ``count(density, channels, side, pixels)`` returns megabytes of both ways in tiles
+            of so many pixels, under ``"scattered"`` and ``"copied"``, each in parts.
     """
     rows = _both_kernels(single, layers, "tf32", 0.5)
-    counted = []
-    for row in rows:
-        ways = count(0.5, row["channels"], row["side"])
-        counted.append(sum(ways["scattered"]) / sum(ways["copied"]))
+    counted, smaller = (_over_copied(rows, count, pixels) for pixels in (128, 64))
     timed = [row["single"] / row["total"] for row in rows]
     names = [_layer_name(row) for row in rows]
     figure, axes = plt.subplots(figsize=(8.6, 4), layout="constrained")
     axes.axvspan(0.3, 1, color=FAINT, zorder=0)
     axes.hlines(names, counted, timed, color=GREY, linewidth=3, zorder=1)
+    axes.plot(smaller, names, "o", color=DARK_GREY, markerfacecolor="white", markersize=5)
     axes.plot(counted, names, "o", color=BLACK, markerfacecolor="white", markersize=8)
     axes.plot(timed, names, "D", color=BLUE, markersize=8)
     _beneath(
@@ -213,8 +213,14 @@ def count_and_clock(
     axes.set(xscale="log", xlim=(0.4, 3.2))
     axes.set_xlabel("← looking up is faster      time or bytes, looking up ÷ copying first      "
                     "copying first is faster →")  # fmt: skip
-    right = sum((a > 1) == (b > 1) for a, b in zip(counted, timed, strict=True))
+    most = max(range(len(rows)), key=lambda i: smaller[i] / counted[i])
+    _beneath(axes, most, {"in tiles of 64 pixels": (smaller[most], BLACK)})
+    right, other = (
+        sum((a > 1) == (b > 1) for a, b in zip(found, timed, strict=True))
+        for found in (counted, smaller)
+    )
     title = f"Bytes name the faster way in {right} of {len(rows)} layers"
+    title += f", or in {other} with smaller tiles" if other != right else ""
     axes.set_title(f"{title}: TF32, d = 0.5, 128 images", fontsize=10)
     plain_ticks(axes.xaxis, [0.5, 0.7, 1, 1.5, 2, 3])
     axes.set_ylim(len(names), -0.6)
@@ -222,12 +228,22 @@ def count_and_clock(
     said = "; ".join(
         f"{n}: {a:.1f} and {b:.1f}" for n, a, b in zip(names, counted, timed, strict=True)
     )
-    sentence = f"Looking up over copying first, by bytes and by the clock: {said}."
+    tiles = ", ".join(f"{share:.1f}" for share in smaller)
+    sentence = (
+        f"Looking up over copying first, by bytes and by the clock: {said}. By bytes in tiles of "
+        f"64 pixels instead of 128: {tiles}."
+    )
     return figure, f"{sentence}\n{sources(single, layers)}"
 
 
+def _over_copied(rows: Sequence[Mapping], count: Callable, pixels: int) -> list[float]:
+    """Bytes of looking up over those of copying first, in tiles of so many pixels."""
+    ways = [count(0.5, row["channels"], row["side"], pixels) for row in rows]
+    return [sum(way["scattered"]) / sum(way["copied"]) for way in ways]
+
+
 def _beneath(axes: Axes, row: int, names: Mapping[str, tuple[float, str]]) -> None:
-    """Names of markers beneath those in the last row, in place of a legend."""
+    """Names of markers beneath those in a row, in place of a legend."""
     for name, (x, colour) in names.items():
         words = {"color": ink(colour), "fontsize": 9, "ha": "center", "va": "top"}
         axes.text(x, row + 0.32, name, **words, bbox=PAPER)
@@ -353,17 +369,25 @@ def tiles_on_gpu(times: Mapping[Layer, Mapping[tuple[int, int], float]]) -> tupl
     return figure, f"Within 10 % of the fastest tile, of {len(times)} layers: {said}."
 
 
+OF_IMAGES = {256: "mcifarnet", 32: "vgg16", 64: "resnet18"}  # of tools/measure_layers.py
+
+
 def stages_on_gpu(
-    layers: Mapping, products: str = "tf32", density: float = 0.5
+    layers: Mapping, products: str = "tf32", density: float = 0.5, bold: str = "ResNet-18"
 ) -> tuple[Figure, str]:
     """What a layer's three launches take, beside the plain dense layer's time.
 
     Args:
-        layers: what ``stored("layers")`` returns.
+        layers: what ``stored("layers")`` returns; its batches say of which network a layer is.
+        bold: the network whose layers stand out.
     """
     rows = [r for r in layers["rows"] if (r["products"], r["density"]) == (products, density)]
     rows.sort(key=lambda row: _share(row))
-    names = [f"{_layer_name(row)}, {row['images']} images" for row in rows]
+    networks = [NAMES[OF_IMAGES[row["images"]]] for row in rows]
+    names = [
+        f"{of}: {_layer_name(row)}, {row['images']} images"
+        for of, row in zip(networks, rows, strict=True)
+    ]
     figure, axes = plt.subplots(figsize=(8, 1.6 + 0.3 * len(rows)), layout="constrained")
     left = np.zeros(len(rows))
     looks = ("select", DARK_GREY, "//"), ("gather", LIGHT, ".."), ("convolve", BLUE, "")
@@ -375,6 +399,8 @@ def stages_on_gpu(
         look = {"color": colour, "hatch": hatch, "edgecolor": "white"}
         axes.barh(names, share, left=left, label=name, **look)
         left += share
+    for label, of in zip(axes.get_yticklabels(), networks, strict=True):
+        label.set_weight("bold" if of == bold else "normal")
     axes.axvline(1, color=BLACK, label="plain dense")
     axes.invert_yaxis()
     axes.set_xlabel("time ÷ that of the plain dense layer")
