@@ -29,7 +29,7 @@ def test_colours_that_can_be_read_stay_as_they_are(name):
     assert style.ink(getattr(style, name)) == getattr(style, name)
 
 
-@pytest.mark.parametrize("name", ["BLUE", "ORANGE", "GREEN", "DARK_GREY", "BLACK"])
+@pytest.mark.parametrize("name", ["BLUE", "MID_BLUE", "ORANGE", "GREEN", "DARK_GREY", "BLACK"])
 def test_lines_and_bars_stand_out_from_white(name):
     assert contrast(getattr(style, name), "white") >= 3  # 1.4.11, of graphics
 

@@ -19,6 +19,7 @@ from torch import Tensor
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 YELLOW = "#E69F00"
 DARK_GREEN, PALE_GREEN, PALE_BLUE = "#00523C", "#5FC7A6", "#56B4E9"  # where a colour has kin
+MID_BLUE = "#3A93C8"  # lines of what has pale blue bars, which would be faint on white
 GREY, DARK_GREY, BLACK = "#BBBBBB", "#777777", "#222222"
 PALE, FAINT = "#DFE7EE", "#F1F1F1"  # kernels that are skipped: for one reason, for both
 TEXT, LINE, PANEL, WHITE = "#555555", "#DDDDDD", "#F6F7F8", "#FFFFFF"  # what stands around
