@@ -408,7 +408,8 @@ def result(page, change="{}"):
     return page.evaluate(f"""async () => {{
       live.set({change});
       await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
-      const plain = (v) => (ArrayBuffer.isView(v) ? [...v] : v && typeof v === "object"
+      const list = (v) => Array.isArray(v) || ArrayBuffer.isView(v);
+      const plain = (v) => (list(v) ? [...v] : v && typeof v === "object"
         ? Object.fromEntries(Object.entries(v).map(([k, w]) => [k, plain(w)])) : v);
       return plain(live.result());
     }}""")
