@@ -48,7 +48,7 @@ OTHER = {
     "check_channel_scores": "2",
     "check_by_hand": "[(0.3, 0.1, 'quiet'), (0.1, 0.45, 'quiet'), (0.7, 0.2, 'flat'),"
     " (0.2, 0.9, 'upright'), (0.95, 0.6, 'flat'), (0.6, 0.95, 'upright'), (1.35, 0.8, 'flat'),"
-    " (0.8, 1.35, 'upright'), (1.3, 1.2, 'busy'), (1.15, 1.35, 'busy')]",
+    " (0.8, 1.35, 'upright'), (1.3, 1.2, 'busy'), (1.15, 1.35, 'busy'), (0.94, 0.92, 'flat')]",
     "check_frugal": "goal=0.75, test=True",
     "check_my_schedule": "(0.0, 0.02, 0.3, 0.6, 0.95), first=3, missing=2",
     "check_gated_layer": "{draw}",

@@ -96,7 +96,8 @@ check_safe_l2 = Exercise(
 
 def _predictors() -> Iterator[Case]:
     for n, c_in, c_out in ((2, 3, 5), (4, 4, 4), (1, 6, 2)):
-        s, weight, bias = torch.rand(n, c_in), torch.randn(c_out, c_in), torch.randn(c_out)
+        drawn = torch.rand(n, c_in), torch.randn(c_out, c_in), torch.randn(c_out)
+        s, weight, bias = (part.mul(16).round() / 16 for part in drawn)  # sums without rounding
         hint = "what did the pulled input add to each sum, and where does the ReLU belong?"
         more = "input i added s[:, i] * weight[:, i] to the sums; take it away before the ReLU"
         axes = ("image", "pulled input", "output")
