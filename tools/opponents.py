@@ -53,7 +53,7 @@ CONTROLS = {
 }
 FACTS = ("device", "date", "versions", "threads", "seed", "command")
 KEPT = ("density", "val_accuracy", "test_accuracy", "macs_gates", "macs_predictors")
-KEPT += ("own_gates", *CONTROLS)
+KEPT += ("own_gates", *CONTROLS, "precision")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -165,9 +165,10 @@ def write(rows: list[dict], folder: Path) -> None:
     first = rows[0]
     text = (
         f"One seed. Made by `tools/opponents.py` on {first['device']} with {first['threads']} "
-        f"threads, torch {first['versions']['torch']}, {first['date']}; `rows.json` has the "
-        "command of each network. Epochs are those of the row's own run: networks with gates and "
-        "the cut one begin with the plain network and have its epochs behind them as well.\n\n"
+        f"threads, convolutions in {first.get('precision', 'float32')}, torch "
+        f"{first['versions']['torch']}, {first['date']}; `rows.json` has the command of each "
+        "network. Epochs are those of the row's own run: networks with gates and the cut one "
+        "begin with the plain network, after its epochs.\n\n"
     )
     write_atomically(folder / "table.md", (text + markdown(head, lines) + "\n").encode())
 
