@@ -64,7 +64,7 @@ def test_the_table_has_what_has_finished(tmp_path):
     assert table.count("\n|") == 4
 
 
-@pytest.mark.parametrize("path", STORED.glob("rows.json"), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", list(STORED.glob("rows.json")), ids=lambda path: path.parent.name)
 def test_what_is_stored_is_what_is_shown(path, tmp_path):
     write(json.loads(path.read_text()), tmp_path)
     table = (STORED / "table.md").read_text()

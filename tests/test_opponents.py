@@ -92,7 +92,7 @@ def test_an_unknown_part_is_refused(capsys):
     assert "--only takes cifar10, resnet18, mobilenet_v2" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("path", STORED.glob("rows.json"), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", list(STORED.glob("rows.json")), ids=lambda path: path.parent.name)
 def test_what_is_stored_is_what_is_shown(path, tmp_path):
     opponents.write(json.loads(path.read_text()), tmp_path)
     table = (STORED / "table.md").read_text()
