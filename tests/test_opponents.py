@@ -86,6 +86,19 @@ def test_the_table_has_what_has_finished(out, tmp_path):
     assert "narrow, of equal MACs" in lines[-1] and "| 35.0 M | 55.0%" in lines[-1]
 
 
+def test_rows_of_other_machines_stay_unless_they_are_made_anew(out, tmp_path):
+    finish(out, "cifar10-cut", [row(None, 0.9, 44e6)], 2)
+    finish(out, "resnet18-plain", [row(None, 0.5, 148e6)], 6)
+    first = list(opponents.finished(out))
+    opponents.write(first, tmp_path / "table")
+    again = [first[1] | {"test_accuracy": 0.6, "device": "another processor"}]
+    found = opponents.beside(again, tmp_path / "table")
+    assert found == [first[0], again[0]]
+    opponents.write(found, tmp_path / "table")
+    text = (tmp_path / "table" / "table.md").read_text()
+    assert "a processor with 2" in text and "another processor with 2" in text
+
+
 def test_an_unknown_part_is_refused(capsys):
     with pytest.raises(SystemExit):
         opponents.main(["--only", "resnet19"])

@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         made = [job for part in options.only.split(",") for job in make(part)]
         report = Queue(made, OUT, 1, "cpu").run(end - time.monotonic())
     if rows := list(finished(OUT)):
-        write(rows, STORED)
+        write(beside(rows, STORED), STORED)
     return int(any(job["state"] == "failed" for job in report["jobs"].values()))
 
 
@@ -143,6 +143,14 @@ def finished(out: Path) -> Iterator[dict]:
                     yield facts | {key: row[key] for key in KEPT if key in row}
 
 
+def beside(rows: list[dict], folder: Path) -> list[dict]:
+    """The rows, and the stored ones of runs that are not among them, perhaps of other machines."""
+    made, path = {(row["part"], row["name"]) for row in rows}, folder / "rows.json"
+    stored = json.loads(path.read_text()) if path.exists() else []
+    kept = [row for row in stored if (row["part"], row["name"]) not in made]
+    return sorted(kept + rows, key=lambda row: (PARTS.index(row["part"]), row["name"]))
+
+
 def write(rows: list[dict], folder: Path) -> None:
     """The rows as JSON, and as a table."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -162,12 +170,15 @@ def write(rows: list[dict], folder: Path) -> None:
             ]
         )
     head = ["data and network", "form", "epochs", "MACs", "validation", "test", *CONTROLS.values()]
-    first = rows[0]
+    machines = dict.fromkeys(
+        f"{row['device']} with {row['threads']} threads, convolutions in "
+        f"{row.get('precision', 'float32')}, torch {row['versions']['torch']}, {row['date']}"
+        for row in rows
+    )
     text = (
-        f"One seed. Made by `tools/opponents.py` on {first['device']} with {first['threads']} "
-        f"threads, convolutions in {first.get('precision', 'float32')}, torch "
-        f"{first['versions']['torch']}, {first['date']}; `rows.json` has the command of each "
-        "network. Epochs are those of the row's own run: networks with gates and the cut one "
+        f"One seed. Made by `tools/opponents.py` on {'; '.join(machines)}; `rows.json` has the "
+        "command of each network. Epochs are those of the row's own run: networks with gates and "
+        "the cut one "
         "begin with the plain network, after its epochs.\n\n"
     )
     write_atomically(folder / "table.md", (text + markdown(head, lines) + "\n").encode())
